@@ -1,0 +1,209 @@
+"""Folders -> batches for Lightning: the honest split and the loaders."""
+
+import logging
+import os
+from pathlib import Path
+from typing import cast
+
+from lightning import LightningDataModule
+from torch.utils.data import DataLoader
+
+from pneumonia.data.augment import Augmentation
+from pneumonia.data.dataset import Item, OrderedRows, Radiographs, ShuffledRows
+from pneumonia.data.folder import read_split
+from pneumonia.data.holdout import Holdout, check_disjoint
+from pneumonia.data.image import Fit, Interpolation, Preprocessing
+from pneumonia.data.phantom import write_phantom
+from pneumonia.data.samples import Samples
+from pneumonia.errors import ConfigError, DataError
+
+log = logging.getLogger(__name__)
+
+MOST_WORKERS = 8
+
+
+class ChestXrayDataModule(LightningDataModule):
+    """Chest X-rays in Kaggle's folder layout, with a hold-out made from the training images.
+
+    Args:
+        root: Folder with `train`, `val` and `test`, each with `NORMAL` and `PNEUMONIA`.
+        image_size: Side of the square the network sees, pixels.
+        fit: How an image becomes that square; see `Preprocessing`.
+        interpolation: How it is resized; see `Preprocessing`.
+        batch_size: Images of a training step, over all processes.
+        num_workers: Loader processes for each training process; None: one less than the
+            cores at hand, at most 8.
+        patients: What a patient is; see `pneumonia.data.patients.identify`.
+        holdout: How the validation images are chosen.
+        augmentation: Changes to training images; None: none.
+        seed: Of order and augmentation.
+
+    Raises:
+        ConfigError: If a setting is out of range.
+        DataError: At `prepare_data` and `setup`, if the folders are not a data set.
+    """
+
+    def __init__(
+        self,
+        root: str | Path = "data/chest_xray",
+        image_size: int = 224,
+        fit: Fit = "squash",
+        interpolation: Interpolation = "bilinear",
+        batch_size: int = 32,
+        num_workers: int | None = None,
+        patients: str | None = None,
+        holdout: Holdout | None = None,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if batch_size < 1:
+            raise ConfigError(f"data.batch_size={batch_size}: at least 1 image is needed.")
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+        cores = cores or 1
+        if num_workers is not None and not 0 <= num_workers <= cores:
+            raise ConfigError(
+                f"data.num_workers={num_workers}: this machine can serve 0 to {cores} (one for"
+                " each core); leave it null to choose."
+            )
+        self.root = Path(root).expanduser()
+        self.preprocessing = Preprocessing(image_size, fit, interpolation)
+        self.batch_size = batch_size
+        self.num_workers = min(cores - 1, MOST_WORKERS) if num_workers is None else num_workers
+        self.patients = patients
+        self.holdout = holdout or Holdout()
+        self.augmentation = augmentation
+        self.seed = seed
+        self.splits: dict[str, Samples] = {}
+
+    def prepare_data(self) -> None:
+        """Check that the data set is there; called once a machine, before `setup`.
+
+        Raises:
+            DataError: If it is not.
+        """
+        if not (self.root / "train").is_dir():
+            found = "holds no folder train" if self.root.is_dir() else "does not exist"
+            raise DataError(
+                f"data.root={self.root} {found}; unpack Kaggle's"
+                " paultimothymooney/chest-xray-pneumonia so that train, val and test lie there,"
+                " or go on now with data=phantom, which needs no download."
+            )
+
+    def setup(self, stage: str) -> None:
+        """List the splits that the stage needs, and check that they share no patient.
+
+        Args:
+            stage: `fit`, `validate`, `test` or `predict`.
+
+        Raises:
+            DataError: If a split is missing, has names that tell no patient, or shares
+                patients or files with another.
+        """
+        if stage in ("fit", "validate") and "train" not in self.splits:
+            train, val = self._split_off_holdout()
+            self.splits |= {"train": train, "val": val}
+            for name in ("train", "val"):
+                log.info("%s: %s", name, self.splits[name].summary())
+        if stage == "test" and "test" not in self.splits:
+            test = read_split(self.root, "test", self.patients)
+            check_disjoint(self._known(), test, f"{self.root / 'test'}")
+            self.splits["test"] = test
+            log.info("test: %s", test.summary())
+
+    def train_dataloader(self) -> DataLoader[Item]:
+        """Shuffled and augmented training images, whole batches only."""
+        rank, world_size = self._ranks()
+        if self.batch_size % world_size:
+            raise ConfigError(
+                f"data.batch_size={self.batch_size} is global and cannot be divided over"
+                f" {world_size} processes; use a multiple of {world_size}."
+            )
+        dataset = Radiographs(
+            self.splits["train"], self.preprocessing, self.augmentation, self.seed
+        )
+        order = ShuffledRows(len(dataset), self.batch_size, self.seed, rank, world_size)
+        return self._loader(dataset, order, self.batch_size // world_size)
+
+    def val_dataloader(self) -> DataLoader[Item]:
+        """The hold-out, in order."""
+        return self._in_order("val")
+
+    def test_dataloader(self) -> DataLoader[Item]:
+        """The test split, in order."""
+        return self._in_order("test")
+
+    def class_counts(self) -> tuple[int, int]:
+        """Number of NORMAL and of PNEUMONIA training images; known after `setup`."""
+        return self.splits["train"].class_counts()
+
+    def _known(self) -> Samples:
+        known = read_split(self.root, "train", self.patients)
+        if (self.root / "val").is_dir():
+            known += read_split(self.root, "val", self.patients)
+        return known
+
+    def _split_off_holdout(self) -> tuple[Samples, Samples]:
+        if self.holdout.strategy == "folder":
+            train, val = (read_split(self.root, split, self.patients) for split in ("train", "val"))
+            check_disjoint(train, val, f"{self.root / 'val'}")
+            return train, val
+        known = self._known()
+        held = self.holdout.mask(known)
+        return known.take(~held), known.take(held)
+
+    def _in_order(self, split: str) -> DataLoader[Item]:
+        rank, world_size = self._ranks()
+        dataset = Radiographs(self.splits[split], self.preprocessing)
+        order = OrderedRows(len(dataset), rank, world_size)
+        return self._loader(dataset, order, max(1, self.batch_size // world_size))
+
+    def _loader(
+        self, dataset: Radiographs, order: ShuffledRows | OrderedRows, batch_size: int
+    ) -> DataLoader[Item]:
+        on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=order,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=on_gpu,
+        )
+
+    def _ranks(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size
+
+
+class PhantomDataModule(ChestXrayDataModule):
+    """The same over radiographs that the package draws itself; needs no download.
+
+    Args:
+        root: Where they are written, or already lie.
+        images: How many are drawn.
+        phantom_seed: Of the drawing; the same seed gives the same bytes.
+        **settings: As for `ChestXrayDataModule`.
+    """
+
+    def __init__(
+        self,
+        root: str | Path = "data/phantom",
+        images: int = 600,
+        phantom_seed: int = 0,
+        **settings: object,
+    ) -> None:
+        super().__init__(root, **cast(dict, settings))  # type: ignore[type-arg]
+        self.images = images
+        self.phantom_seed = phantom_seed
+
+    def prepare_data(self) -> None:
+        """Draw the data set if it is not there yet.
+
+        Raises:
+            DataError: If it cannot be written.
+        """
+        if not self.root.exists():
+            write_phantom(self.root, self.images, self.phantom_seed)
+        super().prepare_data()

@@ -1,0 +1,54 @@
+"""The one exception family: what a user can cause and can mend.
+
+Every message is a sentence that names the file or key, says what was found and what
+was expected, and what to do next. Entry points print it and exit non-zero; anything
+that is not a `PneumoniaError` is a bug and keeps its traceback.
+"""
+
+
+class PneumoniaError(Exception):
+    """Base of all errors that the user can mend."""
+
+
+class ConfigError(PneumoniaError):
+    """A setting that is misspelt, of the wrong type, or contradicts another."""
+
+
+class DataError(PneumoniaError):
+    """A folder, file or name that is not what a data set must be."""
+
+
+class ModelError(PneumoniaError):
+    """A backbone or a weights file that cannot be used."""
+
+
+class CheckpointError(PneumoniaError):
+    """A checkpoint that is missing, damaged or not one of ours."""
+
+
+class TrainingError(PneumoniaError):
+    """A run that cannot start, or that ended without a usable model."""
+
+
+class EvaluationError(PneumoniaError):
+    """Labels and scores that cannot be evaluated."""
+
+
+def sentence(error: BaseException) -> str:
+    """The one sentence to show for an error.
+
+    A DataLoader worker hands its error over as a whole traceback text; the sentence is
+    then the last line, behind the exception's name.
+
+    Args:
+        error: Any exception.
+
+    Returns:
+        Its message on one line, or its class name where it has none.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if lines[0].startswith("Caught ") and "DataLoader worker" in lines[0]:
+        return lines[-1].partition(": ")[2] or lines[-1]
+    return " ".join(lines)

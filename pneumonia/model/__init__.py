@@ -1,0 +1,1 @@
+"""Backbone, LightningModule and optimisation. Knows no folder."""

@@ -1,0 +1,90 @@
+"""Optimiser and learning-rate schedule by name, from timm's and torch's own factories."""
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import timm.optim
+from torch import nn
+from torch.optim import Optimizer, lr_scheduler
+
+from pneumonia.errors import ConfigError
+
+
+def build_optimizer(model: nn.Module, settings: Mapping[str, Any]) -> Optimizer:
+    """Build an optimiser through `timm.optim.create_optimizer_v2`.
+
+    Args:
+        model: What is optimised; parameter groups (no decay of biases and norms, layer
+            decay) are made from it.
+        settings: `name`, such as `adam`, `adamw`, `sgd` (`timm.optim.list_optimizers()`),
+            and that function's keywords: `lr`, `weight_decay`, `layer_decay`, `betas`, ...
+
+    Raises:
+        ConfigError: If the name or a keyword is unknown, or a value out of range.
+    """
+    name, keywords = _named("model.optimizer", settings)
+    if name not in timm.optim.list_optimizers():
+        raise ConfigError(
+            f"model.optimizer.name={name} is unknown; timm has"
+            f" {', '.join(timm.optim.list_optimizers()[:12])}, ... (timm.optim.list_optimizers())."
+        )
+    try:
+        return timm.optim.create_optimizer_v2(model, opt=name, **keywords)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.optimizer: {error}.") from error
+
+
+def build_schedule(
+    optimizer: Optimizer, settings: Mapping[str, Any], total_steps: int, epochs: int
+) -> dict[str, Any]:
+    """Build one of `torch.optim.lr_scheduler`, with its length filled in.
+
+    Args:
+        optimizer: What is scheduled.
+        settings: `name`, a class name such as `OneCycleLR`, `CosineAnnealingLR`, `StepLR`;
+            `interval`, `step` (default) or `epoch`; and the class's own keywords. A length
+            (`total_steps`, `T_max`, `total_iters`) or `max_lr` that is not given is that of
+            the run.
+        total_steps: Optimiser steps of the run.
+        epochs: Epochs of the run.
+
+    Returns:
+        Lightning's scheduler configuration.
+
+    Raises:
+        ConfigError: If the name or a keyword is unknown, or a value out of range.
+    """
+    name, keywords = _named("model.schedule", settings)
+    interval = keywords.pop("interval", "step")
+    known = sorted(
+        key
+        for key, value in vars(lr_scheduler).items()
+        if inspect.isclass(value)
+        and issubclass(value, lr_scheduler.LRScheduler)
+        and value is not lr_scheduler.LRScheduler
+        and key[0] != "_"
+    )
+    if name not in known:
+        raise ConfigError(f"model.schedule.name={name} is unknown; torch has {', '.join(known)}.")
+    if interval not in ("step", "epoch"):
+        raise ConfigError(f"model.schedule.interval={interval} must be step or epoch.")
+    factory = getattr(lr_scheduler, name)
+    accepted = inspect.signature(factory).parameters
+    length = total_steps if interval == "step" else epochs
+    for key in ("total_steps", "T_max", "total_iters"):
+        if key in accepted:
+            keywords.setdefault(key, length)
+    if "max_lr" in accepted:
+        keywords.setdefault("max_lr", [group["lr"] for group in optimizer.param_groups])
+    try:
+        return {"scheduler": factory(optimizer, **keywords), "interval": interval}
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model.schedule: {error}.") from error
+
+
+def _named(key: str, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    keywords = dict(settings)
+    if "name" not in keywords:
+        raise ConfigError(f"{key} needs a name beside its keywords ({', '.join(keywords)}).")
+    return str(keywords.pop("name")), keywords

@@ -1,0 +1,133 @@
+"""Pretrained weights: timm's own from the hub, or a local file. Never partly, never silently."""
+
+import queue
+import threading
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from safetensors import SafetensorError
+from timm.models import adapt_input_conv, load_state_dict
+from torch import nn
+
+from pneumonia.errors import ModelError
+
+_HUB_ANSWERS_WITHIN = 4.0
+_HUB_FILE = "model.safetensors"
+
+
+def hub_overlay(backbone: str) -> dict[str, str]:
+    """Make sure that timm's weights for a backbone can be had, before timm waits for them.
+
+    A failing download retries for three quarters of a minute; this asks the hub once.
+
+    Args:
+        backbone: A timm architecture, with or without a weights tag.
+
+    Returns:
+        What to lay over timm's pretrained configuration: the cached file, or nothing.
+
+    Raises:
+        ModelError: If timm has no weights for the backbone, or the hub does not answer
+            within 4 s and nothing is cached.
+    """
+    cfg = timm.get_pretrained_cfg(backbone)
+    if cfg is None or not cfg.has_weights:
+        raise ModelError(
+            f"timm has no pretrained weights for model.backbone={backbone}; use"
+            " model.pretrained=false, or model.weights=FILE with weights of your own."
+        )
+    if not cfg.hf_hub_id:
+        return {}
+    cached = try_to_load_from_cache(cfg.hf_hub_id, _HUB_FILE)
+    if isinstance(cached, str):
+        return {"file": cached}
+    problem = _hub_problem(cfg.hf_hub_id)
+    if problem:
+        raise ModelError(
+            f"the pretrained weights of {backbone} cannot be downloaded ({problem}); use"
+            " model.weights=FILE with a copy of them, or model.pretrained=false to train from"
+            " scratch."
+        )
+    return {}
+
+
+def load_weights(backbone: nn.Module, file: str) -> None:
+    """Load a local file of ImageNet-style weights into a one-channel, one-logit backbone.
+
+    The RGB stem is summed over its channels, the head stays as initialised; everything
+    else must fit exactly.
+
+    Args:
+        backbone: A timm model, changed in place.
+        file: `.safetensors`, or a `.pth` that loads with `weights_only=True`.
+
+    Raises:
+        ModelError: If the file is missing, is no weights file, or is of another architecture.
+    """
+    cfg: dict[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
+    state = _read(file)
+    expected = backbone.state_dict()
+    for stem in _names(cfg.get("first_conv")):
+        kernel = state.get(f"{stem}.weight")
+        if kernel is not None and kernel.shape[1] != expected[f"{stem}.weight"].shape[1]:
+            state[f"{stem}.weight"] = adapt_input_conv(1, kernel)
+    heads = tuple(f"{head}." for head in _names(cfg.get("classifier")))
+    state = {key: value for key, value in state.items() if not key.startswith(heads)}
+    body = {key for key in expected if not key.startswith(heads)}
+    wrong = sorted(
+        key
+        for key in body | state.keys()
+        if key not in body or key not in state or expected[key].shape != state[key].shape
+    )
+    if wrong:
+        raise ModelError(
+            f"model.weights={file} is not of {cfg['architecture']}: {len(wrong)} tensors are"
+            f" missing, unknown or of another shape (first: {', '.join(wrong[:3])});"
+            " name the backbone that the file was trained with."
+        )
+    backbone.load_state_dict(state, strict=False)
+
+
+def _read(file: str) -> dict[str, torch.Tensor]:
+    if not Path(file).is_file():
+        raise ModelError(f"model.weights={file} does not exist.")
+    try:
+        state = load_state_dict(file, use_ema=False, weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ModelError(f"model.weights={file} cannot be read as weights ({reason}).") from error
+    except Exception as error:  # pickle's own errors derive from nothing narrower
+        raise ModelError(
+            f"model.weights={file} cannot be read as weights ({type(error).__name__})."
+        ) from error
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ModelError(f"model.weights={file} holds no plain table of tensors.")
+    return dict(state)
+
+
+def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    if entry is None:
+        return ()
+    return (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _hub_problem(repository: str) -> str | None:
+    # In a thread, since a name look-up honours no timeout.
+    answer: queue.Queue[str | None] = queue.Queue()
+
+    def ask() -> None:
+        try:
+            url = hf_hub_url(repository, _HUB_FILE)
+            get_hf_file_metadata(url, timeout=_HUB_ANSWERS_WITHIN)
+            answer.put(None)
+        except Exception as error:  # noqa: BLE001  whatever the reason, it is the answer
+            answer.put(str(error).splitlines()[0] if str(error) else type(error).__name__)
+
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        return answer.get(timeout=_HUB_ANSWERS_WITHIN)
+    except queue.Empty:
+        return f"no answer within {_HUB_ANSWERS_WITHIN:.0f} s"

@@ -1,0 +1,102 @@
+"""Figures in TensorBoard: what goes in, and how the hold-out comes out."""
+
+from collections.abc import Sequence
+from pathlib import PurePath
+from typing import Any
+
+import numpy as np
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from pneumonia.data.dataset import Radiographs
+from pneumonia.data.datamodule import ChestXrayDataModule
+from pneumonia.evaluation import figures, gallery, metrics
+from pneumonia.labels import CLASSES
+from pneumonia.training.scores import Collector, Scores
+
+
+class Figures(Callback):
+    """Draw the first training batch, and after every validation its curves and errors.
+
+    Args:
+        every_n_epochs: How often the hold-out's figures are drawn, at least 1.
+    """
+
+    def __init__(self, every_n_epochs: int = 1) -> None:
+        self.every_n_epochs = every_n_epochs
+        self._collector = Collector()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Draw the first batch of the fit, as the network sees it."""
+        if trainer.fit_loop.total_batch_idx == 0 and trainer.is_global_zero:
+            shown = range(min(gallery.LIMIT, len(batch["label"])))
+            names = self._names(trainer, "train", [int(batch["index"][i]) for i in shown])
+            captions = [
+                f"{name}\n{CLASSES[int(batch['label'][i])]}" for name, i in zip(names, shown)
+            ]
+            images = [batch["image"][i, 0].cpu().numpy() for i in shown]
+            title = "Training images as the network sees them"
+            _add(trainer, "inputs/train", gallery.grid(images, captions, title))
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the batch's logits."""
+        self._collector.add(outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draw the hold-out's figures."""
+        due = trainer.current_epoch % self.every_n_epochs == 0
+        if trainer.sanity_checking or trainer.fast_dev_run or not due:
+            self._collector.clear()
+            return
+        scores = self._collector.gather()
+        # A pass cut short by trainer.limit_val_batches may hold one class, which has no curves.
+        if trainer.is_global_zero and len(np.unique(scores.labels)) == len(CLASSES):
+            self._draw(trainer, scores)
+
+    def _draw(self, trainer: Trainer, scores: Scores) -> None:
+        labels, logits = scores.labels, scores.logits
+        probabilities = metrics.sigmoid(logits)
+        counted = metrics.confusion(labels, metrics.called_pneumonia(probabilities))
+        _add(trainer, "val/roc", figures.roc(labels, logits))
+        _add(trainer, "val/precision_recall", figures.precision_recall(labels, logits))
+        _add(trainer, "val/confusion_matrix", figures.confusion_matrix(counted))
+        _add(trainer, "val/probabilities", figures.histogram(labels, probabilities))
+        worst = gallery.worst(labels, logits)
+        names = self._names(trainer, "val", scores.rows[worst])
+        captions = [
+            f"{name}\n{CLASSES[labels[i]]}, probability {probabilities[i]:.3f}"
+            for name, i in zip(names, worst, strict=True)
+        ]
+        images = _images(trainer, scores.rows[worst])
+        title = "Worst errors on the hold-out (then its closest calls)"
+        _add(trainer, "val/worst_errors", gallery.grid(images, captions, title))
+
+    @staticmethod
+    def _names(trainer: Trainer, split: str, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
+        datamodule: ChestXrayDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        paths = datamodule.splits[split].paths
+        return [PurePath(str(paths[row])).name for row in rows]
+
+
+def _images(trainer: Trainer, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
+    datamodule: ChestXrayDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    shown = Radiographs(datamodule.splits["val"], datamodule.preprocessing)
+    return [shown[int(row)]["image"][0].numpy() for row in rows]
+
+
+def _add(trainer: Trainer, tag: str, figure: Figure) -> None:
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_figure(tag, figure, global_step=trainer.global_step)

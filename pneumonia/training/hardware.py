@@ -1,0 +1,41 @@
+"""What the configuration asks of the machine: precision and the name of a run."""
+
+import os
+from datetime import datetime
+
+import torch
+from omegaconf import OmegaConf
+
+
+def precision(accelerator: str) -> str:
+    """The mixed precision that the accelerator is fast and safe with.
+
+    Args:
+        accelerator: Lightning's name: `auto`, `gpu`, `cuda`, `cpu`, ...
+
+    Returns:
+        `bf16-mixed` on a GPU with native bfloat16, `16-mixed` on an older one, else
+        `32-true`: on a CPU without matrix units bfloat16 is slower.
+    """
+    if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
+        return "32-true"
+    native = torch.cuda.is_bf16_supported(including_emulation=False)
+    return "bf16-mixed" if native else "16-mixed"
+
+
+def run_name() -> str:
+    """Name of a run: the time to the microsecond, or the scheduler's job.
+
+    All processes that a scheduler starts must name the same run, and their clocks differ.
+    """
+    for variable in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
+        job = os.environ.get(variable, "none")
+        if job != "none":
+            return f"job-{job}"
+    return f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S-%f}"
+
+
+def register_resolvers() -> None:
+    """Make `${precision:...}` and `${run_name:}` known to the configuration."""
+    OmegaConf.register_new_resolver("precision", precision, replace=True)
+    OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)

@@ -1,0 +1,97 @@
+"""What must hold before the first step, and after the last."""
+
+import difflib
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from pneumonia.data.datamodule import ChestXrayDataModule
+from pneumonia.errors import ConfigError, DataError, TrainingError
+from pneumonia.labels import CLASSES
+from pneumonia.model.classifier import PneumoniaClassifier
+
+
+class Preflight(Callback):
+    """Refuse a run that could only fail, or worse, succeed without meaning."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check splits, batch size and monitors before a fit.
+
+        Raises:
+            DataError: If a split is empty or has one class.
+            ConfigError: If the batch is larger than the split, validation would never run,
+                or a monitored metric would never be logged.
+        """
+        if stage != "fit":
+            return
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        _check_splits(datamodule)
+        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:  # noqa: SLF001
+            raise ConfigError(
+                "trainer.use_distributed_sampler must be false: the data module divides the"
+                " images over the processes itself."
+            )
+        if not trainer.fast_dev_run and isinstance(pl_module, PneumoniaClassifier):
+            _check_monitors(trainer, pl_module)
+
+
+def best_checkpoint(trainer: Trainer) -> str:
+    """Path of the best checkpoint of a finished fit.
+
+    Raises:
+        TrainingError: If none was saved.
+    """
+    callback = trainer.checkpoint_callback
+    path = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
+    if not path:
+        raise TrainingError(
+            f"the fit ended after {trainer.current_epoch} epochs and {trainer.global_step} steps"
+            " without saving a best checkpoint, so there is no model to test; train at least one"
+            " whole epoch, and keep callbacks.best."
+        )
+    return path
+
+
+def _check_splits(datamodule: ChestXrayDataModule) -> None:
+    for name in ("train", "val"):
+        samples = datamodule.splits[name]
+        for count, label in zip(samples.class_counts(), CLASSES, strict=True):
+            if count == 0:
+                raise DataError(
+                    f"the {name} split of {datamodule.root} has {len(samples)} images and none of"
+                    f" {label}; change data.holdout.fraction or data.holdout.strategy, or add"
+                    " patients."
+                )
+    size = len(datamodule.splits["train"])
+    if datamodule.batch_size > size:
+        raise ConfigError(
+            f"data.batch_size={datamodule.batch_size} is more than the {size} training images;"
+            f" use at most {size}."
+        )
+
+
+def _check_monitors(trainer: Trainer, model: PneumoniaClassifier) -> None:
+    epochs = trainer.max_epochs
+    every = trainer.check_val_every_n_epoch
+    if trainer.limit_val_batches == 0 or (every and epochs and 0 < epochs < every):
+        raise ConfigError(
+            "validation would never run, so no checkpoint could be chosen; set"
+            " trainer.limit_val_batches above 0 and trainer.check_val_every_n_epoch within"
+            " trainer.max_epochs."
+        )
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if not isinstance(callback, (ModelCheckpoint, EarlyStopping)) or not callback.monitor:
+            continue
+        logged = model.monitors()
+        monitor, name = callback.monitor, type(callback).__name__
+        if monitor not in logged:
+            close = difflib.get_close_matches(monitor, logged, 1)
+            raise ConfigError(
+                f"{name} watches {monitor}, which is never logged"
+                + (f"; did you mean {close[0]}?" if close else f"; there is {', '.join(logged)}.")
+            )
+        if callback.mode != logged[monitor]:
+            raise ConfigError(
+                f"{name} watches {monitor} with mode {callback.mode}, but better is"
+                f" {logged[monitor]}; set mode={logged[monitor]}."
+            )

@@ -1,0 +1,94 @@
+"""The run directory: claimed once, and what is written there for later readers."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import OmegaConf
+
+from pneumonia.errors import TrainingError
+from pneumonia.files import whole_file
+from pneumonia.labels import CLASSES
+
+CONFIG_FILE = "config.yaml"
+HOLDOUT_FILE = "holdout.csv"
+
+
+class RunRecord(Callback):
+    """Write the configuration and the hold-out's images into the run directory.
+
+    Args:
+        directory: The run directory.
+        config: The composed and resolved configuration, plain values.
+
+    Raises:
+        TrainingError: If the directory already holds a run.
+    """
+
+    def __init__(self, directory: str | Path, config: dict[str, Any]) -> None:
+        self.directory = Path(directory)
+        self.config = config
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Claim the directory, and write the record, before a fit."""
+        if stage != "fit" or not trainer.is_global_zero:
+            return
+        text = OmegaConf.to_yaml(OmegaConf.create(self.config))
+        with whole_file(self.directory / CONFIG_FILE) as file:
+            file.write(text)
+        val = trainer.datamodule.splits["val"]  # type: ignore[attr-defined]
+        rows = zip(val.paths, val.labels, val.patients, val.subtypes, strict=True)
+        with whole_file(self.directory / HOLDOUT_FILE) as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "label", "patient", "subtype"])
+            writer.writerows((p, CLASSES[label], patient, s) for p, label, patient, s in rows)
+
+
+def refuse_used(directory: str | Path) -> None:
+    """Refuse a run directory that already holds a run.
+
+    Args:
+        directory: The run directory.
+
+    Raises:
+        TrainingError: If it holds the configuration of a run.
+    """
+    if (Path(directory) / CONFIG_FILE).exists():
+        raise TrainingError(
+            f"{directory} already holds a run, which would be overwritten; leave hydra.run.dir"
+            " out for a new directory, or name another."
+        )
+
+
+def log_hyperparameters(
+    trainer: Trainer, config: dict[str, Any], metrics: dict[str, float]
+) -> None:
+    """Put a finished run into TensorBoard's HParams tab.
+
+    Args:
+        trainer: Its loggers are written to.
+        config: The composed configuration; model, data, seed and Trainer settings are shown.
+        metrics: Final metrics, by name.
+    """
+    shown = {key: config[key] for key in ("model", "data", "seed", "trainer")}
+    flat = {
+        key: value
+        for key, value in _flatten(shown).items()
+        if not key.endswith("_target_") and value is not None
+    }
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(flat, metrics)
+            logger.save()
+
+
+def _flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in node.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value if isinstance(value, (int, float, str)) else str(value)
+    return flat

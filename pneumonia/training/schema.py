@@ -1,0 +1,133 @@
+"""The composed configuration against the classes it names: unknown keys and wrong types.
+
+Hydra checks that a key exists in the files; this checks that a value is of the type that the
+class's own signature declares, so that nothing has to be declared twice.
+"""
+
+import difflib
+import inspect
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from typing import Any
+
+from hydra.utils import get_object
+
+from pneumonia.errors import ConfigError
+
+ROOT: dict[str, Any] = {
+    "seed": int,
+    "monitor": str,
+    "mode": typing.Literal["min", "max"],
+    "test": bool | None,
+    "ckpt_path": str | None,
+}
+"""Types of the settings that belong to the run itself."""
+
+_RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+_PLAIN = (bool, int, float, str, type(None))
+
+
+def check(config: Mapping[str, Any]) -> None:
+    """Check a composed and resolved configuration.
+
+    Args:
+        config: Plain nested dictionaries; a node with `_target_` is a call.
+
+    Raises:
+        ConfigError: At the first unknown key or value of the wrong type, by its full name.
+    """
+    for key, hint in ROOT.items():
+        if key in config:
+            _check_value(key, config[key], hint)
+    for path, node in _calls(config, ""):
+        _check_call(path, node)
+
+
+def _calls(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from _calls(value, f"{path}.{key}" if path else str(key))
+
+
+def _check_call(path: str, node: Mapping[str, Any]) -> None:
+    try:
+        target = get_object(node["_target_"])
+    except Exception as error:  # whatever importing it raised
+        raise ConfigError(f"{path}._target_={node['_target_']} cannot be imported.") from error
+    hints, open_ended = _parameters(target)
+    for key, value in node.items():
+        if key in _RESERVED:
+            continue
+        if key in hints:
+            _check_value(f"{path}.{key}", value, hints[key])
+        elif not open_ended:
+            close = difflib.get_close_matches(key, hints, 1)
+            raise ConfigError(
+                f"{path}.{key} is no setting of {getattr(target, '__name__', target)}"
+                + (f"; did you mean {close[0]}?" if close else f", which has {', '.join(hints)}.")
+            )
+
+
+def _parameters(target: Any) -> tuple[dict[str, Any], bool]:
+    """Type hints by parameter name, and whether any further keyword is taken."""
+    hints: dict[str, Any] = {}
+    callables = [c.__init__ for c in target.__mro__] if inspect.isclass(target) else [target]
+    for function in callables:
+        parameters = inspect.signature(function).parameters.values()
+        own = typing.get_type_hints(function) if hasattr(function, "__annotations__") else {}
+        for parameter in parameters:
+            if parameter.name != "self" and parameter.kind not in (
+                parameter.VAR_KEYWORD,
+                parameter.VAR_POSITIONAL,
+            ):
+                hints.setdefault(parameter.name, own.get(parameter.name, Any))
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return hints, False
+    return hints, True
+
+
+def _check_value(key: str, value: Any, hint: Any) -> None:
+    if not _fits(value, hint):
+        raise ConfigError(
+            f"{key}={value!r} is of the wrong type: expected {' or '.join(_words(hint))}."
+        )
+
+
+def _fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911  one answer for each kind of hint
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any or isinstance(hint, typing.TypeVar):
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_fits(value, argument) for argument in arguments)
+    if origin is typing.Literal:
+        return any(value == a and type(value) is type(a) for a in arguments)
+    if isinstance(value, Mapping) and "_target_" in value:
+        return True
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if hint is None or hint is type(None):
+        return value is None
+    container = origin or hint
+    if not inspect.isclass(container):
+        return True
+    if issubclass(container, PathLike):
+        return isinstance(value, str)
+    if issubclass(container, tuple):
+        return isinstance(value, (list, tuple))
+    return isinstance(value, container) and not (isinstance(value, str) and container is not str)
+
+
+def _words(hint: Any) -> list[str]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return list(dict.fromkeys(word for a in typing.get_args(hint) for word in _words(a)))
+    if typing.get_origin(hint) is typing.Literal:
+        return [str(argument) for argument in typing.get_args(hint)]
+    if hint is None or hint is type(None):
+        return ["null"]
+    return [getattr(hint, "__name__", str(hint))]

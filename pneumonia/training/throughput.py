@@ -1,0 +1,34 @@
+"""Images a second in training, once an epoch."""
+
+import time
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+
+class Throughput(Callback):
+    """Log `train/images_per_second` over all processes, validation not counted.
+
+    Lightning's `ThroughputMonitor` waits for the GPU at every step; this reads a clock.
+    """
+
+    def __init__(self) -> None:
+        self.images = 0
+        self.started = self.stopped = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self.images = 0
+        self.started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Count the batch."""
+        self.images += len(batch["label"])
+        self.stopped = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the rate."""
+        rate = self.images * trainer.world_size / max(self.stopped - self.started, 1e-9)
+        pl_module.log("train/images_per_second", rate, rank_zero_only=True)

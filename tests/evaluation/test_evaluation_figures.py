@@ -1,0 +1,109 @@
+"""Figures say their number in the title and render whatever can be evaluated."""
+
+import io
+
+import matplotlib.image
+import numpy as np
+import pytest
+
+from pneumonia.errors import EvaluationError
+from pneumonia.evaluation import figures, gallery, metrics
+from pneumonia.evaluation.metrics import Confusion
+
+CASES = {
+    "ordinary": (np.arange(40) % 2, np.sin(np.arange(40)) + np.arange(40) % 2),
+    "two images": ([0, 1], [-1.0, 1.0]),
+    "all scores equal": ([0, 1, 1], [2.0, 2.0, 2.0]),
+    "saturated": ([0, 1, 1], [-1000.0, 1000.0, 60.0]),
+}
+
+
+def pixels(figure) -> np.ndarray:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    buffer.seek(0)
+    return matplotlib.image.imread(buffer)
+
+
+def text(figure) -> str:
+    return "\n".join(t.get_text() for t in figure.findobj(matplotlib.text.Text))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("labels", "logits"), CASES.values(), ids=CASES.keys())
+def test_every_figure_renders_at_the_size_of_the_panel(labels, logits):
+    probabilities = metrics.sigmoid(logits)
+    for figure in (
+        figures.roc(labels, logits),
+        figures.precision_recall(labels, logits),
+        figures.histogram(labels, probabilities, 0.5),
+        figures.confusion_matrix(metrics.confusion(labels, probabilities >= 0.5)),
+    ):
+        image = pixels(figure)
+        assert image.shape[:2] == (400, 500)
+        assert image.std() > 0
+
+
+def test_titles_give_the_number_that_matters():
+    labels, logits = [0, 0, 1, 1], [-2.0, 1.0, -1.0, 3.0]
+    assert "AUROC 0.750" in text(figures.roc(labels, logits))
+    pr = text(figures.precision_recall(labels, logits))
+    assert "average precision 0.833" in pr
+    assert "prevalence 0.500" in pr
+    histogram = text(figures.histogram(labels, metrics.sigmoid(logits)))
+    assert "misses 1 of 2 PNEUMONIA, alarms on 1 of 2 NORMAL" in histogram
+    assert "NORMAL (n = 2)" in histogram
+
+
+def test_the_confusion_matrix_gives_counts_and_shares_of_each_class():
+    shown = text(figures.confusion_matrix(Confusion(tp=390, fp=229, tn=5, fn=0)))
+    assert "Recall 1.000, specificity 0.021" in shown
+    for cell in ("5\n2.1%", "229\n97.9%", "0\n0.0%", "390\n100.0%"):
+        assert cell in shown
+
+
+def test_one_class_has_no_figure():
+    for draw in (figures.roc, figures.precision_recall, figures.histogram):
+        with pytest.raises(EvaluationError, match="all are PNEUMONIA"):
+            draw([1, 1], [0.1, 0.2])
+
+
+def test_the_worst_errors_are_the_surest_and_only_errors():
+    labels = [0, 0, 0, 1, 1, 1]
+    logits = [-3.0, 50.0, 0.5, -60.0, 2.0, -0.1]
+    assert gallery.worst(labels, logits).tolist() == [3, 1, 2, 5]
+    assert gallery.worst(labels, logits, threshold=0.4).tolist() == [3, 1, 2]
+    assert gallery.worst([0, 1], [-2, 1]).tolist() == [1, 0]
+    assert len(gallery.worst([0, 1] * 20, [1, -1] * 20)) == gallery.LIMIT
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("n", [1, 4, 5, 8])
+def test_a_gallery_of_any_size_renders(n):
+    images = [np.full((20 + 5 * i, 30), 25 * i, np.uint8) for i in range(n)]
+    figure = gallery.grid(images, [f"image{i}.jpeg\np = 0.9" for i in range(n)], "Worst")
+    assert pixels(figure).shape[1] == 1000
+
+
+@pytest.mark.filterwarnings("error")
+def test_long_and_odd_names_are_shortened_in_the_middle_and_taken_literally():
+    name = "a_name_far_too_long_for_its_image_person1_bacteria_12.jpeg"
+    captions = [f"{name}\nNORMAL", "$x_{1$.jpeg", "undecodable \udcff.jpeg"]
+    figure = gallery.grid([np.zeros((9, 9), np.uint8)] * 3, captions, "Worst")
+    pixels(figure)
+    shown = text(figure)
+    assert "a_name_far_too…cteria_12.jpeg\nNORMAL" in shown
+    assert "$x_{1$.jpeg" in shown
+    assert "undecodable ?.jpeg" in shown
+
+
+def test_a_gallery_refuses_what_it_cannot_draw():
+    grey = np.zeros((9, 9), np.uint8)
+    with pytest.raises(EvaluationError, match="Found 2 images and 1 captions"):
+        gallery.grid([grey, grey], ["a"], "Worst")
+    with pytest.raises(EvaluationError, match="give 1 to 8"):
+        gallery.grid([grey] * 9, ["a"] * 9, "Worst")
+    with pytest.raises(EvaluationError, match=r"Image 1 has shape \(9, 9, 3\)"):
+        gallery.grid([grey, np.zeros((9, 9, 3), np.uint8)], ["a", "b"], "Worst")
+    with pytest.raises(EvaluationError, match="type float64"):
+        gallery.grid([np.zeros((9, 9))], ["a"], "Worst")
