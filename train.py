@@ -19,7 +19,7 @@ from pneumonia.training.build import build
 from pneumonia.training.entry import refuse_impossible, run
 from pneumonia.training.hardware import register_resolvers
 from pneumonia.training.outcome import test_checkpoint
-from pneumonia.training.preflight import best_checkpoint
+from pneumonia.training.preflight import best_checkpoint, dev_run
 from pneumonia.training.record import log_hyperparameters, refuse_used
 
 log = logging.getLogger(__name__)
@@ -37,10 +37,9 @@ def main(config: DictConfig) -> float | None:
     trainer = parts.trainer
 
     trainer.fit(parts.model, parts.datamodule, ckpt_path=config.ckpt_path, weights_only=True)
-    if trainer.fast_dev_run:
+    if dev_run(trainer):
         return None
-    checkpoint = best_checkpoint(trainer)
-    score = float(trainer.checkpoint_callback.best_model_score)
+    checkpoint, score = best_checkpoint(trainer)
 
     final = {f"best/{config.monitor}": score}
     console = Console()

@@ -63,6 +63,6 @@ class Augmentation:
             uint8 [1, H, W].
         """
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)
             changed: Tensor = self._transform(image)
         return changed

@@ -13,7 +13,7 @@ from pneumonia.labels import CLASSES
 _ARCHIVE_DEBRIS = "__MACOSX"
 
 
-class ChestXrayFolder(ImageFolder):
+class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no types
     """torchvision's `ImageFolder`, strict: exactly NORMAL = 0 and PNEUMONIA = 1.
 
     Hidden entries, `__MACOSX` and files that are not images are not counted. Anything else

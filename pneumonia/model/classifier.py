@@ -6,7 +6,7 @@ from typing import Any, Literal, cast
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchmetrics import MetricCollection
 
@@ -83,7 +83,7 @@ class PneumoniaClassifier(LightningModule):
             drop_path_rate=drop_path_rate,
         )
         if channels_last:
-            self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            self.network.to(memory_format=torch.channels_last)
         weight = pos_weight if isinstance(pos_weight, (int, float)) else 1.0
         self.register_buffer("pos_weight", torch.tensor(float(weight)))
         self.train_metrics = threshold_metrics().clone(prefix="train/")

@@ -1,6 +1,7 @@
 """Grey pixels -> one logit: a timm backbone with its pixel normalisation inside."""
 
 import difflib
+from typing import Any, cast
 
 import timm
 import torch
@@ -42,7 +43,7 @@ class PneumoniaNetwork(nn.Module):
         drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        options = {"num_classes": 1, "in_chans": 1, "drop_rate": drop_rate}
+        options: dict[str, Any] = {"num_classes": 1, "in_chans": 1, "drop_rate": drop_rate}
         if drop_path_rate:
             options["drop_path_rate"] = drop_path_rate
         if _pretrained_cfg(backbone).get("fixed_input_size"):
@@ -60,7 +61,8 @@ class PneumoniaNetwork(nn.Module):
         if weights is not None:
             load_weights(self.backbone, weights)
         # The three-channel statistics of the weights, for a grey image repeated three times.
-        mean, std = (_average(self.backbone.pretrained_cfg[key]) for key in ("mean", "std"))
+        cfg = cast(dict[str, Any], self.backbone.pretrained_cfg)
+        mean, std = (_average(cfg[key]) for key in ("mean", "std"))
         self.register_buffer("scale", torch.tensor(1 / (255 * std)), persistent=False)
         self.register_buffer("shift", torch.tensor(-mean / std), persistent=False)
 
@@ -78,7 +80,7 @@ class PneumoniaNetwork(nn.Module):
         return logits.squeeze(1).float()
 
 
-def _pretrained_cfg(backbone: str) -> dict[str, object]:
+def _pretrained_cfg(backbone: str) -> dict[str, Any]:
     if not timm.is_model(backbone):
         close = difflib.get_close_matches(backbone, timm.list_models(), 3)
         raise ModelError(
@@ -88,12 +90,12 @@ def _pretrained_cfg(backbone: str) -> dict[str, object]:
     try:
         cfg = timm.get_pretrained_cfg(backbone)
     except RuntimeError as error:
-        known = timm.list_pretrained(f"{backbone.split('.')[0]}.*")
+        known = timm.list_pretrained(f"{backbone.partition('.')[0]}.*")
         raise ModelError(
             f"model.backbone={backbone} names weights that timm does not know; it has"
             f" {', '.join(known) or 'none'}."
         ) from error
-    return cfg.to_dict() if cfg is not None else {}
+    return dict(vars(cfg)) if cfg is not None else {}
 
 
 def _average(values: tuple[float, ...]) -> float:

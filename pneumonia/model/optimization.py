@@ -27,7 +27,7 @@ def build_optimizer(model: nn.Module, settings: Mapping[str, Any]) -> Optimizer:
     if name not in timm.optim.list_optimizers():
         raise ConfigError(
             f"model.optimizer.name={name} is unknown; timm has"
-            f" {', '.join(timm.optim.list_optimizers()[:12])}, ... (timm.optim.list_optimizers())."
+            f" {', '.join(map(str, timm.optim.list_optimizers()[:12]))}, ... (timm.optim.list_optimizers())."
         )
     try:
         return timm.optim.create_optimizer_v2(model, opt=name, **keywords)

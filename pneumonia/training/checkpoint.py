@@ -1,6 +1,5 @@
 """Checkpoints under fixed names, kept through a resume into another run directory."""
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -89,5 +88,5 @@ class RunCheckpoint(ModelCheckpoint):
             target.parent.mkdir(parents=True, exist_ok=True)
             partial = target.with_suffix(".partial")
             shutil.copyfile(source, partial)
-            os.replace(partial, target)
+            partial.replace(target)
         return str(target)

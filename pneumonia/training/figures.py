@@ -10,8 +10,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from pneumonia.data.dataset import Radiographs
 from pneumonia.data.datamodule import ChestXrayDataModule
+from pneumonia.data.dataset import Radiographs
 from pneumonia.evaluation import figures, gallery, metrics
 from pneumonia.labels import CLASSES
 from pneumonia.training.scores import Collector, Scores
@@ -35,9 +35,9 @@ class Figures(Callback):
         if trainer.fit_loop.total_batch_idx == 0 and trainer.is_global_zero:
             shown = range(min(gallery.LIMIT, len(batch["label"])))
             names = self._names(trainer, "train", [int(batch["index"][i]) for i in shown])
-            captions = [
-                f"{name}\n{CLASSES[int(batch['label'][i])]}" for name, i in zip(names, shown)
-            ]
+            classes = [CLASSES[int(batch["label"][i])] for i in shown]
+            captions = [f"{name}
+{word}" for name, word in zip(names, classes, strict=True)]
             images = [batch["image"][i, 0].cpu().numpy() for i in shown]
             title = "Training images as the network sees them"
             _add(trainer, "inputs/train", gallery.grid(images, captions, title))
@@ -57,7 +57,7 @@ class Figures(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the hold-out's figures."""
         due = trainer.current_epoch % self.every_n_epochs == 0
-        if trainer.sanity_checking or trainer.fast_dev_run or not due:
+        if trainer.sanity_checking or not due:
             self._collector.clear()
             return
         scores = self._collector.gather()

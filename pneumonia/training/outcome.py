@@ -38,7 +38,7 @@ class TestScores(Callback):
 
     def __init__(self) -> None:
         self._collector = Collector()
-        self.scores: Scores | None = None
+        self.scores: Scores
 
     def on_test_batch_end(
         self,
@@ -80,7 +80,6 @@ def test_checkpoint(
     )
     logged = trainer.test(model, datamodule=datamodule, verbose=False)
     trainer.callbacks.remove(collector)  # type: ignore[attr-defined]
-    assert collector.scores is not None
     scores, samples = collector.scores, datamodule.splits["test"]
     rows = scores.rows
     probabilities = metrics.sigmoid(scores.logits)

@@ -31,25 +31,29 @@ class Preflight(Callback):
                 "trainer.use_distributed_sampler must be false: the data module divides the"
                 " images over the processes itself."
             )
-        if not trainer.fast_dev_run and isinstance(pl_module, PneumoniaClassifier):
+        if not dev_run(trainer) and isinstance(pl_module, PneumoniaClassifier):
             _check_monitors(trainer, pl_module)
 
 
-def best_checkpoint(trainer: Trainer) -> str:
-    """Path of the best checkpoint of a finished fit.
+def dev_run(trainer: Trainer) -> bool:
+    """Whether the Trainer only tries the code out, and saves nothing."""
+    return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]  # set from outside
+
+
+def best_checkpoint(trainer: Trainer) -> tuple[str, float]:
+    """Path of the best checkpoint of a finished fit, and its monitored metric.
 
     Raises:
         TrainingError: If none was saved.
     """
     callback = trainer.checkpoint_callback
-    path = callback.best_model_path if isinstance(callback, ModelCheckpoint) else ""
-    if not path:
+    if not isinstance(callback, ModelCheckpoint) or callback.best_model_score is None:
         raise TrainingError(
             f"the fit ended after {trainer.current_epoch} epochs and {trainer.global_step} steps"
             " without saving a best checkpoint, so there is no model to test; train at least one"
             " whole epoch, and keep callbacks.best."
         )
-    return path
+    return callback.best_model_path, float(callback.best_model_score)
 
 
 def _check_splits(datamodule: ChestXrayDataModule) -> None:

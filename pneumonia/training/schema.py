@@ -75,7 +75,8 @@ def _check_call(path: str, node: Mapping[str, Any]) -> None:
 def _parameters(target: Any) -> tuple[dict[str, Any], bool]:
     """Type hints by parameter name, and whether any further keyword is taken."""
     hints: dict[str, Any] = {}
-    callables = [c.__init__ for c in target.__mro__] if inspect.isclass(target) else [target]
+    family = target.__mro__ if inspect.isclass(target) else ()
+    callables = [vars(c)["__init__"] for c in family if "__init__" in vars(c)] or [target]
     for function in callables:
         parameters = inspect.signature(function).parameters.values()
         own = typing.get_type_hints(function) if hasattr(function, "__annotations__") else {}
@@ -97,7 +98,7 @@ def _check_value(key: str, value: Any, hint: Any) -> None:
         )
 
 
-def _fits(value: Any, hint: Any) -> bool:  # noqa: PLR0911  one answer for each kind of hint
+def _fits(value: Any, hint: Any) -> bool:  # noqa: C901, PLR0911  one answer for each kind of hint
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any or isinstance(hint, typing.TypeVar):
         return True

@@ -68,11 +68,11 @@ def test_one_class_has_no_figure():
             draw([1, 1], [0.1, 0.2])
 
 
-def test_the_worst_errors_are_the_surest_and_only_errors():
+def test_the_surest_errors_come_first_then_the_closest_calls():
     labels = [0, 0, 0, 1, 1, 1]
     logits = [-3.0, 50.0, 0.5, -60.0, 2.0, -0.1]
-    assert gallery.worst(labels, logits).tolist() == [3, 1, 2, 5]
-    assert gallery.worst(labels, logits, threshold=0.4).tolist() == [3, 1, 2]
+    assert gallery.worst(labels, logits).tolist() == [3, 1, 2, 5, 4, 0]
+    assert gallery.worst(labels, logits, threshold=0.4).tolist() == [3, 1, 2, 5, 4, 0]
     assert gallery.worst([0, 1], [-2, 1]).tolist() == [1, 0]
     assert len(gallery.worst([0, 1] * 20, [1, -1] * 20)) == gallery.LIMIT
 
