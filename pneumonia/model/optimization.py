@@ -25,9 +25,10 @@ def build_optimizer(model: nn.Module, settings: Mapping[str, Any]) -> Optimizer:
     """
     name, keywords = _named("model.optimizer", settings)
     if name not in timm.optim.list_optimizers():
+        known = ", ".join(map(str, timm.optim.list_optimizers()[:12]))
         raise ConfigError(
-            f"model.optimizer.name={name} is unknown; timm has"
-            f" {', '.join(map(str, timm.optim.list_optimizers()[:12]))}, ... (timm.optim.list_optimizers())."
+            f"model.optimizer.name={name} is unknown; timm has {known}, ..."
+            " (timm.optim.list_optimizers())."
         )
     try:
         return timm.optim.create_optimizer_v2(model, opt=name, **keywords)

@@ -36,8 +36,7 @@ class Figures(Callback):
             shown = range(min(gallery.LIMIT, len(batch["label"])))
             names = self._names(trainer, "train", [int(batch["index"][i]) for i in shown])
             classes = [CLASSES[int(batch["label"][i])] for i in shown]
-            captions = [f"{name}
-{word}" for name, word in zip(names, classes, strict=True)]
+            captions = [f"{name}\n{word}" for name, word in zip(names, classes, strict=True)]
             images = [batch["image"][i, 0].cpu().numpy() for i in shown]
             title = "Training images as the network sees them"
             _add(trainer, "inputs/train", gallery.grid(images, captions, title))
