@@ -53,7 +53,9 @@ def main(config: DictConfig) -> float | None:
     )
     if trainer.is_global_zero:
         console.print(
-            f"Best {config.monitor} {score:.4f}; checkpoint to deploy: {checkpoint}\n"
+            f"Best {config.monitor} {score:.4f} on the hold-out, which promises more than new"
+            " images keep\n"
+            f"Checkpoint to deploy: {checkpoint}\n"
             f"Figures, metrics and predictions: {directory}\n"
             f"Monitor: tensorboard --logdir {directory}",
             soft_wrap=True,

@@ -1,0 +1,78 @@
+"""Runs of the real entry point, in this process, on phantom radiographs."""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from pneumonia.training.hardware import register_resolvers
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+# A network and images small enough that an epoch takes a second or two.
+TINY = (
+    "trainer=cpu",
+    "model.backbone=resnet10t",
+    "model.pretrained=false",
+    "data.image_size=32",
+    "data.batch_size=8",
+    "data.num_workers=0",
+    "trainer.max_epochs=2",
+    "trainer.enable_progress_bar=false",
+    "callbacks.progress=null",
+    "callbacks.summary=null",
+)
+
+
+@pytest.fixture(name="composed")
+def composed_fixture(tmp_path: Path) -> Callable[..., DictConfig]:
+    """Compose the configuration as the command line does."""
+    register_resolvers()
+
+    def composed(*overrides: str, directory: Path | str = tmp_path / "run") -> DictConfig:
+        GlobalHydra.instance().clear()
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            config = compose(
+                "train",
+                [*overrides, f"hydra.runtime.output_dir={directory}", "hydra.job.num=0"],
+                return_hydra_config=True,
+            )
+            HydraConfig.instance().set_config(config)
+        del config["hydra"]
+        return config
+
+    return composed
+
+
+@pytest.fixture(name="train")
+def train_fixture(composed, phantom: Path, tmp_path: Path) -> Callable[..., float | None]:
+    """Run `train.py` with overrides on the phantom; returns what a sweeper would get."""
+    entry_point = importlib.import_module("train")  # beside the package, not in it
+
+    def run(*overrides: str, directory: Path | str = tmp_path / "run") -> float | None:
+        config = composed(f"data.root={phantom}", *TINY, *overrides, directory=directory)
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        return entry_point.main.__wrapped__(config)
+
+    return run
+
+
+@pytest.fixture(scope="session", name="cli")
+def cli_fixture() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the real command line on a tiny setting, in a process of its own."""
+
+    def run(*overrides: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(ROOT / "train.py"), *TINY, *overrides]
+        return subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=240
+        )
+
+    return run

@@ -1,0 +1,286 @@
+"""One run from the entry point: what it leaves behind, and what it refuses."""
+
+import csv
+import json
+import logging
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from pneumonia.errors import ConfigError, DataError, PneumoniaError
+from pneumonia.evaluation.predictions import Predictions
+from pneumonia.model.classifier import PneumoniaClassifier
+from pneumonia.training.entry import refuse_impossible
+
+METRICS = {
+    "accuracy",
+    "precision",
+    "recall",
+    "specificity",
+    "f1",
+    "balanced_accuracy",
+    "auroc",
+    "average_precision",
+    "loss",
+}
+
+
+@pytest.fixture(scope="module", name="run_directory")
+def run_directory_fixture(tmp_path_factory, phantom, cli):
+    """A run of two epochs, made once by the real command line."""
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    done = cli(f"data.root={phantom}", f"hydra.run.dir={directory}")
+    assert done.returncode == 0, done.stderr
+    (directory / "stdout.txt").write_text(done.stdout)
+    return directory
+
+
+def test_it_prints_where_to_look_next_and_recall_beside_specificity(run_directory):
+    printed = (run_directory / "stdout.txt").read_text()
+    assert str(run_directory / "checkpoints" / "best.ckpt") in printed
+    assert "tensorboard --logdir" in printed
+    row = next(line for line in printed.splitlines() if "recall" in line)
+    assert "specificity" in row
+
+
+def test_metrics_json_holds_every_metric_as_a_plain_number(run_directory):
+    metrics = json.loads((run_directory / "metrics.json").read_text())
+    assert set(metrics) == {f"test/{m}" for m in METRICS | {"sensitivity", "n", "n_positive"}}
+    assert all(isinstance(value, (int, float)) for value in metrics.values())
+    assert metrics["test/recall"] == metrics["test/sensitivity"]
+
+
+def test_the_written_metrics_are_those_that_training_logged(run_directory):
+    metrics = json.loads((run_directory / "metrics.json").read_text())
+    with (run_directory / "csv" / "metrics.csv").open() as file:
+        logged = {k: float(v) for row in csv.DictReader(file) for k, v in row.items() if v}
+    for name in METRICS:
+        assert logged[f"test/{name}"] == pytest.approx(metrics[f"test/{name}"], abs=1e-5), name
+
+
+def test_predictions_cover_the_test_split_once(run_directory, phantom):
+    predictions = Predictions.read(run_directory / "predictions.csv")
+    files = {str(path) for path in (phantom / "test").rglob("*.jpeg")}
+    assert set(predictions.path) == files
+    assert len(predictions) == len(files)
+
+
+def test_the_best_checkpoint_alone_gives_the_logits_of_predictions_csv(run_directory, tmp_path):
+    code = f"""
+import numpy as np, torch
+from pneumonia.data.image import Preprocessing, read_grey
+from pneumonia.evaluation.predictions import Predictions
+from pneumonia.model.classifier import PneumoniaClassifier
+from pneumonia.training.entry import refuse_impossible
+model = PneumoniaClassifier.load_from_checkpoint(
+    {str(run_directory / "checkpoints" / "best.ckpt")!r}, weights_only=True).eval()
+rows = Predictions.read({str(run_directory / "predictions.csv")!r})
+h = model.hparams
+read = Preprocessing(h["image_size"], h["fit"], h["interpolation"])
+images = torch.stack([torch.from_numpy(read(read_grey(p)).copy())[None] for p in rows.path])
+with torch.inference_mode():
+    logits = model(images).numpy()
+print(np.abs(logits - rows.logit).max())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) < 1e-5
+
+
+def test_the_checkpoint_says_what_it_is_and_needs_no_download(run_directory):
+    checkpoint = torch.load(run_directory / "checkpoints" / "best.ckpt", weights_only=True)
+    assert checkpoint["format_version"] == 1
+    assert checkpoint["classes"] == ["NORMAL", "PNEUMONIA"]
+    assert checkpoint["hyper_parameters"]["pretrained"] is False
+    assert (run_directory / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_the_run_directory_records_config_and_holdout(run_directory):
+    text = (run_directory / "config.yaml").read_text()
+    assert "backbone: resnet10t" in text
+    assert "${" not in text
+    with (run_directory / "holdout.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {"path", "label", "patient", "subtype"} == set(rows[0])
+    assert {row["label"] for row in rows} == {"NORMAL", "PNEUMONIA"}
+
+
+def test_tensorboard_has_scalars_figures_and_hyperparameters(run_directory):
+    events = EventAccumulator(str(run_directory)).Reload()
+    tags = events.Tags()
+    for name in METRICS:
+        assert f"val/{name}" in tags["scalars"]
+    for name in ("loss", "accuracy", "precision", "recall", "specificity", "images_per_second"):
+        assert f"train/{name}" in tags["scalars"]
+    assert any(tag.startswith("lr-") for tag in tags["scalars"])
+    assert {
+        "inputs/train",
+        "val/roc",
+        "val/precision_recall",
+        "val/confusion_matrix",
+        "val/probabilities",
+        "val/worst_errors",
+    } <= set(tags["images"])
+    summaries = events.summary_metadata
+    assert any(tag.startswith("_hparams_/") for tag in summaries)
+
+
+def test_a_directory_that_holds_a_run_is_refused_and_left_alone(train, run_directory):
+    before = {p: p.stat().st_mtime_ns for p in run_directory.rglob("*") if p.is_file()}
+    with pytest.raises(PneumoniaError, match="already holds a run"):
+        train(directory=run_directory)
+    assert before == {p: p.stat().st_mtime_ns for p in run_directory.rglob("*") if p.is_file()}
+
+
+def test_a_run_returns_the_monitored_metric_of_its_best_checkpoint(train, tmp_path):
+    score = train("test=false")
+    best = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    state = next(s for k, s in best["callbacks"].items() if "val/auroc" in k and "Checkpoint" in k)
+    assert score == pytest.approx(float(state["best_model_score"]))
+    assert not (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_a_degenerate_classifier_is_called_that(train, tmp_path, caplog):
+    # A head pushed to one side by a huge weight of PNEUMONIA calls everything PNEUMONIA.
+    with caplog.at_level(logging.WARNING):
+        train("model.pos_weight=1e6", "model.optimizer.lr=1e-2", "trainer.max_epochs=1")
+    predictions = Predictions.read(tmp_path / "run" / "predictions.csv")
+    assert (predictions.probability >= 0.5).mean() > 0.95
+    assert "Degenerate classifier: calls" in caplog.text
+    assert "NORMAL images PNEUMONIA" in caplog.text
+
+
+def test_ema_weights_are_what_is_saved_and_tested(train, tmp_path):
+    train(
+        "callbacks=ema",
+        "callbacks.ema.decay=0.5",
+        *("callbacks.progress=null", "callbacks.summary=null"),
+    )
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    model = PneumoniaClassifier.load_from_checkpoint(best, weights_only=True)
+    checkpoint = torch.load(best, weights_only=True)
+    averaged = checkpoint["state_dict"]
+    current = checkpoint["current_model_state"]
+    weights = [key for key in averaged if key.endswith("conv1.weight")]
+    assert any(not torch.equal(averaged[key], current[key]) for key in weights)
+    assert all(torch.equal(model.state_dict()[key], averaged[key]) for key in averaged)
+
+
+def test_balanced_weight_is_the_ratio_of_the_training_split(train, tmp_path):
+    train("model.pos_weight=balanced", "trainer.max_epochs=1", "test=false")
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert 0.3 < float(checkpoint["state_dict"]["pos_weight"]) < 1.0
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["data.batch_size=5000"], "data.batch_size=5000 is more than the"),
+        (["monitor=val/auc"], "val/auc, which is never logged; did you mean val/auroc"),
+        (["monitor=val/loss"], "val/loss with mode max, but better is min"),
+        (["trainer.limit_val_batches=0"], "validation would never run"),
+        (["trainer.check_val_every_n_epoch=9"], "validation would never run"),
+        (["ckpt_path=last"], "last does not exist"),
+        (["trainer.max_epochs=0"], "without saving a best checkpoint"),
+        (["callbacks.best=null"], "without saving a best checkpoint"),
+        (["model.optimizer.name=adamm"], "model.optimizer.name=adamm is unknown"),
+        (["model.schedule.name=OneCircleLR"], "model.schedule.name=OneCircleLR is unknown"),
+    ],
+)
+def test_what_could_only_fail_is_refused_in_one_sentence(overrides, message, train):
+    with pytest.raises(PneumoniaError, match=message) as caught:
+        train(*overrides)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_is_no_checkpoint_is_refused(train, tmp_path):
+    impostor = tmp_path / "notes.ckpt"
+    impostor.write_text("not a checkpoint")
+    with pytest.raises(PneumoniaError, match=r"notes\.ckpt is not a checkpoint"):
+        train(f"ckpt_path={impostor}")
+
+
+def test_a_missing_root_is_refused_with_the_way_out(train):
+    with pytest.raises(DataError, match="data=phantom"):
+        train("data.root=nowhere")
+
+
+def test_a_multirun_over_processes_is_refused():
+    config = OmegaConf.create({"trainer": {"strategy": "ddp"}, "ckpt_path": None})
+    with pytest.raises(ConfigError, match="multirun"):
+        refuse_impossible(config, sweep=True)
+
+
+def test_a_truncated_image_stops_the_epoch_with_its_name(cli, phantom, tmp_path):
+    root = tmp_path / "damaged"
+    shutil.copytree(phantom, root)
+    victim = sorted((root / "train" / "PNEUMONIA").iterdir())[40]
+    victim.write_bytes(victim.read_bytes()[:1500])
+    done = cli(
+        f"data.root={root}", "data.num_workers=1", f"hydra.run.dir={tmp_path / 'damaged-run'}"
+    )
+    assert done.returncode == 1
+    message = next(line for line in done.stderr.splitlines() if line.startswith("Error: "))
+    assert victim.name in message
+    assert "Traceback" not in done.stderr
+
+
+def test_a_sweep_returns_scores_and_leaves_the_test_split_closed(cli, phantom, tmp_path):
+    done = cli(
+        "-m",
+        f"data.root={phantom}",
+        "trainer.max_epochs=1",
+        "seed=1,2",
+        "model.optimizer.lr=1e-3,1e-4",
+        f"hydra.sweep.dir={tmp_path / 'sweep'}",
+    )
+    assert done.returncode == 0, done.stderr
+    jobs = sorted(p.name for p in (tmp_path / "sweep").iterdir() if p.is_dir())
+    assert jobs == ["0", "1", "2", "3"]
+    for job in jobs:
+        assert (tmp_path / "sweep" / job / "checkpoints" / "best.ckpt").is_file()
+        assert not (tmp_path / "sweep" / job / "metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_test_every_image_once_and_agree_with_one(cli, phantom, tmp_path):
+    results = {}
+    for devices in (1, 2):
+        directory = tmp_path / str(devices)
+        done = cli(
+            f"data.root={phantom}",
+            "trainer=ddp",
+            "trainer.accelerator=cpu",
+            f"trainer.devices={devices}",
+            f"hydra.run.dir={directory}",
+        )
+        assert done.returncode == 0, done.stderr
+        predictions = Predictions.read(directory / "predictions.csv")
+        assert len(predictions) == len(list((phantom / "test").rglob("*.jpeg")))
+        results[devices] = predictions
+    assert np.array_equal(results[1].path, results[2].path)
+
+
+@pytest.mark.slow
+def test_bfloat16_autocast_trains_on_the_cpu(train, tmp_path):
+    train("trainer.precision=bf16-mixed")
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
+    assert all(v.dtype != torch.bfloat16 for v in checkpoint["state_dict"].values())
+    assert len(Predictions.read(tmp_path / "run" / "predictions.csv")) > 0
+
+
+@pytest.mark.slow
+def test_a_compiled_model_loads_without_compiling(train, tmp_path):
+    train("model.compile=true", "trainer.max_epochs=1")
+    best = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    keys = torch.load(best, weights_only=True)["state_dict"]
+    assert not any("_orig_mod" in key for key in keys)
+    PneumoniaClassifier.load_from_checkpoint(best, weights_only=True)
