@@ -6,13 +6,12 @@ python train.py -m model.optimizer.lr=1e-3,1e-4 seed=1,2,3
 """
 
 import logging
-from typing import Any, cast
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from lightning import seed_everything
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 
 from pneumonia.training.build import build
@@ -48,9 +47,7 @@ def main(config: DictConfig) -> float | None:
         final |= {f"test/{name}": value for name, value in outcome.metrics.items()}
         if trainer.is_global_zero:
             console.print(outcome.table)
-    log_hyperparameters(
-        trainer, cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)), final
-    )
+    log_hyperparameters(trainer, config, job.overrides.task, final)
     if trainer.is_global_zero:
         console.print(
             f"Best {config.monitor} {score:.4f} on the hold-out, which promises more than new"

@@ -103,13 +103,12 @@ class ChestXrayDataModule(LightningDataModule):
         if stage in ("fit", "validate") and "train" not in self.splits:
             train, val = self._split_off_holdout()
             self.splits |= {"train": train, "val": val}
-            for name in ("train", "val"):
-                log.info("%s: %s", name, self.splits[name].summary())
+            self._report("train", "val")
         if stage == "test" and "test" not in self.splits:
             test = read_split(self.root, "test", self.patients)
             check_disjoint(self._known(), test, f"{self.root / 'test'}")
             self.splits["test"] = test
-            log.info("test: %s", test.summary())
+            self._report("test")
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Shuffled and augmented training images, whole batches only."""
@@ -136,6 +135,11 @@ class ChestXrayDataModule(LightningDataModule):
     def class_counts(self) -> tuple[int, int]:
         """Number of NORMAL and of PNEUMONIA training images; known after `setup`."""
         return self.splits["train"].class_counts()
+
+    def _report(self, *splits: str) -> None:
+        if self._ranks()[0] == 0:
+            for name in splits:
+                log.info("%s: %s", name, self.splits[name].summary())
 
     def _known(self) -> Samples:
         known = read_split(self.root, "train", self.patients)

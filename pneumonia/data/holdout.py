@@ -53,6 +53,8 @@ class Holdout:
             raise ConfigError(
                 f"data.holdout.fraction={self.fraction} must lie above 0 and below 1."
             )
+        if self.seed < 0:
+            raise ConfigError(f"data.holdout.seed={self.seed} must be 0 or more.")
         if self.folds is None:
             return
         if self.strategy != "random":
@@ -77,35 +79,36 @@ class Holdout:
         Raises:
             DataError: If `blocks` meets patients without numbers.
         """
-        chosen: set[str] = set()
-        for stream in np.unique(samples.streams):
-            rows = samples.streams == stream
-            patients, first = np.unique(samples.patients[rows], return_index=True)
-            numbers = samples.numbers[rows][first]
-            if self.strategy == "blocks":
-                chosen.update(self._blocks(patients, numbers))
-            else:
-                chosen.update(self._draw(patients, str(stream)))
         together = groups(samples)
-        return np.isin(together, together[np.isin(samples.patients, list(chosen))])
+        if self.strategy == "blocks":
+            _, first = np.unique(samples.patients, return_index=True)
+            choose = self._blocks
+        else:  # whole groups, so that no two folds hold out the same image
+            _, first = np.unique(together, return_index=True)
+            choose = self._draw
+        some = samples.take(first)  # one row of each
+        chosen: list[str] = []
+        for stream in np.unique(some.streams):
+            chosen += choose(some.take(some.streams == stream))
+        return np.isin(together, together[np.isin(samples.patients, chosen)])
 
-    def _blocks(self, patients: NDArray[np.str_], numbers: NDArray[np.int64]) -> list[str]:
-        if (numbers == UNNUMBERED).any():
+    def _blocks(self, stream: Samples) -> list[str]:
+        if (stream.numbers == UNNUMBERED).any():
             raise DataError(
-                f"data.holdout.strategy=blocks needs patient numbers, and {patients[0]} has none;"
-                " use data.holdout.strategy=random."
+                f"data.holdout.strategy=blocks needs patient numbers, and {stream.patients[0]} has"
+                " none; use data.holdout.strategy=random."
             )
-        by_number = patients[np.argsort(numbers, kind="stable")]
-        held = round(self.fraction * len(patients))
+        by_number = stream.patients[np.argsort(stream.numbers, kind="stable")]
+        held = round(self.fraction * len(stream))
         low = held - held // 2
         return [*by_number[:low], *by_number[len(by_number) - (held - low) :]]
 
-    def _draw(self, patients: NDArray[np.str_], stream: str) -> list[str]:
-        random = np.random.default_rng([self.seed, *stream.encode()])
-        drawn = random.permutation(patients)
+    def _draw(self, stream: Samples) -> list[str]:
+        random = np.random.default_rng([self.seed, *str(stream.streams[0]).encode()])
+        drawn = random.permutation(stream.patients)
         if self.folds is not None:
             return list(drawn[self.fold :: self.folds])
-        return list(drawn[: round(self.fraction * len(patients))])
+        return list(drawn[: round(self.fraction * len(stream))])
 
 
 def groups(samples: Samples) -> NDArray[np.int64]:

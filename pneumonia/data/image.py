@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,10 +85,18 @@ def read_grey(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as image:
             if image.mode.startswith("I"):  # 16 bits: `convert` would clip, not scale
-                return Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))
+                return _from_16_bits(np.asarray(image))
+            if image.mode == "F":
+                raise ValueError("its pixels are floats, of no known range")
             return image.convert("L")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "it does not exist" if isinstance(error, FileNotFoundError) else error
         raise DataError(
             f"{path} cannot be read as an image ({reason}); replace it or remove it."
         ) from error
+
+
+def _from_16_bits(pixels: NDArray[np.integer[Any]]) -> Image.Image:
+    if pixels.size and not 0 <= pixels.min() <= pixels.max() <= np.iinfo(np.uint16).max:
+        raise ValueError("its pixels take more than 16 bits")
+    return Image.fromarray((pixels >> 8).astype(np.uint8))

@@ -114,6 +114,40 @@ def check_threshold(threshold: float) -> float:
     return float(threshold)
 
 
+def check_patients(patients: ArrayLike, n: int) -> NDArray[np.intp]:
+    """Check that there is one patient key per label, and number the patients.
+
+    Args:
+        patients: Shape (n,), text or numbers; equal keys are one patient.
+        n: The number of labels they stand beside.
+
+    Returns:
+        Shape (n,): a number from 0 per image, the same for images of one patient.
+
+    Raises:
+        EvaluationError: If the array is not of one dimension or of another length than `n`, holds
+            neither text nor numbers, or a key is empty or NaN.
+    """
+    keys = np.asarray(patients)
+    if keys.shape != (n,):
+        raise EvaluationError(
+            f"Found {n} labels but patients of shape {keys.shape}; give one patient key per image, "
+            "in the same order."
+        )
+    if keys.dtype.kind not in "iufU":
+        raise EvaluationError(
+            f"The patients are of type {keys.dtype}, the first is {keys[0]!r}; give text or numbers."
+        )
+    missing = ~np.isfinite(keys) if keys.dtype.kind == "f" else keys.astype(np.str_) == ""
+    if missing.any():
+        raise EvaluationError(
+            f"{missing.sum()} of {n} images have no patient, the first is at index "
+            f"{int(np.argmax(missing))}; give each image a patient key, or none at all."
+        )
+    numbers: NDArray[np.intp] = np.unique(keys, return_inverse=True)[1]
+    return numbers
+
+
 def _column(values: ArrayLike, name: str) -> NDArray[np.number]:
     """Check for a numeric, non-empty array of one dimension."""
     array = np.asarray(values)

@@ -1,6 +1,5 @@
 """The checkpoint's own format: what marks a file as ours, and how one is opened."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -39,19 +38,33 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} does not exist or is no file; name a checkpoint (.ckpt).")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a file of another kind fails anywhere in torch's unpickler
         raise CheckpointError(
             f"{path} is not a checkpoint ({type(error).__name__} while reading it); name the"
             " best.ckpt or last.ckpt of a run."
         ) from error
-    if not isinstance(checkpoint, dict) or "format_version" not in checkpoint:
+    check_format(checkpoint, str(path))
+    return dict(checkpoint)
+
+
+def check_format(checkpoint: object, name: str) -> None:
+    """Refuse a checkpoint that this version of the project does not understand.
+
+    Args:
+        checkpoint: What a checkpoint file holds.
+        name: What it is called, for the message.
+
+    Raises:
+        CheckpointError: If it is not of this project, or comes from a newer version of it.
+    """
+    found = checkpoint.get("format_version") if isinstance(checkpoint, dict) else None
+    if not isinstance(checkpoint, dict) or not isinstance(found, int):
         raise CheckpointError(
-            f"{path} was not written by this project (it has no format_version); name the"
+            f"{name} was not written by this project (it has no format_version); name the"
             " best.ckpt or last.ckpt of a run."
         )
-    if checkpoint["format_version"] > FORMAT_VERSION:
+    if found > FORMAT_VERSION:
         raise CheckpointError(
-            f"{path} has format {checkpoint['format_version']} and this version reads up to"
-            f" {FORMAT_VERSION}; install pneumonia {checkpoint.get('pneumonia_version')} or newer."
+            f"{name} has format {found} and this version reads up to {FORMAT_VERSION};"
+            f" install pneumonia {checkpoint.get('pneumonia_version')} or newer."
         )
-    return checkpoint

@@ -1,5 +1,6 @@
 """The LightningModule: network, loss, metrics, optimisation."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, cast
 
@@ -8,10 +9,10 @@ from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
-from torchmetrics import MetricCollection
+from torchmetrics import MeanMetric, MetricCollection
 
 from pneumonia.errors import ConfigError
-from pneumonia.model.checkpoint import describe
+from pneumonia.model.checkpoint import check_format, describe
 from pneumonia.model.metrics import all_metrics, threshold_metrics
 from pneumonia.model.network import PneumoniaNetwork
 from pneumonia.model.optimization import build_optimizer, build_schedule
@@ -32,8 +33,8 @@ class PneumoniaClassifier(LightningModule):
         image_size: Side of the input square, pixels.
         fit: How an image becomes that square: `squash`, `pad` or `crop`.
         interpolation: How it is resized: `nearest`, `bilinear` or `bicubic`.
-        drop_rate: Dropout before the head, 0 to 1.
-        drop_path_rate: Stochastic depth, 0 to 1.
+        drop_rate: Dropout before the head, 0 to below 1.
+        drop_path_rate: Stochastic depth, 0 to below 1.
         pos_weight: Weight of PNEUMONIA in the training loss: a number above 0, `balanced`
             (NORMAL over PNEUMONIA images of the training split), or None for 1.
         label_smoothing: Share by which training targets move to 0.5, 0 to below 1.
@@ -67,12 +68,17 @@ class PneumoniaClassifier(LightningModule):
         compile: bool = False,  # noqa: A002  the word that users know it by
     ) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ConfigError(f"model.label_smoothing={label_smoothing} must be 0 to below 1.")
+        for name, share in (
+            ("label_smoothing", label_smoothing),
+            ("drop_rate", drop_rate),
+            ("drop_path_rate", drop_path_rate),
+        ):
+            if not 0 <= share < 1:
+                raise ConfigError(f"model.{name}={share} must be 0 to below 1.")
         if isinstance(pos_weight, str) and pos_weight != "balanced":
             raise ConfigError(f"model.pos_weight={pos_weight!r} is no number, balanced or null.")
-        if isinstance(pos_weight, (int, float)) and pos_weight <= 0:
-            raise ConfigError(f"model.pos_weight={pos_weight} must be above 0.")
+        if isinstance(pos_weight, (int, float)) and not 0 < pos_weight < math.inf:
+            raise ConfigError(f"model.pos_weight={pos_weight} must be a number above 0.")
         self.save_hyperparameters(logger=False)
         self.network = PneumoniaNetwork(
             backbone,
@@ -89,6 +95,10 @@ class PneumoniaClassifier(LightningModule):
         self.train_metrics = threshold_metrics().clone(prefix="train/")
         self.val_metrics = all_metrics().clone(prefix="val/")
         self.test_metrics = all_metrics().clone(prefix="test/")
+        # Metrics, not plain logs, so that they are exact over processes of unequal shares.
+        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.val_loss = MeanMetric(nan_strategy="disable")
+        self.test_loss = MeanMetric(nan_strategy="disable")
 
     def setup(self, stage: str) -> None:
         """Take the class balance from the training split, and compile, before a fit.
@@ -100,6 +110,8 @@ class PneumoniaClassifier(LightningModule):
             return
         if self.hparams["pos_weight"] == "balanced":
             datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+            if datamodule is None:
+                raise ConfigError("model.pos_weight=balanced needs a data module to count in.")
             normal, pneumonia = datamodule.class_counts()
             self.pos_weight.fill_(normal / pneumonia)
         if self.hparams["compile"]:
@@ -125,12 +137,7 @@ class PneumoniaClassifier(LightningModule):
         targets = labels.float() * (1 - smoothing) + smoothing / 2
         loss = binary_cross_entropy_with_logits(logits, targets, pos_weight=self.pos_weight)
         self.train_metrics.update(torch.sigmoid(logits.detach()), labels)
-        self.log(
-            "train/loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels)
-        )
-        self.log_dict(
-            cast(Any, self.train_metrics), on_step=False, on_epoch=True, batch_size=len(labels)
-        )
+        self._log("train", loss.detach(), self.train_metrics, len(labels))
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -156,11 +163,21 @@ class PneumoniaClassifier(LightningModule):
         )
         if self.hparams["schedule"] is None:
             return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
         schedule = build_schedule(
-            optimizer, self.hparams["schedule"], steps, self.trainer.max_epochs or 1
+            optimizer,
+            self.hparams["schedule"],
+            self.trainer.estimated_stepping_batches,
+            self.trainer.max_epochs or 1,
         )
         return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": schedule})
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that is not of this project, or of a newer version of it.
+
+        Raises:
+            CheckpointError: If it is.
+        """
+        check_format(checkpoint, "the checkpoint")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Make the checkpoint whole: it needs no download, no file and no config again."""
@@ -174,9 +191,15 @@ class PneumoniaClassifier(LightningModule):
         loss = binary_cross_entropy_with_logits(logits, labels.float())
         # torchmetrics would decide by each batch whether it sees logits.
         metrics.update(torch.sigmoid(logits), labels)
-        self.log(f"{stage}/loss", loss, prog_bar=stage == "val", batch_size=len(labels))
-        self.log_dict(cast(Any, metrics), batch_size=len(labels))
+        self._log(stage, loss, metrics, len(labels))
         return {"logit": logits, "label": labels, "index": batch["index"]}
+
+    def _log(self, stage: str, loss: Tensor, metrics: MetricCollection, n: int) -> None:
+        epoch: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": n}
+        mean: MeanMetric = getattr(self, f"{stage}_loss")
+        mean.update(loss, n)
+        self.log(f"{stage}/loss", mean, prog_bar=stage != "test", **epoch)
+        self.log_dict(cast(Any, metrics), **epoch)
 
     def monitors(self) -> dict[str, Literal["min", "max"]]:
         """Names of all metrics that a fit logs, with the direction that is better."""

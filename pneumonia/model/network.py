@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pneumonia.errors import ModelError
-from pneumonia.model.pretrained import hub_overlay, load_weights
+from pneumonia.model.pretrained import hub_overlay, load_weights, no_download
 
 
 class PneumoniaNetwork(nn.Module):
@@ -58,6 +58,8 @@ class PneumoniaNetwork(nn.Module):
                 f"model.backbone={backbone} cannot be built for one grey channel at {image_size}"
                 f" pixels ({error}); choose another backbone or data.image_size."
             ) from error
+        except OSError as error:  # the host answered, and then failed
+            raise no_download(backbone, error) from error
         if weights is not None:
             load_weights(self.backbone, weights)
         # The three-channel statistics of the weights, for a grey image repeated three times.

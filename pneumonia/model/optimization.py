@@ -1,6 +1,7 @@
 """Optimiser and learning-rate schedule by name, from timm's and torch's own factories."""
 
 import inspect
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,18 +38,19 @@ def build_optimizer(model: nn.Module, settings: Mapping[str, Any]) -> Optimizer:
 
 
 def build_schedule(
-    optimizer: Optimizer, settings: Mapping[str, Any], total_steps: int, epochs: int
+    optimizer: Optimizer, settings: Mapping[str, Any], total_steps: float, epochs: int
 ) -> dict[str, Any]:
     """Build one of `torch.optim.lr_scheduler`, with its length filled in.
 
     Args:
         optimizer: What is scheduled.
         settings: `name`, a class name such as `OneCycleLR`, `CosineAnnealingLR`, `StepLR`;
-            `interval`, `step` (default) or `epoch`; and the class's own keywords. A length
-            (`total_steps`, `T_max`, `total_iters`) or `max_lr` that is not given is that of
-            the run.
-        total_steps: Optimiser steps of the run.
-        epochs: Epochs of the run.
+            `interval`, `step` (default) or `epoch`; `monitor` for `ReduceLROnPlateau`
+            (default `val/loss`), which goes by epochs; and the class's own keywords. A
+            length (`total_steps`, `T_max`, `total_iters`) or `max_lr` that is not given is
+            that of the run.
+        total_steps: Optimiser steps of the run; infinite without a limit.
+        epochs: Epochs of the run; -1 without a limit.
 
     Returns:
         Lightning's scheduler configuration.
@@ -57,7 +59,10 @@ def build_schedule(
         ConfigError: If the name or a keyword is unknown, or a value out of range.
     """
     name, keywords = _named("model.schedule", settings)
-    interval = keywords.pop("interval", "step")
+    follows: dict[str, Any] = {"interval": keywords.pop("interval", "step")}
+    if name == "ReduceLROnPlateau":
+        follows = {"interval": "epoch", "monitor": keywords.pop("monitor", "val/loss")}
+    interval = follows["interval"]
     known = sorted(
         key
         for key, value in vars(lr_scheduler).items()
@@ -74,12 +79,18 @@ def build_schedule(
     accepted = inspect.signature(factory).parameters
     length = total_steps if interval == "step" else epochs
     for key in ("total_steps", "T_max", "total_iters"):
-        if key in accepted:
-            keywords.setdefault(key, length)
+        if key not in accepted or key in keywords:
+            continue
+        if not 0 < length < math.inf:
+            raise ConfigError(
+                f"model.schedule.name={name} spans the run, which has no end; set"
+                f" trainer.max_epochs or model.schedule.{key}."
+            )
+        keywords[key] = int(length)
     if "max_lr" in accepted:
         keywords.setdefault("max_lr", [group["lr"] for group in optimizer.param_groups])
     try:
-        return {"scheduler": factory(optimizer, **keywords), "interval": interval}
+        return {"scheduler": factory(optimizer, **keywords), **follows}
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.schedule: {error}.") from error
 

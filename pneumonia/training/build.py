@@ -1,6 +1,5 @@
 """Configuration -> data module, model and Trainer."""
 
-import logging
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -8,10 +7,11 @@ import hydra
 from hydra.errors import InstantiationException
 from lightning import Callback, Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from pneumonia.data.datamodule import ChestXrayDataModule
-from pneumonia.errors import ConfigError, PneumoniaError, sentence
+from pneumonia.errors import ConfigError, sentence
 from pneumonia.model.classifier import PneumoniaClassifier
 from pneumonia.training.preflight import Preflight
 from pneumonia.training.record import RunRecord
@@ -19,7 +19,7 @@ from pneumonia.training.reseed import Reseed
 from pneumonia.training.schema import check
 from pneumonia.training.throughput import Throughput
 
-log = logging.getLogger(__name__)
+_LIGHTNING_REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException)
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,6 @@ def _instantiate(key: str, node: DictConfig, **extra: Any) -> Any:
         return hydra.utils.instantiate(node, _convert_="all", **extra)
     except InstantiationException as error:
         cause = error.__cause__
-        if isinstance(cause, PneumoniaError):
-            raise cause from None
-        raise ConfigError(f"{key}: {sentence(cause or error)}") from error
+        if isinstance(cause, _LIGHTNING_REFUSALS):
+            raise ConfigError(f"{key}: {sentence(cause)}") from error
+        raise (cause or error) from None

@@ -96,6 +96,7 @@ def test_checkpoint(
         ).write(Path(directory) / "predictions.csv")
         write_metrics(Path(directory) / "metrics.json", numbers)
     verdict = degenerate(counted)
-    if verdict:
+    if verdict and trainer.is_global_zero:
         log.warning(verdict)
-    return Outcome(numbers, table(numbers, counted, title=f"Test split, {len(rows)} images, at probability 0.5"))
+    title = f"Test split, {len(rows)} images, at probability 0.5"
+    return Outcome(numbers, table(numbers, counted, title))

@@ -1,12 +1,13 @@
 """The run directory: claimed once, and what is written there for later readers."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from pneumonia.errors import TrainingError
 from pneumonia.files import whole_file
@@ -14,6 +15,16 @@ from pneumonia.labels import CLASSES
 
 CONFIG_FILE = "config.yaml"
 HOLDOUT_FILE = "holdout.csv"
+
+_SHOWN = (
+    "data.batch_size",
+    "data.image_size",
+    "model.backbone",
+    "model.optimizer.lr",
+    "model.optimizer.name",
+    "seed",
+    "trainer.max_epochs",
+)
 
 
 class RunRecord(Callback):
@@ -63,32 +74,27 @@ def refuse_used(directory: str | Path) -> None:
 
 
 def log_hyperparameters(
-    trainer: Trainer, config: dict[str, Any], metrics: dict[str, float]
+    trainer: Trainer, config: DictConfig, overrides: Sequence[str], metrics: dict[str, float]
 ) -> None:
     """Put a finished run into TensorBoard's HParams tab.
 
     Args:
         trainer: Its loggers are written to.
-        config: The composed configuration; model, data, seed and Trainer settings are shown.
+        config: The composed configuration.
+        overrides: What the user typed, `key=value` each; shown beside a few settings that every
+            run has.
         metrics: Final metrics, by name.
     """
-    shown = {key: config[key] for key in ("model", "data", "seed", "trainer")}
-    flat = {
-        key: value
-        for key, value in _flatten(shown).items()
-        if not key.endswith("_target_") and value is not None
+    typed = dict(override.lstrip("+~").partition("=")[::2] for override in overrides)
+    known = {
+        key: OmegaConf.select(config, key, default=typed.get(key)) for key in [*_SHOWN, *typed]
+    }
+    shown = {
+        key: value if isinstance(value, (bool, int, float, str)) else str(value)
+        for key, value in known.items()
+        if not isinstance(value, DictConfig)
     }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(flat, metrics)
+            logger.log_hyperparams(shown, metrics, step=trainer.global_step)
             logger.save()
-
-
-def _flatten(node: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in node.items():
-        if isinstance(value, dict):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value if isinstance(value, (int, float, str)) else str(value)
-    return flat

@@ -31,4 +31,5 @@ class Throughput(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the rate."""
         rate = self.images * trainer.world_size / max(self.stopped - self.started, 1e-9)
-        pl_module.log("train/images_per_second", rate, rank_zero_only=True)
+        for logger in trainer.loggers:
+            logger.log_metrics({"train/images_per_second": rate}, step=trainer.global_step)

@@ -1,0 +1,196 @@
+"""Whether a probability of 0.8 is right in 8 of 10 images, and the temperature that makes it so."""
+
+import logging
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pneumonia.evaluation.inputs import check_labels, check_probabilities, check_scores
+from pneumonia.evaluation.metrics import sigmoid
+
+log = logging.getLogger(__name__)
+
+BINS = 15
+TEMPERATURES = (1.0, 10.0)
+"""Bounds of a fitted temperature: below 1 a separable hold-out would make every error certain."""
+
+_TINY = float(np.finfo(np.float64).eps)
+"""Probabilities are kept this far from 0 and 1 where a logarithm is taken, as in scikit-learn."""
+
+
+def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
+    """Find the temperature T that makes sigmoid(logit / T) most likely, within `TEMPERATURES`.
+
+    Temperature scaling: Guo, Pleiss, Sun and Weinberger, ICML 2017, section 4. The likelihood is
+    concave in 1 / T, so that its one maximum is found by bisecting the slope.
+
+    Args:
+        labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA), of images not trained on.
+        logits: Shape (n,), finite: the model's raw output.
+
+    Returns:
+        The temperature, from 1 to 10: 1 for an underconfident model or separable classes, 10
+        (with a warning) for logits that say nothing.
+
+    Raises:
+        EvaluationError: If the labels are not of both classes or a logit is not finite.
+    """
+    truth = check_labels(labels)
+    x = check_scores(logits, truth.size, "logits")
+    low, high = 1 / TEMPERATURES[1], 1 / TEMPERATURES[0]
+
+    def rises(inverse: float) -> bool:
+        return float(x @ (truth - sigmoid(x * inverse))) >= 0
+
+    if rises(high):
+        return TEMPERATURES[0]
+    if not rises(low):
+        log.warning(
+            "The temperature fitted to %d images stopped at its bound of %g: these logits are far "
+            "surer than they are right, so that calibrated probabilities stay too extreme; look "
+            "at the reliability diagram before using them.",
+            truth.size,
+            TEMPERATURES[1],
+        )
+        return TEMPERATURES[1]
+    while high - low > 4 * _TINY:
+        middle = (low + high) / 2
+        low, high = (middle, high) if rises(middle) else (low, middle)
+    return 2 / (low + high)
+
+
+def log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Turn probabilities into logits, those of 0 and 1 into -36 and 36.
+
+    Args:
+        probabilities: Any shape, in [0, 1].
+    """
+    p = np.clip(probabilities, _TINY, 1 - _TINY)
+    odds: NDArray[np.float64] = np.log(p) - np.log1p(-p)
+    return odds
+
+
+def squared_errors(
+    labels: NDArray[np.bool_], probabilities: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Compute what each image adds to the Brier score (Brier 1950): (probability - label)^2.
+
+    Args:
+        labels: Shape (n,), bool.
+        probabilities: Shape (n,), in [0, 1].
+    """
+    errors: NDArray[np.float64] = (probabilities - labels) ** 2
+    return errors
+
+
+def log_losses(labels: NDArray[np.bool_], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute what each image adds to the log loss: -log of the probability of its own class.
+
+    Args:
+        labels: Shape (n,), bool.
+        probabilities: Shape (n,), in [0, 1]; 0 and 1 count as 2.2e-16 from there.
+    """
+    p = np.clip(probabilities, _TINY, 1 - _TINY)
+    losses: NDArray[np.float64] = -np.where(labels, np.log(p), np.log1p(-p))
+    return losses
+
+
+def bin_numbers(probabilities: NDArray[np.float64], bins: int = BINS) -> NDArray[np.intp]:
+    """Sort probabilities into bins of equal width, each with its lower edge, the last with both.
+
+    Args:
+        probabilities: Shape (n,), in [0, 1].
+        bins: How many.
+
+    Returns:
+        Shape (n,), from 0 to bins - 1.
+    """
+    inner = np.linspace(0, 1, bins + 1)[1:-1]
+    return np.searchsorted(inner, probabilities, side="right")
+
+
+def brier(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Compute the Brier score: the mean of `squared_errors`.
+
+    Args:
+        labels: Shape (n,), 0 or 1.
+        probabilities: Shape (n,), in [0, 1].
+
+    Raises:
+        EvaluationError: If the labels are not of both classes or a probability is none.
+    """
+    return float(np.mean(squared_errors(*_checked(labels, probabilities))))
+
+
+def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Compute the log loss: the mean of `log_losses`, in nats.
+
+    Args:
+        labels: Shape (n,), 0 or 1.
+        probabilities: Shape (n,), in [0, 1].
+
+    Raises:
+        EvaluationError: If the labels are not of both classes or a probability is none.
+    """
+    return float(np.mean(log_losses(*_checked(labels, probabilities))))
+
+
+class Reliability(NamedTuple):
+    """Points of a reliability diagram, one per bin that holds images, probabilities rising.
+
+    Attributes:
+        probability: The mean probability of the bin's images.
+        frequency: The share of PNEUMONIA among them.
+        count: How many they are.
+    """
+
+    probability: NDArray[np.float64]
+    frequency: NDArray[np.float64]
+    count: NDArray[np.int64]
+
+
+def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> Reliability:
+    """Compare probabilities with what came true, in bins of equal width.
+
+    Args:
+        labels: Shape (n,), 0 or 1.
+        probabilities: Shape (n,), in [0, 1].
+        bins: How many, from 0 to 1.
+
+    Raises:
+        EvaluationError: If the labels are not of both classes or a probability is none.
+    """
+    truth, p = _checked(labels, probabilities)
+    place = bin_numbers(p, bins)
+    count = np.bincount(place, minlength=bins)
+    filled = count > 0
+    count = count[filled]
+    sums = (np.bincount(place, column, bins)[filled] for column in (p, truth))
+    return Reliability(*(total / count for total in sums), count)
+
+
+def ece(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> float:
+    """Compute the expected calibration error.
+
+    The distance of probability and frequency, averaged over bins by their images (Naeini, Cooper
+    and Hauskrecht, AAAI 2015), of the probability of PNEUMONIA. It is biased upwards where bins
+    hold few images: a perfectly calibrated model of 600 images shows about 0.03.
+
+    Args:
+        labels: Shape (n,), 0 or 1.
+        probabilities: Shape (n,), in [0, 1].
+        bins: How many, of equal width.
+
+    Raises:
+        EvaluationError: If the labels are not of both classes or a probability is none.
+    """
+    points = reliability(labels, probabilities, bins)
+    return float(np.average(np.abs(points.probability - points.frequency), weights=points.count))
+
+
+def _checked(
+    labels: ArrayLike, probabilities: ArrayLike
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    truth = check_labels(labels)
+    return truth, check_probabilities(probabilities, truth.size)

@@ -1,0 +1,74 @@
+"""Fixtures of all tests: a phantom, and small folders that look like Kaggle's."""
+
+import zlib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumonia.data.phantom import write_phantom
+
+WriteImages = Callable[..., list[Path]]
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    data = config.rootpath.parent / "shared" / "data"
+    if data.is_dir():
+        return
+    skip = pytest.mark.skip(reason=f"needs the real X-rays, and {data} does not exist")
+    for item in items:
+        if item.get_closest_marker("shared"):
+            item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def shared(pytestconfig) -> Path:
+    """The folder of real X-rays and weights; for tests marked `shared`."""
+    return pytestconfig.rootpath.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def phantom(tmp_path_factory) -> Path:
+    """A phantom data set, written once. Read only: copy it to change it."""
+    root = tmp_path_factory.mktemp("phantom") / "set"
+    return write_phantom(root, images=60, workers=1, progress=False)
+
+
+@pytest.fixture
+def write_images() -> WriteImages:
+    """Writes small grey images under a folder, each with pixels of its own."""
+
+    def write(folder: Path, names: Iterable[str], size: tuple[int, int] = (24, 16)) -> list[Path]:
+        paths = [Path(folder) / name for name in names]
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            random = np.random.default_rng(zlib.crc32(str(path).encode()))
+            pixels = random.integers(0, 256, (size[1], size[0]), dtype=np.uint8)
+            Image.fromarray(pixels).save(path)
+        return paths
+
+    return write
+
+
+@pytest.fixture
+def kaggle(tmp_path, write_images) -> Path:
+    """A small data set in Kaggle's layout: 25 patients of each stream in train, 1 or 2 images each.
+
+    Train has the numbers 1 to 25 of every stream, val 31 and 32, test 101 to 104.
+    """
+    root = tmp_path / "chest_xray"
+    for split, numbers in (("train", range(1, 26)), ("val", (31, 32)), ("test", range(101, 105))):
+        for n in numbers:
+            for k in range(1, 2 + n % 2):
+                write_images(
+                    root / split,
+                    [
+                        f"PNEUMONIA/person{n}_bacteria_{10 * n + k}.jpeg",
+                        f"PNEUMONIA/person{n}_virus_{10 * n + k}.jpeg",
+                        f"NORMAL/IM-{n:04d}-{k:04d}.jpeg",
+                        f"NORMAL/NORMAL2-IM-{n:04d}-{k:04d}.jpeg",
+                    ],
+                )
+    return root
