@@ -14,6 +14,7 @@ from lightning import seed_everything
 from omegaconf import DictConfig
 from rich.console import Console
 
+from pneumonia.model.checkpoint import strip_checkpoint
 from pneumonia.training.build import build
 from pneumonia.training.entry import refuse_impossible, run
 from pneumonia.training.hardware import register_resolvers
@@ -39,6 +40,9 @@ def main(config: DictConfig) -> float | None:
     if dev_run(trainer):
         return None
     checkpoint, score = best_checkpoint(trainer)
+    if trainer.is_global_zero:
+        strip_checkpoint(checkpoint)
+    trainer.strategy.barrier()
 
     final = {f"best/{config.monitor}": score}
     console = Console()

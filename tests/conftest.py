@@ -1,11 +1,13 @@
 """Fixtures of all tests: a phantom, and small folders that look like Kaggle's."""
 
+import shutil
 import zlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pneumonia.data.phantom import write_phantom
@@ -23,6 +25,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread() -> None:
+    """The networks of tests are too small to share out, and test processes share the cores."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def shared(pytestconfig) -> Path:
     """The folder of real X-rays and weights; for tests marked `shared`."""
@@ -36,7 +44,7 @@ def phantom(tmp_path_factory) -> Path:
     return write_phantom(root, images=60, workers=1, progress=False)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write_images() -> WriteImages:
     """Writes small grey images under a folder, each with pixels of its own."""
 
@@ -53,12 +61,18 @@ def write_images() -> WriteImages:
 
 
 @pytest.fixture
-def kaggle(tmp_path, write_images) -> Path:
-    """A small data set in Kaggle's layout: 25 patients of each stream in train, 1 or 2 images each.
+def kaggle(kaggle_once, tmp_path) -> Path:
+    """A small data set in Kaggle's layout and names, free to be changed.
 
-    Train has the numbers 1 to 25 of every stream, val 31 and 32, test 101 to 104.
+    Train has the patients 1 to 25 of every stream, val 31 and 32, test 101 to 104; each has one
+    or two images.
     """
-    root = tmp_path / "chest_xray"
+    return shutil.copytree(kaggle_once, tmp_path / "chest_xray")
+
+
+@pytest.fixture(scope="session")
+def kaggle_once(tmp_path_factory, write_images) -> Path:
+    root = tmp_path_factory.mktemp("kaggle") / "chest_xray"
     for split, numbers in (("train", range(1, 26)), ("val", (31, 32)), ("test", range(101, 105))):
         for n in numbers:
             for k in range(1, 2 + n % 2):

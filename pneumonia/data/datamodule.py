@@ -122,6 +122,9 @@ class ChestXrayDataModule(LightningDataModule):
             self.splits["train"], self.preprocessing, self.augmentation, self.seed
         )
         order = ShuffledRows(len(dataset), self.batch_size, self.seed, rank, world_size)
+        if self.trainer is not None:
+            # Workers draw the order ahead, on a resume before Lightning names the epoch.
+            order.set_epoch(self.trainer.current_epoch)
         return self._loader(dataset, order, self.batch_size // world_size)
 
     def val_dataloader(self) -> DataLoader[Item]:

@@ -84,7 +84,9 @@ def squared_errors(
     return errors
 
 
-def log_losses(labels: NDArray[np.bool_], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+def log_losses(
+    labels: NDArray[np.bool_], probabilities: NDArray[np.float64]
+) -> NDArray[np.float64]:
     """Compute what each image adds to the log loss: -log of the probability of its own class.
 
     Args:
@@ -142,12 +144,12 @@ class Reliability(NamedTuple):
     Attributes:
         probability: The mean probability of the bin's images.
         frequency: The share of PNEUMONIA among them.
-        count: How many they are.
+        images: How many they are.
     """
 
     probability: NDArray[np.float64]
     frequency: NDArray[np.float64]
-    count: NDArray[np.int64]
+    images: NDArray[np.int64]
 
 
 def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> Reliability:
@@ -163,11 +165,13 @@ def reliability(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -
     """
     truth, p = _checked(labels, probabilities)
     place = bin_numbers(p, bins)
-    count = np.bincount(place, minlength=bins)
-    filled = count > 0
-    count = count[filled]
-    sums = (np.bincount(place, column, bins)[filled] for column in (p, truth))
-    return Reliability(*(total / count for total in sums), count)
+    images = np.bincount(place, minlength=bins)
+    filled = images > 0
+    return Reliability(
+        np.bincount(place, p, bins)[filled] / images[filled],
+        np.bincount(place, truth, bins)[filled] / images[filled],
+        images[filled],
+    )
 
 
 def ece(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> float:
@@ -175,7 +179,7 @@ def ece(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> float:
 
     The distance of probability and frequency, averaged over bins by their images (Naeini, Cooper
     and Hauskrecht, AAAI 2015), of the probability of PNEUMONIA. It is biased upwards where bins
-    hold few images: a perfectly calibrated model of 600 images shows about 0.03.
+    hold few images: a perfectly calibrated model of 600 images shows about 0.04.
 
     Args:
         labels: Shape (n,), 0 or 1.
@@ -186,7 +190,7 @@ def ece(labels: ArrayLike, probabilities: ArrayLike, bins: int = BINS) -> float:
         EvaluationError: If the labels are not of both classes or a probability is none.
     """
     points = reliability(labels, probabilities, bins)
-    return float(np.average(np.abs(points.probability - points.frequency), weights=points.count))
+    return float(np.average(np.abs(points.probability - points.frequency), weights=points.images))
 
 
 def _checked(

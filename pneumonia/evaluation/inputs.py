@@ -136,7 +136,8 @@ def check_patients(patients: ArrayLike, n: int) -> NDArray[np.intp]:
         )
     if keys.dtype.kind not in "iufU":
         raise EvaluationError(
-            f"The patients are of type {keys.dtype}, the first is {keys[0]!r}; give text or numbers."
+            f"The patients are of type {keys.dtype}, the first is {keys[0]!r}; give text or "
+            "numbers."
         )
     missing = ~np.isfinite(keys) if keys.dtype.kind == "f" else keys.astype(np.str_) == ""
     if missing.any():

@@ -11,12 +11,23 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumonia.errors import EvaluationError
-from pneumonia.evaluation.curves import precision_recall
 from pneumonia.evaluation.inputs import (
     check_labels,
     check_probabilities,
     check_scores,
     check_threshold,
+)
+from pneumonia.evaluation.ranking import Ranking
+from pneumonia.evaluation.rates import rates
+
+_AT_A_THRESHOLD = (
+    "accuracy",
+    "precision",
+    "recall",
+    "sensitivity",
+    "specificity",
+    "f1",
+    "balanced_accuracy",
 )
 
 
@@ -142,16 +153,8 @@ def threshold_metrics(labels: ArrayLike, positive: NDArray[np.bool_]) -> dict[st
         EvaluationError: As `confusion`.
     """
     c = confusion(labels, positive)
-    called = c.tp + c.fp
-    return {
-        "accuracy": (c.tp + c.tn) / (c.n_positive + c.n_negative),
-        "precision": c.tp / called if called else 0.0,
-        "recall": c.sensitivity,
-        "sensitivity": c.sensitivity,
-        "specificity": c.specificity,
-        "f1": 2 * c.tp / (2 * c.tp + c.fp + c.fn),
-        "balanced_accuracy": (c.sensitivity + c.specificity) / 2,
-    }
+    found = rates(c.tp, c.fp, c.n_positive, c.n_negative)
+    return {name: float(np.nan_to_num(found[name], nan=0.0)) for name in _AT_A_THRESHOLD}
 
 
 def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -171,13 +174,8 @@ def auroc(labels: ArrayLike, scores: ArrayLike) -> float:
         EvaluationError: If the labels are not of both classes or a score is not finite.
     """
     truth = check_labels(labels)
-    ranked = check_scores(scores, truth.size)
-    _, place, counts = np.unique(ranked, return_inverse=True, return_counts=True)
-    midranks = np.cumsum(counts) - (counts - 1) / 2
-    n_positive = int(truth.sum())
-    n_negative = truth.size - n_positive
-    rank_sum = float(midranks[place][truth].sum())
-    return (rank_sum - n_positive * (n_positive + 1) / 2) / (n_positive * n_negative)
+    area, _ = Ranking(truth, check_scores(scores, truth.size)).measure(np.ones((1, truth.size)))
+    return float(area[0])
 
 
 def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
@@ -196,8 +194,9 @@ def average_precision(labels: ArrayLike, scores: ArrayLike) -> float:
     Raises:
         EvaluationError: If the labels are not of both classes or a score is not finite.
     """
-    curve = precision_recall(labels, scores)
-    return float(-np.sum(np.diff(curve.recall) * curve.precision[:-1]))
+    truth = check_labels(labels)
+    _, average = Ranking(truth, check_scores(scores, truth.size)).measure(np.ones((1, truth.size)))
+    return float(average[0])
 
 
 def evaluate(labels: ArrayLike, logits: ArrayLike, threshold: float = 0.5) -> dict[str, float]:

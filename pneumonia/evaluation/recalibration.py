@@ -1,4 +1,4 @@
-"""The line that would calibrate the logits, for one weighting of the images or thousands at once."""
+"""The line that would calibrate the logits, for one weighting of the images or thousands."""
 
 from typing import NamedTuple
 

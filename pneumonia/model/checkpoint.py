@@ -1,5 +1,6 @@
 """The checkpoint's own format: what marks a file as ours, and how one is opened."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,17 @@ from pneumonia.errors import CheckpointError
 from pneumonia.labels import CLASSES
 
 FORMAT_VERSION = 1
+
+_DEPLOYED = (
+    "format_version",
+    "pneumonia_version",
+    "classes",
+    "state_dict",
+    "hyper_parameters",
+    "epoch",
+    "global_step",
+    "pytorch-lightning_version",  # without it Lightning would try to migrate the file
+)
 
 
 def describe() -> dict[str, Any]:
@@ -68,3 +80,25 @@ def check_format(checkpoint: object, name: str) -> None:
             f"{name} has format {found} and this version reads up to {FORMAT_VERSION};"
             f" install pneumonia {checkpoint.get('pneumonia_version')} or newer."
         )
+
+
+def strip_checkpoint(path: str | Path) -> None:
+    """Leave in a checkpoint only what deploying it needs, in place.
+
+    The state of optimiser, loops and callbacks, two thirds of the file, stays with the
+    checkpoint to resume from. The file is replaced whole or not at all.
+
+    Args:
+        path: A `.ckpt` file that training wrote.
+
+    Raises:
+        CheckpointError: If it is not one.
+    """
+    path = Path(path)
+    checkpoint = read_checkpoint(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        torch.save({key: checkpoint[key] for key in _DEPLOYED if key in checkpoint}, partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -159,7 +159,7 @@ class PneumoniaClassifier(LightningModule):
             ConfigError: If a name or keyword is unknown.
         """
         optimizer = build_optimizer(
-            self.network, self.hparams["optimizer"] or {"name": "adam", "lr": 1e-3}
+            self.network.backbone, self.hparams["optimizer"] or {"name": "adam", "lr": 1e-3}
         )
         if self.hparams["schedule"] is None:
             return optimizer
@@ -197,7 +197,7 @@ class PneumoniaClassifier(LightningModule):
     def _log(self, stage: str, loss: Tensor, metrics: MetricCollection, n: int) -> None:
         epoch: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": n}
         mean: MeanMetric = getattr(self, f"{stage}_loss")
-        mean.update(loss, n)
+        mean.update(loss.expand(n))  # "disable" makes torchmetrics ignore weights
         self.log(f"{stage}/loss", mean, prog_bar=stage != "test", **epoch)
         self.log_dict(cast(Any, metrics), **epoch)
 

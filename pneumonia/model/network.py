@@ -53,6 +53,7 @@ class PneumoniaNetwork(nn.Module):
             options["pretrained_cfg_overlay"] = hub_overlay(backbone)
         try:
             self.backbone = timm.create_model(backbone, pretrained=from_hub, **options)
+            _try(self.backbone, image_size)
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:
             raise ModelError(
                 f"model.backbone={backbone} cannot be built for one grey channel at {image_size}"
@@ -98,6 +99,14 @@ def _pretrained_cfg(backbone: str) -> dict[str, Any]:
             f" {', '.join(known) or 'none'}."
         ) from error
     return dict(vars(cfg)) if cfg is not None else {}
+
+
+def _try(backbone: nn.Module, image_size: int) -> None:
+    # Many backbones find out in their first forward that they cannot have this size.
+    backbone.eval()
+    with torch.no_grad():
+        backbone(torch.zeros(1, 1, image_size, image_size))
+    backbone.train()
 
 
 def _average(values: tuple[float, ...]) -> float:

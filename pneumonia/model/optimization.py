@@ -16,8 +16,8 @@ def build_optimizer(model: nn.Module, settings: Mapping[str, Any]) -> Optimizer:
     """Build an optimiser through `timm.optim.create_optimizer_v2`.
 
     Args:
-        model: What is optimised; parameter groups (no decay of biases and norms, layer
-            decay) are made from it.
+        model: What is optimised, a timm model: parameter groups (no decay of biases and
+            norms, layer decay) are made from what it says of its own layers.
         settings: `name`, such as `adam`, `adamw`, `sgd` (`timm.optim.list_optimizers()`),
             and that function's keywords: `lr`, `weight_decay`, `layer_decay`, `betas`, ...
 
@@ -32,9 +32,12 @@ def build_optimizer(model: nn.Module, settings: Mapping[str, Any]) -> Optimizer:
             " (timm.optim.list_optimizers())."
         )
     try:
-        return timm.optim.create_optimizer_v2(model, opt=name, **keywords)
+        optimizer = timm.optim.create_optimizer_v2(model, opt=name, **keywords)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.optimizer: {error}.") from error
+    for group in optimizer.param_groups:  # only timm's own schedules would apply layer decay
+        group["lr"] *= group.pop("lr_scale", 1.0)
+    return optimizer
 
 
 def build_schedule(

@@ -6,8 +6,8 @@ from typing import Any, cast
 import hydra
 from hydra.errors import InstantiationException
 from lightning import Callback, Trainer
-from lightning.pytorch.loggers import Logger
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
 
 from pneumonia.data.datamodule import ChestXrayDataModule

@@ -22,6 +22,7 @@ class RunCheckpoint(ModelCheckpoint):
         monitor: Metric that decides whether to save; None: save every time.
         mode: Whether `min` or `max` of the metric is better.
         every_n_epochs: How often to look.
+        resumed_from: The checkpoint that the run goes on from, or None.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class RunCheckpoint(ModelCheckpoint):
         monitor: str | None = None,
         mode: str = "max",
         every_n_epochs: int = 1,
+        resumed_from: str | None = None,
     ) -> None:
         super().__init__(
             dirpath=dirpath,
@@ -42,14 +44,13 @@ class RunCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
-        self._resumed_from: Path | None = None
+        self._resumed_from = Path(resumed_from) if resumed_from else None
         self._copies = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note where the run resumes from."""
+        """Note whether this process is the one that copies files."""
         super().setup(trainer, pl_module, stage)
         self._copies = trainer.is_global_zero
-        self._resumed_from = Path(trainer.ckpt_path) if trainer.ckpt_path else None
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the best score and, from another run directory, its file.

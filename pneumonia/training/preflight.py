@@ -34,6 +34,25 @@ class Preflight(Callback):
         if not dev_run(trainer) and isinstance(pl_module, PneumoniaClassifier):
             _check_monitors(trainer, pl_module)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check that a resumed schedule is as long as this run.
+
+        Raises:
+            ConfigError: If the checkpoint's schedule was made for another number of steps.
+        """
+        for config in trainer.lr_scheduler_configs:
+            length = trainer.estimated_stepping_batches
+            if config.interval == "epoch":
+                length = trainer.max_epochs or 0
+            for name in ("total_steps", "T_max", "total_iters"):
+                planned = getattr(config.scheduler, name, length)
+                if trainer.global_step and planned != length:
+                    raise ConfigError(
+                        f"the checkpoint goes on with a schedule of {planned} {config.interval}s"
+                        f" ({name}) and this run has {length}; resume with the trainer.max_epochs,"
+                        " data and batch size it was made with, or train anew."
+                    )
+
 
 def dev_run(trainer: Trainer) -> bool:
     """Whether the Trainer only tries the code out, and saves nothing."""

@@ -60,7 +60,9 @@ def test_a_name_of_no_stream_is_refused_with_both_ways_out(name):
 
 
 def test_of_many_odd_names_the_first_three_are_named():
-    with pytest.raises(DataError, match=r"5 of 5 .*first: a0\.png, a1\.png, a2\.png, in") as refusal:
+    with pytest.raises(
+        DataError, match=r"5 of 5 .*first: a0\.png, a1\.png, a2\.png, in"
+    ) as refusal:
         identify([f"a{n}.png" for n in range(5)], [0] * 5)
     assert "a3.png" not in str(refusal.value)
 

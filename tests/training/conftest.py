@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from pneumonia.training.hardware import register_resolvers
 
@@ -46,7 +46,8 @@ def composed_fixture(tmp_path: Path) -> Callable[..., DictConfig]:
                 return_hydra_config=True,
             )
             HydraConfig.instance().set_config(config)
-        del config["hydra"]
+        with open_dict(config):
+            del config["hydra"]
         return config
 
     return composed
@@ -70,7 +71,9 @@ def cli_fixture() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the real command line on a tiny setting, in a process of its own."""
 
     def run(*overrides: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(ROOT / "train.py"), *TINY, *overrides]
+        flags = [word for word in overrides if word.startswith("-")]
+        settings = [word for word in overrides if not word.startswith("-")]
+        command = [sys.executable, str(ROOT / "train.py"), *flags, *TINY, *settings]
         return subprocess.run(
             command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=240
         )

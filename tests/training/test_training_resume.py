@@ -74,4 +74,15 @@ def test_a_resume_without_its_best_checkpoint_is_refused(train, tmp_path):
     checkpoints = tmp_path / "first" / "checkpoints"
     (checkpoints / "best.ckpt").unlink()
     with pytest.raises(PneumoniaError, match=r"best\.ckpt is missing"):
-        train(f"ckpt_path={checkpoints / 'last.ckpt'}", directory=tmp_path / "second")
+        train(
+            "trainer.max_epochs=1",
+            f"ckpt_path={checkpoints / 'last.ckpt'}",
+            directory=tmp_path / "second",
+        )
+
+
+def test_a_resume_with_another_length_of_schedule_is_refused(train, tmp_path):
+    train("trainer.max_epochs=1", "test=false", directory=tmp_path / "first")
+    last = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    with pytest.raises(PneumoniaError, match=r"schedule of 5 steps .* this run has 10"):
+        train("trainer.max_epochs=2", f"ckpt_path={last}", directory=tmp_path / "second")

@@ -1,0 +1,141 @@
+"""The command line: `pneumonia data ...`, and what else comes after training.
+
+Each command imports what it needs when it runs, so that `--help` answers at once. A user's
+mistake ends in one sentence on standard error and exit code 2.
+"""
+# ruff: noqa: PLC0415  see above
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pneumonia.errors import DataError, PneumoniaError, sentence
+
+REFUSED = 2
+"""Exit code when a command could not do its work; 1 is left to commands whose answer is no."""
+
+app = typer.Typer(
+    help="Pneumonia on pediatric chest X-rays. Research software, not a medical device.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # rich would double the time to --help
+)
+data = typer.Typer(help="Look at a data set.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data, name="data")
+
+Root = Annotated[
+    Path,
+    typer.Argument(
+        help="Data set: train, val, test, each with NORMAL and PNEUMONIA.", metavar="ROOT"
+    ),
+]
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options of every command; `main` acts on them."""
+
+
+@data.command("audit")
+def audit_command(
+    root: Root,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all that is found to this file.")
+    ] = None,
+    montage: Annotated[
+        Path | None, typer.Option(help="Draw some images of every split and class here (.png).")
+    ] = None,
+    patients: Annotated[
+        str | None,
+        typer.Option(
+            help="What a patient is, where names are not Kaggle's: a regular expression with one"
+            " group, or 'file' (each file its own patient)."
+        ),
+    ] = None,
+) -> None:
+    """Check a data set: files, copies, patients, shortcuts.
+
+    Exit code 0: no errors (warnings at most); 1: errors; 2: not a data set.
+    """
+    from rich.console import Console
+
+    from pneumonia.data.audit import audit
+    from pneumonia.data.sheet import check_picture_name, save_picture
+    from pneumonia.data.tables import tables
+
+    if montage is not None:
+        check_picture_name(montage)
+    found = audit(root, patients)
+    console = Console()
+    for part in tables(found):
+        console.print(part)
+    if json_file is not None:
+        _write_json(json_file, found.as_json())
+    if montage is not None:
+        from pneumonia.data.montage import montage as draw
+
+        save_picture(draw(found), montage)
+    if found.errors:
+        raise typer.Exit(1)
+
+
+@data.command("show")
+def show_command(
+    root: Root,
+    out: Annotated[Path, typer.Option(help="Picture to write (.png).")],
+    fit: Annotated[
+        str, typer.Option(help="How an image becomes a square: squash, pad or crop.")
+    ] = "squash",
+    image_size: Annotated[int, typer.Option(help="Side of the square, pixels.")] = 224,
+    images: Annotated[int, typer.Option(min=1, max=50, help="Images of each class.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice and of the changes.")] = 0,
+) -> None:
+    """Draw originals beside what validation and training see of them."""
+    from pneumonia.data.sheet import check_picture_name, save_picture
+
+    check_picture_name(out)
+    from pneumonia.data.augment import Augmentation
+    from pneumonia.data.image import Preprocessing
+    from pneumonia.data.views import views
+
+    preprocessing = Preprocessing(image_size, fit)  # type: ignore[arg-type]  # it checks
+    save_picture(views(root, preprocessing, Augmentation(), images, seed), out)
+    typer.echo(f"Drew {out}")
+
+
+def main() -> None:
+    """Run the command line; the entry point of `pneumonia`."""
+    for stream in (sys.stdout, sys.stderr):  # a file name need not be text, nor a terminal UTF-8
+        stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments  # wherever it stands
+    try:
+        app([argument for argument in arguments if argument != "--debug"])
+    except PneumoniaError as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            typer.echo(f"Error: {sentence(error)}\n(--debug shows the traceback.)", err=True)
+        sys.exit(REFUSED)
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    from pneumonia.files import whole_file
+
+    try:
+        with whole_file(path) as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror}).") from error
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,92 @@
+"""Many items on all cores: in order, with a progress bar, and no orphans when it stops."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+from pneumonia.errors import DataError
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+CHUNK = 16
+"""Tasks that travel to a worker at once; single ones would spend the time travelling."""
+
+WORTH_A_WORKER = 256
+"""Tasks below which another process takes longer to start than it saves."""
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def spread(
+    function: Callable[[Task], Result],
+    tasks: Sequence[Task],
+    title: str,
+    workers: int | None = None,
+) -> Iterator[Result]:
+    """Apply a function to every task, on several processes where that pays.
+
+    A progress bar is drawn on standard error if that is a terminal.
+
+    Args:
+        function: At the top level of a light module: each worker imports it afresh.
+        tasks: Its arguments.
+        title: What the progress bar says.
+        workers: Number of processes; 1 works in this one. None: one for each core, but no
+            more than the tasks are worth.
+
+    Yields:
+        The results, in the order of the tasks.
+
+    Raises:
+        DataError: If a worker died.
+    """
+    if workers is None:
+        workers = min(cores(), 1 + len(tasks) // WORTH_A_WORKER)
+    if workers == 1:
+        yield from _shown(map(function, tasks), len(tasks), title)
+        return
+    # Spawned, not forked: the caller may hold torch threads, which a fork would break.
+    pool = ProcessPoolExecutor(workers, get_context("spawn"), _follow_parent)
+    try:
+        yield from _shown(pool.map(function, tasks, chunksize=CHUNK), len(tasks), title)
+    except BrokenProcessPool as error:
+        raise DataError(
+            f"A worker process died while {title}; try again with less else running, and in a"
+            " script keep the call under `if __name__ == '__main__':`."
+        ) from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _shown(results: Iterator[Result], total: int, title: str) -> Iterator[Result]:
+    if not sys.stderr.isatty():
+        yield from results
+        return
+    yield from track(results, title, total, console=Console(stderr=True), transient=True)
+
+
+def _follow_parent() -> None:
+    """Make a worker leave Ctrl-C to its parent, and end when the parent is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = parent_process()
+
+    def watch() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)  # nobody is left to hear an exception
+
+    threading.Thread(target=watch, daemon=True).start()

@@ -1,0 +1,248 @@
+"""Pretrained weights: from a file or from the hub; whole, or refused in one sentence."""
+
+import http.server
+import pickle
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub.constants as hub
+import pytest
+import timm
+import torch
+from safetensors.torch import save, save_file
+
+from pneumonia.errors import ModelError, sentence
+from pneumonia.model.network import PneumoniaNetwork
+
+BACKBONE = "test_resnet"
+
+
+class Touch:
+    """Unpickled carelessly, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+@pytest.fixture
+def state() -> dict[str, torch.Tensor]:
+    """RGB weights as timm publishes them: three channels, a thousand classes."""
+    return timm.create_model(BACKBONE, num_classes=1000).state_dict()
+
+
+def refusal(file: Path | str, backbone: str = BACKBONE) -> str:
+    with pytest.raises(ModelError) as refused:
+        PneumoniaNetwork(backbone, weights=str(file))
+    said = sentence(refused.value)
+    assert f"model.weights={file}" in said
+    return said
+
+
+def test_all_but_the_head_comes_from_the_file(tmp_path, state):
+    save_file(state, tmp_path / "w.safetensors")
+    loaded = PneumoniaNetwork(BACKBONE, weights=str(tmp_path / "w.safetensors")).backbone
+    own = loaded.state_dict()
+    stem, head = (loaded.pretrained_cfg[key] for key in ("first_conv", "classifier"))
+    for key, value in state.items():
+        if key == f"{stem}.weight":
+            assert torch.allclose(own[key], value.sum(1, keepdim=True))
+        elif not key.startswith(f"{head}."):
+            assert torch.equal(own[key], value)
+    assert own[f"{head}.weight"].shape[0] == 1
+
+
+def test_weights_of_one_channel_are_taken_as_they_are(tmp_path):
+    grey = timm.create_model(BACKBONE, in_chans=1, num_classes=3)
+    stem = f"{grey.pretrained_cfg['first_conv']}.weight"
+    save_file(grey.state_dict(), tmp_path / "w.safetensors")
+    loaded = PneumoniaNetwork(BACKBONE, weights=str(tmp_path / "w.safetensors")).backbone
+    assert torch.equal(loaded.state_dict()[stem], grey.state_dict()[stem])
+
+
+def test_weights_of_another_architecture_are_refused_by_name(tmp_path, state):
+    save_file(state, tmp_path / "w.safetensors")
+    said = refusal(tmp_path / "w.safetensors", "test_efficientnet")
+    assert "is not of test_efficientnet" in said
+    assert "name the backbone that the file was trained with" in said
+
+
+@pytest.mark.parametrize("change", ["missing", "unknown", "shape"])
+def test_one_tensor_that_does_not_fit_is_refused_by_name(tmp_path, state, change):
+    key = next(key for key in state if key.startswith("layer1"))
+    if change == "unknown":
+        key = "extra.weight"
+        state[key] = torch.zeros(3)
+    elif change == "missing":
+        del state[key]
+    else:
+        state[key] = torch.zeros(5)
+    save_file(state, tmp_path / "w.safetensors")
+    assert key in refusal(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("shape", [(24,), (24, 5, 3, 3), (24, 3, 3, 3, 3), ()])
+def test_a_stem_of_another_kind_is_refused_by_name(tmp_path, state, shape):
+    stem = f"{timm.get_pretrained_cfg(BACKBONE).first_conv}.weight"
+    state[stem] = torch.zeros(shape)
+    save_file(state, tmp_path / "w.safetensors")
+    assert stem in refusal(tmp_path / "w.safetensors")
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    assert "does not exist" in refusal(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
+@pytest.mark.parametrize("content", [b"", b"hello, this is text", bytes(range(256)) * 9], ids=len)
+def test_a_file_that_is_none_is_refused(tmp_path, suffix, content):
+    (tmp_path / f"w.{suffix}").write_bytes(content)
+    assert "cannot be read as weights" in refusal(tmp_path / f"w.{suffix}")
+
+
+@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), 7, {"a": [1]}, {"a": 1}], ids=str)
+def test_a_file_of_something_else_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "w.pth")
+    refusal(tmp_path / "w.pth")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("write", [torch.save, lambda it, path: path.write_bytes(pickle.dumps(it))])
+def test_a_malicious_file_is_refused_and_runs_nothing(tmp_path, state, write):
+    write({**state, "evil": Touch(tmp_path / "ran")}, tmp_path / "w.pth")
+    assert "cannot be read as weights" in refusal(tmp_path / "w.pth")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.shared
+def test_real_imagenet_weights_load(shared):
+    file = str(shared / "weights/tf_efficientnet_lite0.safetensors")
+    network = PneumoniaNetwork("tf_efficientnet_lite0", weights=file).eval()
+    bright, dark = torch.full((1, 1, 96, 96), 250.0), torch.zeros(1, 1, 96, 96)
+    assert network(torch.cat([bright, dark])).isfinite().all()
+    with pytest.raises(ModelError, match=r"is not of resnetv2_50"):
+        PneumoniaNetwork("resnetv2_50", weights=file)
+
+
+@pytest.fixture
+def hub_at(monkeypatch, tmp_path):
+    """Makes a local port the hub, with an empty cache."""
+
+    def move(port: int) -> None:
+        address = f"http://127.0.0.1:{port}"
+        monkeypatch.setattr(hub, "ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(hub, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(hub, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+    return move
+
+
+@pytest.fixture
+def listening() -> Iterator[int]:
+    """A port that accepts and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
+
+@pytest.fixture
+def served(state) -> Iterator[tuple[int, list[str]]]:
+    """A port that serves the state as a hub does, and the requests it got."""
+    content, asked = save(state), []
+
+    class Hub(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self):
+            asked.append(self.path)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.send_header("ETag", '"a1"')
+            self.send_header("X-Repo-Commit", "0" * 40)
+            self.end_headers()
+
+        def do_GET(self):
+            self.do_HEAD()
+            self.wfile.write(content)
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_port, asked
+        server.shutdown()
+
+
+def assert_refused_soon(backbone: str = BACKBONE) -> None:
+    start = time.monotonic()
+    with pytest.raises(ModelError) as refused:
+        PneumoniaNetwork(backbone, pretrained=True)
+    assert time.monotonic() - start < 5
+    said = sentence(refused.value)
+    assert said == str(refused.value)
+    for part in (backbone, "cannot be downloaded", "model.weights=FILE", "model.pretrained=false"):
+        assert part in said
+
+
+def test_a_hub_that_refuses_is_said_within_5_seconds_with_both_ways_out(hub_at):
+    hub_at(closed_port())
+    assert_refused_soon()
+
+
+def test_a_hub_that_hangs_is_said_within_5_seconds_with_both_ways_out(hub_at, listening):
+    hub_at(listening)
+    assert_refused_soon()
+
+
+def test_a_server_of_authors_that_refuses_is_said_likewise(monkeypatch, tmp_path):
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path))
+    cfg = next(
+        cfg
+        for cfg in map(timm.get_pretrained_cfg, timm.list_pretrained())
+        if cfg.url and not cfg.hf_hub_id
+    )
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert_refused_soon(f"{cfg.architecture}.{cfg.tag}")
+
+
+def test_weights_come_from_the_hub_once(hub_at, served, state):
+    port, asked = served
+    hub_at(port)
+    first = PneumoniaNetwork(BACKBONE, pretrained=True).backbone.state_dict()
+    key = next(key for key in state if key.startswith("layer1"))
+    assert torch.equal(first[key], state[key])
+    assert asked
+    asked.clear()
+    again = PneumoniaNetwork(BACKBONE, pretrained=True).backbone.state_dict()
+    assert torch.equal(again[key], state[key])
+    assert not asked
+
+
+def test_a_local_file_goes_before_the_hub(hub_at, served, state, tmp_path):
+    port, asked = served
+    hub_at(port)
+    save_file(state, tmp_path / "w.safetensors")
+    PneumoniaNetwork(BACKBONE, pretrained=True, weights=str(tmp_path / "w.safetensors"))
+    assert not asked
+
+
+def test_a_backbone_without_published_weights_is_refused_with_both_ways_out():
+    with pytest.raises(ModelError, match=r"no pretrained weights .*darknet17") as refused:
+        PneumoniaNetwork("darknet17", pretrained=True)
+    for part in ("model.pretrained=false", "model.weights=FILE"):
+        assert part in str(refused.value)
