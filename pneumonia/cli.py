@@ -23,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,  # rich would double the time to --help
+    rich_markup_mode=None,  # with rich, --help takes twice as long
 )
 data = typer.Typer(help="Look at a data set.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
@@ -65,6 +65,7 @@ def audit_command(
     Exit code 0: no errors (warnings at most); 1: errors; 2: not a data set.
     """
     from rich.console import Console
+    from rich.text import Text
 
     from pneumonia.data.audit import audit
     from pneumonia.data.sheet import check_picture_name, save_picture
@@ -73,9 +74,10 @@ def audit_command(
     if montage is not None:
         check_picture_name(montage)
     found = audit(root, patients)
-    console = Console()
+    # In a pipe there is no width to keep to, and a file name cut in two cannot be searched for.
+    console = Console(width=None if sys.stdout.isatty() else 200)
     for part in tables(found):
-        console.print(part)
+        console.print(part, soft_wrap=isinstance(part, Text))
     if json_file is not None:
         _write_json(json_file, found.as_json())
     if montage is not None:
@@ -124,6 +126,8 @@ def main() -> None:
         else:
             typer.echo(f"Error: {sentence(error)}\n(--debug shows the traceback.)", err=True)
         sys.exit(REFUSED)
+    except KeyboardInterrupt:  # typer has its own eye on it, but only while a command runs
+        sys.exit(130)
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -75,6 +75,7 @@ class ChestXrayDataModule(LightningDataModule):
         self.augmentation = augmentation
         self.seed = seed
         self.splits: dict[str, Samples] = {}
+        self._first_epoch = 0
 
     def prepare_data(self) -> None:
         """Check that the data set is there; called once a machine, before `setup`.
@@ -110,6 +111,20 @@ class ChestXrayDataModule(LightningDataModule):
             self.splits["test"] = test
             self._report("test")
 
+    def state_dict(self) -> dict[str, int]:
+        """What a checkpoint keeps: the epoch that a resumed run starts with."""
+        assert self.trainer is not None  # noqa: S101  only a Trainer asks
+        finished = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        return {"epoch": self.trainer.current_epoch + int(finished)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Take over what a checkpoint kept.
+
+        Args:
+            state_dict: As `state_dict` gave it.
+        """
+        self._first_epoch = state_dict["epoch"]
+
     def train_dataloader(self) -> DataLoader[Item]:
         """Shuffled and augmented training images, whole batches only."""
         rank, world_size = self._ranks()
@@ -122,9 +137,8 @@ class ChestXrayDataModule(LightningDataModule):
             self.splits["train"], self.preprocessing, self.augmentation, self.seed
         )
         order = ShuffledRows(len(dataset), self.batch_size, self.seed, rank, world_size)
-        if self.trainer is not None:
-            # Workers draw the order ahead, on a resume before Lightning names the epoch.
-            order.set_epoch(self.trainer.current_epoch)
+        # Workers draw the order ahead, on a resume before Lightning names the epoch.
+        order.set_epoch(self._first_epoch)
         return self._loader(dataset, order, self.batch_size // world_size)
 
     def val_dataloader(self) -> DataLoader[Item]:

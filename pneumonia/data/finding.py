@@ -1,6 +1,6 @@
 """The rules of the audit: what is an error, what a warning, and the sentence that says so."""
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,6 +13,8 @@ from pneumonia.data.tally import Count
 from pneumonia.labels import CLASSES
 
 Severity = Literal["error", "warning"]
+
+_NAMED = 3
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,12 @@ def in_folders(inventory: Inventory) -> Iterator[Finding]:
     """
     rules: tuple[tuple[Severity, str, list[str], str], ...] = (
         ("error", "empty class", inventory.empty, "{} missing or without an image"),
-        ("error", "misplaced", inventory.misplaced, "{} where training accepts none: move away"),
+        (
+            "error",
+            "misplaced",
+            inventory.misplaced,
+            "{} where training accepts only image files of the two classes: move elsewhere",
+        ),
         ("error", "unreadable folder", inventory.unlisted, "{} cannot be listed"),
         ("warning", "no such split", inventory.absent, "{} without a folder"),
         ("warning", "ignored", inventory.ignored, "{} neither image nor split: not counted"),
@@ -58,7 +65,7 @@ def in_files(entries: Sequence[Entry]) -> Iterator[Finding]:
     """
     for fault in sorted({entry.seen.fault for entry in entries if entry.seen.fault}):
         names = [entry.place.name for entry in entries if entry.seen.fault == fault]
-        words = f"{_listed(names)} cannot be used: replace or remove"
+        words = f"{_listed(names)} {fault}: replace or remove"
         yield Finding("error", f"{fault} file", words, tuple(names))
     misfiled = [entry.place.name for entry in entries if entry.misfiled]
     if misfiled:
@@ -66,7 +73,10 @@ def in_files(entries: Sequence[Entry]) -> Iterator[Finding]:
         yield Finding("error", "wrong class", words, tuple(misfiled))
     unknown = [entry.place.name for entry in entries if entry.identity is None]
     if unknown:
-        words = f"{_listed(unknown)} named by no known scheme: say what a patient is (patients=)"
+        words = (
+            f"{_listed(unknown)} named by no known scheme: say what a patient is (--patients here,"
+            " data.patients in training)"
+        )
         yield Finding("warning", "unknown name", words, tuple(unknown))
 
 
@@ -76,18 +86,18 @@ def in_overlaps(overlaps: Sequence[Overlap]) -> Iterator[Finding]:
     Args:
         overlaps: Patients and copies.
     """
-    kinds = Counter((not overlap.forbidden, overlap.kind, overlap.where) for overlap in overlaps)
-    for (harmless, kind, where), number in sorted(kinds.items()):
-        files = tuple(
-            file
-            for overlap in overlaps
-            if (overlap.kind, overlap.where) == (kind, where)
-            for file in overlap.files
-        )
-        what = _plural(number, kind if kind == "patient" else f"set of {kind} images", kind)
-        words = f"{what} {where} ({len(files)} images)"
-        words += ": counted more than once" if harmless else ": keep on one side only"
-        yield Finding("warning" if harmless else "error", f"{kind} {where}", words, files)
+    kinds: defaultdict[tuple[str, str], list[Overlap]] = defaultdict(list)
+    for overlap in overlaps:
+        kinds[overlap.kind, overlap.where].append(overlap)
+    for (kind, where), found in kinds.items():
+        files = tuple(file for overlap in found for file in overlap.files)
+        plural = "" if len(found) == 1 else "s"
+        what = f"patient{plural}" if kind == "patient" else f"set{plural} of {kind} images"
+        severity: Severity = "error" if found[0].forbidden else "warning"
+        advice = "keep on one side only" if found[0].forbidden else "counted more than once"
+        first = ", ".join(found[0].files[:_NAMED])
+        words = f"{len(found)} {what} {where}, {len(files)} images (first: {first}): {advice}"
+        yield Finding(severity, f"{kind} {where}", words, files)
 
 
 def in_counts(counts: Sequence[Count]) -> Iterator[Finding]:
@@ -122,10 +132,9 @@ def in_shortcuts(shortcuts: Sequence[Shortcut]) -> Iterator[Finding]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - 1} more are" if len(names) > 1 else " is"
-    return f"{names[0]}{more}"
+    shown, more = ", ".join(names[:_NAMED]), len(names) - _NAMED
+    return f"{shown} and {more} more are" if more > 0 else f"{shown} {_be(len(names))}"
 
 
-def _plural(number: int, one: str, kind: str) -> str:
-    many = one.replace("set ", "sets ") if kind != "patient" else f"{one}s"
-    return f"{number} {one if number == 1 else many}"
+def _be(number: int) -> str:
+    return "is" if number == 1 else "are"

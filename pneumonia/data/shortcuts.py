@@ -61,7 +61,9 @@ def shortcuts(
     ]
     for name, values in numbers.items():
         column = np.asarray(values, dtype=np.float64)
-        medians = (f"{np.median(column[positive == bool(c)]):.4g}" for c in (NORMAL, PNEUMONIA))
+        medians = (
+            _rounded(float(np.median(column[positive == bool(c)]))) for c in (NORMAL, PNEUMONIA)
+        )
         found.append(Shortcut(name, separation(positive, column), *medians))
     return sorted(found, key=lambda shortcut: -shortcut.auroc)
 
@@ -86,3 +88,7 @@ def separation(positive: NDArray[np.bool_], scores: ArrayLike) -> float:
 def _mode_shares(modes: Sequence[str], of_class: NDArray[np.bool_]) -> str:
     counts = Counter(mode for mode, counted in zip(modes, of_class, strict=True) if counted)
     return ", ".join(f"{mode} {n / counts.total():.1%}" for mode, n in counts.most_common())
+
+
+def _rounded(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"  # noqa: PLR2004  sizes, and ratios

@@ -10,6 +10,7 @@ from pneumonia.data.audit import Audit
 from pneumonia.data.overlap import Overlap
 
 _ROWS = 15
+_ERROR_ROWS = 200
 _FILES = 6
 
 
@@ -27,12 +28,15 @@ def tables(audit: Audit) -> Iterator[RenderableType]:
     faulty = [entry for entry in audit.entries if entry.seen.fault]
     if faulty:
         rows = [[entry.place.name, entry.seen.fault or "", entry.seen.detail] for entry in faulty]
-        yield _table("Files that cannot be used", ["file", "fault", "met"], rows)
+        yield _table("Files that cannot be used", ["file", "fault", "met"], rows, _ERROR_ROWS)
     if audit.copies:
-        yield _table("Copies of one image", ["where", "kind", "files"], _overlaps(audit.copies))
+        most = min(max(_ROWS, sum(copy.forbidden for copy in audit.copies)), _ERROR_ROWS)
+        columns = ["where", "kind", "files"]
+        yield _table("Copies of one image", columns, _overlaps(audit.copies), most)
     if audit.crossings:
         columns = ["where", "patient", "files"]
-        yield _table("Patients across splits or classes", columns, _overlaps(audit.crossings))
+        rows = _overlaps(audit.crossings)
+        yield _table("Patients across splits or classes", columns, rows, _ERROR_ROWS)
     else:
         yield Text("Patients: none in more than one split or class.")
     if audit.wrong_key.numbers:

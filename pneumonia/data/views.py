@@ -64,7 +64,7 @@ def views(
     samples = Samples.identified(paths, labels, "file")
     plain = Radiographs(samples, preprocessing)
     changed = Radiographs(samples, preprocessing, augmentation, seed)
-    heads = ["original", f"input: {preprocessing.fit}, {preprocessing.image_size} px"]
+    heads = ["original", f"validation: {preprocessing.fit}, {preprocessing.image_size} px"]
     heads += [f"augmented, epoch {epoch}" for epoch in range(_AUGMENTED)]
     rows = []
     for row, (path, label) in enumerate(zip(paths, labels, strict=True)):

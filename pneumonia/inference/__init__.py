@@ -1,0 +1,1 @@
+"""A checkpoint -> answers. Imports neither lightning nor hydra."""

@@ -1,0 +1,132 @@
+"""The command line: exit codes, one sentence for a mistake, and a quick --help."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from pneumonia import cli
+
+
+def run(monkeypatch, *arguments: object) -> int:
+    monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, arguments)])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    return int(exit_.value.code or 0)
+
+
+def test_audit_passes_a_sound_set_and_writes_what_it_found(monkeypatch, kaggle, tmp_path, capsys):
+    report, sheet = tmp_path / "new/audit.json", tmp_path / "new/montage é, 1.png"
+    assert run(monkeypatch, "data", "audit", kaggle, "--json", report, "--montage", sheet) == 0
+    assert "No errors" in capsys.readouterr().out
+    written = json.loads(report.read_text())
+    assert written["errors"] == []
+    assert written["images"] == sum(count["images"] for count in written["counts"])
+    with Image.open(sheet) as picture:
+        assert picture.width > 300
+    assert sorted(path.name for path in report.parent.iterdir()) == sorted(
+        [report.name, sheet.name]
+    )
+
+
+def test_audit_exits_1_on_errors(monkeypatch, kaggle, capsys):
+    victim = next((kaggle / "train/NORMAL").iterdir())
+    victim.write_bytes(b"")
+    assert run(monkeypatch, "data", "audit", kaggle, "--montage", kaggle.parent / "m.png") == 1
+    assert victim.name in capsys.readouterr().out
+    assert (kaggle.parent / "m.png").exists()
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_no_data_set_is_exit_2_and_a_sentence(monkeypatch, tmp_path, capsys, debug):
+    arguments = ["data", "audit", tmp_path / "missing", *["--debug"] * debug]
+    assert run(monkeypatch, *arguments) == 2
+    error = capsys.readouterr().err
+    assert "missing does not exist" in error
+    assert ("Traceback" in error) == debug
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--montage", "picture.txt", "ends in no image format"),
+        ("--patients", "(", "not a regular expression"),
+        ("--json", "/proc/nowhere/audit.json", "cannot be written"),
+    ],
+)
+def test_audit_options_are_checked(monkeypatch, kaggle, capsys, option, value, message):
+    assert run(monkeypatch, "data", "audit", kaggle, option, value) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
+def test_show_draws_every_fit(monkeypatch, phantom, tmp_path, fit):
+    out = tmp_path / "views.png"
+    arguments = ("--out", out, "--fit", fit, "--image-size", 64, "--images", 2)
+    assert run(monkeypatch, "data", "show", phantom, *arguments) == 0
+    with Image.open(out) as picture:
+        assert picture.width == 6 + 6 * (160 + 6)
+        assert picture.height > 4 * 160
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [("--fit", "stretch", "squash, pad, crop"), ("--image-size", 4, "at least 16 pixels")],
+)
+def test_show_refuses_what_preprocessing_refuses(
+    monkeypatch, kaggle, tmp_path, capsys, option, value, message
+):
+    arguments = ("data", "show", kaggle, "--out", tmp_path / "views.png", option, value)
+    assert run(monkeypatch, *arguments) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_show_leaves_out_unreadable_images(monkeypatch, kaggle, tmp_path):
+    for path in list((kaggle / "train/NORMAL").iterdir())[1:]:
+        path.write_bytes(b"")
+    out = tmp_path / "views.png"
+    assert run(monkeypatch, "data", "show", kaggle, "--out", out, "--images", 2) == 0
+    with Image.open(out) as picture:
+        assert 3 * 224 < picture.height < 4 * 224
+
+
+def test_interrupt_is_130(monkeypatch, kaggle):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pneumonia.data.audit.audit", interrupted)
+    assert run(monkeypatch, "data", "audit", kaggle) == 130
+
+
+def test_help_is_light():
+    lists = "import sys; from pneumonia import cli; print(*sys.modules)"
+    modules = subprocess.run(
+        [sys.executable, "-c", lists], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"torch", "numpy", "PIL", "matplotlib", "rich", "scipy"} & set(modules)
+
+
+@pytest.mark.benchmark
+def test_help_is_quick(capsys):
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "pneumonia.cli", "--help"], check=True)
+        times.append(time.perf_counter() - start)
+    with capsys.disabled():
+        print(f"\npneumonia --help: {min(times):.2f} s (wanted: under 0.3 s)")
+
+
+def test_audit_never_imports_torch(kaggle):
+    code = (
+        "import sys\nfrom pneumonia import cli\nsys.argv[1:] = ['data', 'audit', sys.argv[1]]\n"
+        "try: cli.main()\nexcept SystemExit: print('torch' in sys.modules)"
+    )
+    lines = subprocess.run(
+        [sys.executable, "-c", code, str(Path(kaggle))], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert lines[-1] == "False"
