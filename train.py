@@ -5,7 +5,7 @@ python train.py experiment=quickstart
 python train.py -m model.optimizer.lr=1e-3,1e-4 seed=1,2,3
 """
 
-import logging
+from datetime import UTC, datetime
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -14,54 +14,52 @@ from lightning import seed_everything
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pneumonia.model.checkpoint import strip_checkpoint
-from pneumonia.training.build import build
+from pneumonia.evaluation.summary import summary
+from pneumonia.training.build import build, plain
 from pneumonia.training.entry import refuse_impossible, run
+from pneumonia.training.facts import gather
+from pneumonia.training.freeze import freeze
 from pneumonia.training.hardware import register_resolvers
 from pneumonia.training.outcome import test_checkpoint
 from pneumonia.training.preflight import best_checkpoint, dev_run
 from pneumonia.training.record import log_hyperparameters, refuse_used
 
-log = logging.getLogger(__name__)
-
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
 def main(config: DictConfig) -> float | None:
     """Run one job; returns the monitored metric of the best checkpoint, for sweepers."""
-    job = HydraConfig.get()
+    started, job = datetime.now(UTC), HydraConfig.get()
     directory, sweep = job.runtime.output_dir, job.mode == RunMode.MULTIRUN
     refuse_impossible(config, sweep)
     refuse_used(directory)
     seed_everything(config.seed, workers=True, verbose=False)
     parts = build(config, directory)
-    trainer = parts.trainer
+    trainer, datamodule = parts.trainer, parts.datamodule
 
-    trainer.fit(parts.model, parts.datamodule, ckpt_path=config.ckpt_path, weights_only=True)
+    trainer.fit(parts.model, datamodule, ckpt_path=config.ckpt_path, weights_only=True)
     if dev_run(trainer):
         return None
     checkpoint, score = best_checkpoint(trainer)
-    if trainer.is_global_zero:
-        strip_checkpoint(checkpoint)
-    trainer.strategy.barrier()
+    facts = gather(plain(config), datamodule, trainer, started)
+    point = freeze(trainer, checkpoint, datamodule, config.evaluation, facts)
 
     final = {f"best/{config.monitor}": score}
-    console = Console()
+    console = Console(quiet=not trainer.is_global_zero)
     if config.test if config.test is not None else not sweep:
-        outcome = test_checkpoint(trainer, checkpoint, parts.datamodule, directory)
-        final |= {f"test/{name}": value for name, value in outcome.metrics.items()}
-        if trainer.is_global_zero:
-            console.print(outcome.table)
+        result = test_checkpoint(trainer, checkpoint, datamodule, directory)
+        if result is not None:
+            console.print(summary(result))
+            final |= result.assessment.plain("test/")
     log_hyperparameters(trainer, config, job.overrides.task, final)
-    if trainer.is_global_zero:
-        console.print(
-            f"Best {config.monitor} {score:.4f} on the hold-out, which promises more than new"
-            " images keep\n"
-            f"Checkpoint to deploy: {checkpoint}\n"
-            f"Figures, metrics and predictions: {directory}\n"
-            f"Monitor: tensorboard --logdir {directory}",
-            soft_wrap=True,
-            highlight=False,
-        )
+    console.print(
+        f"The hold-out ({config.monitor} {score:.4f}) promised sensitivity {point.sensitivity:.3f}"
+        f" and specificity {point.specificity:.3f}; new images keep less of it than that\n"
+        f"Checkpoint to deploy: {checkpoint}\n"
+        f"Report, metrics and predictions: {directory}\n"
+        f"Monitor: tensorboard --logdir {directory}",
+        soft_wrap=True,
+        highlight=False,
+    )
     return score
 
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pneumonia.errors import DataError, PneumoniaError, sentence
+from pneumonia.errors import ConfigError, DataError, PneumoniaError, sentence
 
 REFUSED = 2
 """Exit code when a command could not do its work; 1 is left to commands whose answer is no."""
@@ -67,9 +67,9 @@ def audit_command(
     from rich.console import Console
     from rich.text import Text
 
-    from pneumonia.data.audit import audit
+    from pneumonia.data.audit.audit import audit
+    from pneumonia.data.audit.tables import tables
     from pneumonia.data.sheet import check_picture_name, save_picture
-    from pneumonia.data.tables import tables
 
     if montage is not None:
         check_picture_name(montage)
@@ -110,6 +110,153 @@ def show_command(
     preprocessing = Preprocessing(image_size, fit)  # type: ignore[arg-type]  # it checks
     save_picture(views(root, preprocessing, Augmentation(), images, seed), out)
     typer.echo(f"Drew {out}")
+
+
+Rule = Annotated[
+    str | None,
+    typer.Option(
+        help="What a patient is, where names are not Kaggle's: a regular expression with one"
+        " group, or 'file' (each file its own patient)."
+    ),
+]
+
+
+@app.command("evaluate")
+def evaluate_command(
+    out: Annotated[Path, typer.Option(help="Folder for metrics, predictions, report and card.")],
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Model to test (.ckpt); needs --data.")
+    ] = None,
+    root: Annotated[
+        Path | None, typer.Option("--data", help="Data set to test it on, labelled.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split to test: train, val or test.")] = "test",
+    predictions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead of a model, anyone's predictions (.csv): label, probability or logit,"
+            " and if known path, patient, subtype."
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="PNEUMONIA from this probability up, instead of the model's threshold."),
+    ] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Test also without the lungs, and from files alone.")
+    ] = False,
+    patients: Rule = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+) -> None:
+    """Test a model, or predictions: figures with intervals, and a report."""
+    if (checkpoint is None) == (predictions is None):
+        raise ConfigError(
+            "Give either --checkpoint CKPT with --data ROOT, or --predictions FILE.csv."
+        )
+    if predictions is not None:
+        if root is not None or probe or patients is not None or split != "test":
+            raise ConfigError(
+                "--data, --split, --patients and --probe go with --checkpoint: a table of"
+                " predictions has no images to open."
+            )
+        from pneumonia.evaluation.cases import read_cases
+        from pneumonia.evaluation.dossier import compile_dossier, write_dossier
+        from pneumonia.evaluation.subject import Subject
+
+        subject = Subject(str(predictions), "the images of that table")
+        found = compile_dossier(read_cases(predictions), subject, threshold, seed=seed)
+        files = write_dossier(found, out)
+    else:
+        if root is None:
+            raise ConfigError("--checkpoint needs --data ROOT, the labelled images to test it on.")
+        from pneumonia.inference.evaluate import evaluate_checkpoint
+
+        found, files = evaluate_checkpoint(
+            str(checkpoint),
+            root,
+            out,
+            split,
+            patients=patients,
+            threshold=threshold,
+            probe=probe,
+            seed=seed,
+        )
+    from rich.console import Console
+
+    from pneumonia.evaluation.summary import summary
+
+    Console().print(summary(found), soft_wrap=False)
+    typer.echo(f"Wrote {', '.join(map(str, files))}")
+
+
+@app.command("compare")
+def compare_command(
+    a: Annotated[Path, typer.Argument(help="Predictions of one model (.csv).", metavar="A.csv")],
+    b: Annotated[Path, typer.Argument(help="Of the other, on the same images.", metavar="B.csv")],
+    threshold_a: Annotated[
+        float | None,
+        typer.Option(help="By default that of the metrics.json beside the file, or else 0.5."),
+    ] = None,
+    threshold_b: Annotated[float | None, typer.Option(help="Likewise, of B.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+) -> None:
+    """Compare two models on the same images: which differences are more than chance."""
+    from rich.console import Console
+
+    from pneumonia.evaluation.pair import compare_files
+    from pneumonia.evaluation.summary import compared
+
+    found = compare_files(a, b, (threshold_a, threshold_b), seed=seed)
+    Console().print(compared(found.comparison, (str(a), str(b)), found.thresholds))
+
+
+@app.command("calibrate")
+def calibrate_command(
+    checkpoint: Annotated[Path, typer.Option(help="Model to start from (.ckpt); is not changed.")],
+    root: Annotated[Path, typer.Option("--data", help="The site's own images, labelled.")],
+    out: Annotated[Path, typer.Option(help="Model to write (.ckpt).")],
+    split: Annotated[
+        str | None, typer.Option(help="Use only this split: train, val or test.")
+    ] = None,
+    prevalence: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of pneumonia among those the site X-rays, if its labelled images have"
+            " another."
+        ),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="sensitivity, specificity, youden, cost or fixed; by default the model's."
+        ),
+    ] = None,
+    target: Annotated[float | None, typer.Option(help="Of the policy, such as 0.95.")] = None,
+    patients: Rule = None,
+) -> None:
+    """Refit temperature and threshold on a site's own labelled images."""
+    from pneumonia.evaluation.prose import promise
+    from pneumonia.inference.calibrate import calibrate
+
+    calibration, point = calibrate(
+        checkpoint,
+        root,
+        out,
+        split,
+        patients=patients,
+        policy=policy,
+        target=target,
+        prevalence=prevalence,
+    )
+    moved = f", offset {calibration.offset:+.3f}" if calibration.offset else ""
+    typer.echo(
+        f"Temperature {calibration.temperature:.3f}{moved}; PNEUMONIA from probability"
+        f" {point.threshold:.4g} up ({point.policy}"
+        + (f" {point.target:g}" if point.target is not None else "")
+        + f").\nThere {promise(point)} give sensitivity {point.sensitivity:.3f} and specificity"
+        f" {point.specificity:.3f}: seen on the images that chose it, so new ones give less.\n"
+        f"Wrote {out}; what it replaced is kept in it."
+    )
 
 
 def main() -> None:

@@ -98,7 +98,7 @@ def test_interrupt_is_130(monkeypatch, kaggle):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pneumonia.data.audit.audit", interrupted)
+    monkeypatch.setattr("pneumonia.data.audit.audit.audit", interrupted)
     assert run(monkeypatch, "data", "audit", kaggle) == 130
 
 

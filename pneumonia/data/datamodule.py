@@ -3,21 +3,25 @@
 import logging
 import os
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast, get_args
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from pneumonia.data.augment import Augmentation
-from pneumonia.data.dataset import Item, OrderedRows, Radiographs, ShuffledRows
+from pneumonia.data.cache import Cache, open_cache
+from pneumonia.data.dataset import Item, Radiographs
 from pneumonia.data.folder import read_split
 from pneumonia.data.holdout import Holdout, check_disjoint
 from pneumonia.data.image import Fit, Interpolation, Preprocessing
+from pneumonia.data.order import BalancedRows, OrderedRows, ShuffledRows, TrainingRows
 from pneumonia.data.phantom import write_phantom
 from pneumonia.data.samples import Samples
 from pneumonia.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
+
+Balance = Literal["balanced"]
 
 MOST_WORKERS = 8
 
@@ -36,6 +40,11 @@ class ChestXrayDataModule(LightningDataModule):
         patients: What a patient is; see `pneumonia.data.patients.identify`.
         holdout: How the validation images are chosen.
         augmentation: Changes to training images; None: none.
+        sampler: `balanced` draws both classes, and all patients of a class, equally often; see
+            `pneumonia.data.order.BalancedRows`. None: every training image once an epoch.
+        cache: Whether images are decoded once and kept; see `pneumonia.data.cache`. Batches
+            are the same either way.
+        cache_dir: Folder of caches; None: the user's cache folder.
         seed: Of order and augmentation.
 
     Raises:
@@ -54,9 +63,14 @@ class ChestXrayDataModule(LightningDataModule):
         patients: str | None = None,
         holdout: Holdout | None = None,
         augmentation: Augmentation | None = None,
+        sampler: Balance | None = None,
+        cache: bool = True,
+        cache_dir: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if sampler is not None and sampler not in get_args(Balance):
+            raise ConfigError(f"data.sampler={sampler!r} is neither balanced nor null.")
         if batch_size < 1:
             raise ConfigError(f"data.batch_size={batch_size}: at least 1 image is needed.")
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
@@ -73,8 +87,12 @@ class ChestXrayDataModule(LightningDataModule):
         self.patients = patients
         self.holdout = holdout or Holdout()
         self.augmentation = augmentation
+        self.sampler = sampler
+        self.cache = cache
+        self.cache_dir = cache_dir
         self.seed = seed
         self.splits: dict[str, Samples] = {}
+        self._caches: dict[str, Cache | None] = {}
         self._first_epoch = 0
 
     def prepare_data(self) -> None:
@@ -92,24 +110,27 @@ class ChestXrayDataModule(LightningDataModule):
             )
 
     def setup(self, stage: str) -> None:
-        """List the splits that the stage needs, and check that they share no patient.
+        """List the splits that the stage needs, check that they share no patient, and cache them.
 
         Args:
             stage: `fit`, `validate`, `test` or `predict`.
 
         Raises:
             DataError: If a split is missing, has names that tell no patient, or shares
-                patients or files with another.
+                patients or files with another; or if the cache cannot be made.
         """
         if stage in ("fit", "validate") and "train" not in self.splits:
             train, val = self._split_off_holdout()
             self.splits |= {"train": train, "val": val}
             self._report("train", "val")
+            # One cache of both: whichever images the hold-out takes, they are the same ones.
+            self._caches |= dict.fromkeys(("train", "val"), self._open_cache(train + val))
         if stage == "test" and "test" not in self.splits:
-            test = read_split(self.root, "test", self.patients)
+            test = self._read("test")
             check_disjoint(self._known(), test, f"{self.root / 'test'}")
             self.splits["test"] = test
             self._report("test")
+            self._caches["test"] = self._open_cache(test)
 
     def state_dict(self) -> dict[str, int]:
         """What a checkpoint keeps: the epoch that a resumed run starts with."""
@@ -133,10 +154,15 @@ class ChestXrayDataModule(LightningDataModule):
                 f"data.batch_size={self.batch_size} is global and cannot be divided over"
                 f" {world_size} processes; use a multiple of {world_size}."
             )
+        samples = self.splits["train"]
         dataset = Radiographs(
-            self.splits["train"], self.preprocessing, self.augmentation, self.seed
+            samples, self.preprocessing, self.augmentation, self.seed, self._caches["train"]
         )
-        order = ShuffledRows(len(dataset), self.batch_size, self.seed, rank, world_size)
+        order: TrainingRows
+        if self.sampler == "balanced":
+            order = BalancedRows(samples, self.batch_size, self.seed, rank, world_size)
+        else:
+            order = ShuffledRows(len(samples), self.batch_size, self.seed, rank, world_size)
         # Workers draw the order ahead, on a resume before Lightning names the epoch.
         order.set_epoch(self._first_epoch)
         return self._loader(dataset, order, self.batch_size // world_size)
@@ -159,14 +185,35 @@ class ChestXrayDataModule(LightningDataModule):
                 log.info("%s: %s", name, self.splits[name].summary())
 
     def _known(self) -> Samples:
-        known = read_split(self.root, "train", self.patients)
-        if (self.root / "val").is_dir():
-            known += read_split(self.root, "val", self.patients)
+        known = self._read("train")
+        if self._has("val"):
+            known += self._read("val")
         return known
+
+    def _read(self, split: str) -> Samples:
+        return read_split(self.root, split, self.patients)
+
+    def _has(self, split: str) -> bool:
+        return (self.root / split).is_dir()
+
+    def _open_cache(self, samples: Samples) -> Cache | None:
+        """The images, decoded once: the first process of a machine makes what the others open."""
+        if not self.cache:
+            return None
+        first = self.trainer is None or self.trainer.local_rank == 0
+        try:
+            cache = self._cache_of(samples) if first else None
+        finally:  # a process that fails must not leave the others waiting
+            if self.trainer is not None:
+                self.trainer.strategy.barrier("cache")
+        return cache or self._cache_of(samples)
+
+    def _cache_of(self, samples: Samples) -> Cache:
+        return open_cache(samples.paths, self.preprocessing, self.cache_dir)
 
     def _split_off_holdout(self) -> tuple[Samples, Samples]:
         if self.holdout.strategy == "folder":
-            train, val = (read_split(self.root, split, self.patients) for split in ("train", "val"))
+            train, val = self._read("train"), self._read("val")
             check_disjoint(train, val, f"{self.root / 'val'}")
             return train, val
         known = self._known()
@@ -175,12 +222,12 @@ class ChestXrayDataModule(LightningDataModule):
 
     def _in_order(self, split: str) -> DataLoader[Item]:
         rank, world_size = self._ranks()
-        dataset = Radiographs(self.splits[split], self.preprocessing)
+        dataset = Radiographs(self.splits[split], self.preprocessing, cache=self._caches[split])
         order = OrderedRows(len(dataset), rank, world_size)
         return self._loader(dataset, order, max(1, self.batch_size // world_size))
 
     def _loader(
-        self, dataset: Radiographs, order: ShuffledRows | OrderedRows, batch_size: int
+        self, dataset: Radiographs, order: TrainingRows | OrderedRows, batch_size: int
     ) -> DataLoader[Item]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(

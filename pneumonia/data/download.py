@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 
 from pneumonia.data.inventory import SPLITS, Inventory, Place
 from pneumonia.data.pool import spread
-from pneumonia.data.tally import PUBLISHED
+from pneumonia.data.audit.tally import PUBLISHED
 from pneumonia.errors import DataError
 from pneumonia.labels import CLASSES
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -19,10 +20,28 @@ _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,
 }
 
+MOST_PIXELS = 89_478_485
+"""Larger images are refused by name before they are decoded: Pillow's own warning limit for
+decompression bombs. The largest radiographs (43 cm at 0.1 mm) have 19 million."""
+
+DECODER = f"1/{PIL.__version__}"
+"""Changes when the same file may give other pixels than before; part of a cache's name."""
+
+_MARGIN = 2
+"""A JPEG is decoded at a reduced size only while that is this many times the target."""
+
 
 @dataclass(frozen=True)
 class Preprocessing:
     """How an image becomes the square that the network sees.
+
+    JPEGs are decoded at a half, quarter or eighth of their size (libjpeg's scaled inverse
+    cosine transform) where that still leaves twice the target's resolution. Measured on 68
+    originals of the Kaggle set, squash to 224, against a full decode and the same antialiased
+    resize: 1.4 times the speed for a mean difference of 0.14 grey levels (0.72 in the image
+    that differs most; 99.9% of all pixels within 4). Without the factor of two it would be 1.8
+    times the speed for 0.59 (1.99). torchvision's decoder and resize took as long as Pillow's
+    full decode. `nearest` picks single pixels, so it always decodes in full.
 
     Attributes:
         image_size: Side of the square in pixels, at least 16.
@@ -47,8 +66,23 @@ class Preprocessing:
                 f"data.interpolation={self.interpolation!r} is not one of {', '.join(_FILTERS)}."
             )
 
+    def read(self, path: str | Path) -> NDArray[np.uint8]:
+        """Read an image file as the square: the one way, in training and after it.
+
+        Args:
+            path: As for `read_grey`.
+
+        Returns:
+            Pixels, uint8 [image_size, image_size], 0 black to 255 white.
+
+        Raises:
+            DataError: As `read_grey`.
+        """
+        exact = self.interpolation == "nearest"
+        return self(read_grey(path, at_least=None if exact else _MARGIN * self.image_size))
+
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Fit a grey image to the square.
+        """Fit a grey image, decoded in full, to the square.
 
         Args:
             image: Mode `L`, any size.
@@ -67,27 +101,39 @@ class Preprocessing:
         return np.asarray(fitted)
 
 
-def read_grey(path: str | Path) -> Image.Image:
+def read_grey(path: str | Path, at_least: int | None = None) -> Image.Image:
     """Read an image file as one grey channel of 8 bits, whatever its mode.
 
     Colour is a shortcut in this data set (all RGB files are of one class), so it never
-    reaches the network.
+    reaches the network. 16 bits are scaled down, not clipped; what is transparent is black.
 
     Args:
         path: JPEG, PNG, TIFF, BMP, WebP or PGM.
+        at_least: A JPEG may come at a half, quarter or eighth of its size, as long as neither
+            side falls below this many pixels. None: at its own size.
 
     Returns:
         The decoded image, mode `L`.
 
     Raises:
-        DataError: If the file is missing, unreadable, truncated, or not an image.
+        DataError: If the file is missing, unreadable, truncated, too large, or not an image.
     """
     try:
         with Image.open(path) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(
+                    f"its {image.width:,} x {image.height:,} pixels are more than the"
+                    f" {MOST_PIXELS:,} of any radiograph"
+                )
             if image.mode.startswith("I"):  # 16 bits: `convert` would clip, not scale
                 return _from_16_bits(np.asarray(image))
             if image.mode == "F":
                 raise ValueError("its pixels are floats, of no known range")
+            if image.has_transparency_data:
+                opaque = Image.new("RGBA", image.size, "black")
+                return Image.alpha_composite(opaque, image.convert("RGBA")).convert("L")
+            if at_least is not None:
+                image.draft("L", (at_least, at_least))
             return image.convert("L")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = "it does not exist" if isinstance(error, FileNotFoundError) else error

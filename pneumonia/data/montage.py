@@ -5,7 +5,7 @@ from itertools import groupby
 import numpy as np
 from PIL import Image
 
-from pneumonia.data.audit import Audit
+from pneumonia.data.audit.audit import Audit
 from pneumonia.data.image import read_grey
 from pneumonia.data.sheet import Row, draw_sheet
 from pneumonia.labels import CLASSES

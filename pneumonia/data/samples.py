@@ -4,9 +4,11 @@ Columns of numpy arrays rather than a list of objects: data-loader workers then 
 memory of the parent, since reading an array writes no reference counts.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,6 +76,14 @@ class Samples:
                 for name, column in vars(self).items()
             }
         )
+
+    def fingerprint(self) -> str:
+        """A digest of which files these are (names, labels and sizes), 16 hexadecimal digits."""
+        lines = sorted(
+            f"{Path(path).name}\t{label}\t{Path(path).stat().st_size}"
+            for path, label in zip(map(str, self.paths), self.labels, strict=True)
+        )
+        return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()[:16]
 
     def class_counts(self) -> tuple[int, int]:
         """Number of NORMAL and of PNEUMONIA images."""

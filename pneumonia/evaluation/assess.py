@@ -47,6 +47,14 @@ class Assessment:
     decision: DecisionCurve
     notes: tuple[str, ...]
 
+    def plain(self, prefix: str = "") -> dict[str, float]:
+        """The defined metrics at the operating point over all images, as plain numbers."""
+        return {
+            f"{prefix}{name}": found.value
+            for name, found in self.metrics.items()
+            if "/" not in name and np.isfinite(found.value)
+        }
+
 
 def assess(
     labels: ArrayLike,

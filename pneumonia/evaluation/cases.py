@@ -80,7 +80,10 @@ class Cases:
         Args:
             rows: Shape (m,).
         """
-        return Cases(**{k: None if v is None else v[rows] for k, v in vars(self).items()})
+        columns: dict[str, Any] = {
+            name: None if column is None else column[rows] for name, column in vars(self).items()
+        }
+        return Cases(**columns)
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the columns of a `predictions.csv`, whole or not at all; unknown cells are empty.

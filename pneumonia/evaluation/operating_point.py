@@ -197,6 +197,8 @@ def choose(
     patients: ArrayLike | None = None,
     policy: str = "sensitivity",
     target: float | None = None,
+    *,
+    quiet: bool = False,
 ) -> OperatingPoint:
     """Choose the threshold on a hold-out.
 
@@ -216,6 +218,7 @@ def choose(
         patients: Shape (n,), text or numbers; without them each image counts as a patient.
         policy: One of `POLICIES`.
         target: As for `check_policy`.
+        quiet: Log no warnings, for a point that is only watched.
 
     Returns:
         The point. What a hold-out supports badly is logged as a warning, with the numbers.
@@ -239,7 +242,7 @@ def choose(
             f"At the threshold {threshold:.3g} the hold-out's sensitivity is {sensitivity:.3f} and "
             f"its specificity {specificity:.3f}: no better than chance."
         )
-    for warning in warnings:
+    for warning in () if quiet else warnings:
         log.warning(warning)
     return OperatingPoint(
         threshold=threshold,

@@ -1,17 +1,21 @@
 """A result in words and as a table, in which recall never stands without specificity."""
 
-from collections.abc import Mapping
+import math
 
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
+from pneumonia.evaluation.assess import AT_HALF, Assessment
+from pneumonia.evaluation.intervals import Estimate
 from pneumonia.evaluation.metrics import Confusion
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
 
 _ROWS = (
     (("recall (sensitivity)", "recall"), ("specificity", "specificity")),
-    (("precision", "precision"), ("F1", "f1")),
+    (("precision (PPV)", "precision"), ("NPV", "npv")),
     (("accuracy", "accuracy"), ("balanced accuracy", "balanced_accuracy")),
+    (("F1", "f1"), ("MCC", "mcc")),
     (("AUROC", "auroc"), ("average precision", "average_precision")),
 )
 
@@ -61,32 +65,46 @@ def counts(confusion: Confusion) -> str:
     )
 
 
-def table(metrics: Mapping[str, float], confusion: Confusion, title: str = "Test") -> Table:
+def table(assessment: Assessment, title: str = "Test") -> Table:
     """Lay a result out for the terminal, 80 columns or fewer.
 
     Args:
-        metrics: What `pneumonia.evaluation.metrics.evaluate` returns, or more.
-        confusion: The counts that the metrics come from.
+        assessment: What `pneumonia.evaluation.assess.assess` returns.
         title: What was evaluated.
 
     Returns:
-        Metrics in pairs, recall and specificity in one row; below them the counts in words, and
-        the verdict where the classifier is degenerate.
+        Metrics in pairs with their 95% intervals, recall and specificity in one row; below them
+        the counts in words, and the verdict where the classifier is degenerate.
     """
-    sentences = Text(f"The model {counts(confusion)}.")
-    verdict = degenerate(confusion)
+    metrics, c = assessment.metrics, assessment.confusion
+    sentences = Text(
+        f"At this threshold the model {counts(c)}. At 0.5: recall"
+        f" {metrics[AT_HALF + 'recall'].value:.3f}, specificity"
+        f" {metrics[AT_HALF + 'specificity'].value:.3f}."
+    )
+    verdict = degenerate(c)
     if verdict:
         sentences.append(f"\n{verdict}", style="bold red")
     grid = Table(
-        title=title,
+        title=f"{title}, {c.n_positive + c.n_negative} images: PNEUMONIA from probability"
+        f" {assessment.threshold:.3f}\n(95% intervals that respect patients)",
         caption=sentences,
         caption_style="default",
         caption_justify="left",
         show_header=False,
+        box=box.SIMPLE,
     )
     for side in ("left", "right"):
         grid.add_column(f"{side} metric")
         grid.add_column(f"{side} value", justify="right", style="bold")
     for row in _ROWS:
-        grid.add_row(*(cell for name, key in row for cell in (name, f"{metrics[key]:.3f}")))
+        grid.add_row(*(cell for name, key in row for cell in (name, _written(metrics[key]))))
     return grid
+
+
+def _written(estimate: Estimate) -> str:
+    if math.isnan(estimate.value):
+        return "undefined"
+    if math.isnan(estimate.low) or math.isnan(estimate.high):
+        return f"{estimate.value:.3f}"
+    return f"{estimate.value:.3f} ({estimate.low:.2f}-{estimate.high:.2f})"

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from pneumonia.data.image import Preprocessing, read_grey
+from pneumonia.data.image import Preprocessing
 from pneumonia.data.pool import cores
 from pneumonia.errors import CheckpointError, EvaluationError
 from pneumonia.evaluation.metrics import sigmoid
@@ -92,7 +92,7 @@ class Classifier:
                 " name the best.ckpt of a run."
             ) from error
         if settings.get("channels_last", True):
-            network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            network.to(memory_format=torch.channels_last)
         return cls(
             network.eval(),
             preprocessing,
@@ -121,7 +121,7 @@ class Classifier:
         Raises:
             DataError: If the file cannot be read.
         """
-        return self.preprocessing(read_grey(path))
+        return self.preprocessing.read(path)
 
     def logits(
         self,

@@ -21,8 +21,8 @@ from pneumonia.evaluation.shortcut import Probe
 from pneumonia.inference.classifier import Classifier, Pixels
 
 BORDER = 0.1
-"""The lung field is taken to lie within this share of the side from every edge: the middle 80% of
-width and height, 64% of the area. Seen on the Kaggle images, that holds both lungs of nearly all."""
+"""The lung field is taken to begin this share of the side from every edge: the middle 80% of width
+and height, 64% of the area. On the Kaggle images that holds both lungs of nearly all children."""
 
 BLUR = 8
 FOLDS = 5

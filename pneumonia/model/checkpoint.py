@@ -82,23 +82,26 @@ def check_format(checkpoint: object, name: str) -> None:
         )
 
 
-def strip_checkpoint(path: str | Path) -> None:
-    """Leave in a checkpoint only what deploying it needs, in place.
+def seal_checkpoint(path: str | Path, **additions: Any) -> None:
+    """Make a checkpoint of training the one to deploy, in place.
 
     The state of optimiser, loops and callbacks, two thirds of the file, stays with the
     checkpoint to resume from. The file is replaced whole or not at all.
 
     Args:
         path: A `.ckpt` file that training wrote.
+        **additions: Plain values to put beside the weights, such as `calibration`,
+            `operating_point` and `facts`.
 
     Raises:
         CheckpointError: If it is not one.
     """
     path = Path(path)
     checkpoint = read_checkpoint(path)
+    sealed = {key: checkpoint[key] for key in _DEPLOYED if key in checkpoint} | additions
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        torch.save({key: checkpoint[key] for key in _DEPLOYED if key in checkpoint}, partial)
+        torch.save(sealed, partial)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)

@@ -149,8 +149,12 @@ class PneumoniaClassifier(LightningModule):
         return self._evaluate(batch, "test", self.test_metrics)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Logits of a batch, with the rows they belong to."""
-        return {"logit": self(batch["image"]), "index": batch["index"]}
+        """Logits and labels of a batch, with the rows they belong to."""
+        return {
+            "logit": self(batch["image"]),
+            "label": batch["label"],
+            "index": batch["index"],
+        }
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and the schedule if there is one.

@@ -41,11 +41,11 @@ def build(config: DictConfig, run_directory: str) -> Parts:
     Raises:
         PneumoniaError: If a setting is unknown, of the wrong type, or cannot be met.
     """
-    plain = cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
-    check(plain)
+    settings = plain(config)
+    check(settings)
     callbacks = [
-        Preflight(),
-        RunRecord(run_directory, plain),
+        Preflight(config.evaluation.operating_point, config.evaluation.target),
+        RunRecord(run_directory, settings),
         Reseed(config.seed),
         Throughput(),
         *_named("callbacks", config, Callback),
@@ -57,6 +57,11 @@ def build(config: DictConfig, run_directory: str) -> Parts:
             "trainer", config.trainer, callbacks=callbacks, logger=_named("logger", config, Logger)
         ),
     )
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """The configuration as plain dictionaries, all references resolved."""
+    return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
 def _named(group: str, config: DictConfig, kind: type) -> list[Any]:

@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.data.dataset import Radiographs
 from pneumonia.evaluation import figures, gallery, metrics
+from pneumonia.evaluation.calibration import fit_temperature
+from pneumonia.evaluation.drawings import reliability_diagram
+from pneumonia.evaluation.operating_point import OperatingPoint, choose
 from pneumonia.labels import CLASSES
 from pneumonia.training.scores import Collector, Scores
 
@@ -20,12 +23,21 @@ from pneumonia.training.scores import Collector, Scores
 class Figures(Callback):
     """Draw the first training batch, and after every validation its curves and errors.
 
+    After every validation a temperature and an operating point are fitted as they will be after
+    the fit, so that their course can be watched.
+
     Args:
         every_n_epochs: How often the hold-out's figures are drawn, at least 1.
+        policy: How the operating point is chosen; see `pneumonia.evaluation.operating_point`.
+        target: Of the policy.
     """
 
-    def __init__(self, every_n_epochs: int = 1) -> None:
+    def __init__(
+        self, every_n_epochs: int = 1, policy: str = "sensitivity", target: float | None = None
+    ) -> None:
         self.every_n_epochs = every_n_epochs
+        self.policy = policy
+        self.target = target
         self._collector = Collector()
 
     def on_train_batch_start(
@@ -34,7 +46,7 @@ class Figures(Callback):
         """Draw the first batch of the fit, as the network sees it."""
         if trainer.fit_loop.total_batch_idx == 0 and trainer.is_global_zero:
             shown = range(min(gallery.LIMIT, len(batch["label"])))
-            names = self._names(trainer, "train", [int(batch["index"][i]) for i in shown])
+            names = _names(trainer, "train", [int(batch["index"][i]) for i in shown])
             classes = [CLASSES[int(batch["label"][i])] for i in shown]
             captions = [f"{name}\n{word}" for name, word in zip(names, classes, strict=True)]
             images = [batch["image"][i, 0].cpu().numpy() for i in shown]
@@ -61,19 +73,28 @@ class Figures(Callback):
             return
         scores = self._collector.gather()
         # A pass cut short by trainer.limit_val_batches may hold one class, which has no curves.
-        if trainer.is_global_zero and len(np.unique(scores.labels)) == len(CLASSES):
+        whole = len(scores.rows) == len(_datamodule(trainer).splits["val"])
+        if trainer.is_global_zero and whole:
             self._draw(trainer, scores)
 
     def _draw(self, trainer: Trainer, scores: Scores) -> None:
         labels, logits = scores.labels, scores.logits
-        probabilities = metrics.sigmoid(logits)
-        counted = metrics.confusion(labels, metrics.called_pneumonia(probabilities))
+        temperature = fit_temperature(labels, logits)
+        probabilities = metrics.sigmoid(logits / temperature)
+        patients = _datamodule(trainer).splits["val"].patients[scores.rows]
+        point = choose(labels, probabilities, patients, self.policy, self.target, quiet=True)
+        self._log(trainer, temperature, point)
+        called = metrics.called_pneumonia(probabilities, point.threshold)
+        counted = metrics.confusion(labels, called)
         _add(trainer, "val/roc", figures.roc(labels, logits))
         _add(trainer, "val/precision_recall", figures.precision_recall(labels, logits))
         _add(trainer, "val/confusion_matrix", figures.confusion_matrix(counted))
-        _add(trainer, "val/probabilities", figures.histogram(labels, probabilities))
-        worst = gallery.worst(labels, logits)
-        names = self._names(trainer, "val", scores.rows[worst])
+        _add(
+            trainer, "val/probabilities", figures.histogram(labels, probabilities, point.threshold)
+        )
+        _add(trainer, "val/reliability", reliability_diagram(labels, probabilities, logits))
+        worst = gallery.worst(labels, logits / temperature, point.threshold)
+        names = _names(trainer, "val", scores.rows[worst])
         captions = [
             f"{name}\n{CLASSES[labels[i]]}, probability {probabilities[i]:.3f}"
             for name, i in zip(names, worst, strict=True)
@@ -83,14 +104,31 @@ class Figures(Callback):
         _add(trainer, "val/worst_errors", gallery.grid(images, captions, title))
 
     @staticmethod
-    def _names(trainer: Trainer, split: str, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
-        datamodule: ChestXrayDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        paths = datamodule.splits[split].paths
-        return [PurePath(str(paths[row])).name for row in rows]
+    def _log(trainer: Trainer, temperature: float, point: OperatingPoint) -> None:
+        values = {
+            "sensitivity": point.sensitivity,
+            "specificity": point.specificity,
+            "threshold": point.threshold,
+            "temperature": temperature,
+        }
+        for logger in trainer.loggers:
+            logger.log_metrics(
+                {f"operating_point/{name}": value for name, value in values.items()},
+                step=trainer.global_step,
+            )
+
+
+def _datamodule(trainer: Trainer) -> ChestXrayDataModule:
+    return trainer.datamodule  # type: ignore[attr-defined,no-any-return]
+
+
+def _names(trainer: Trainer, split: str, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
+    paths = _datamodule(trainer).splits[split].paths
+    return [PurePath(str(paths[row])).name for row in rows]
 
 
 def _images(trainer: Trainer, rows: NDArray[np.int64]) -> list[NDArray[np.uint8]]:
-    datamodule: ChestXrayDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    datamodule = _datamodule(trainer)
     shown = Radiographs(datamodule.splits["val"], datamodule.preprocessing)
     return [shown[int(row)]["image"][0].numpy() for row in rows]
 

@@ -7,12 +7,22 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import ConfigError, DataError, TrainingError
+from pneumonia.evaluation.operating_point import check_support
 from pneumonia.labels import CLASSES
 from pneumonia.model.classifier import PneumoniaClassifier
 
 
 class Preflight(Callback):
-    """Refuse a run that could only fail, or worse, succeed without meaning."""
+    """Refuse a run that could only fail, or worse, succeed without meaning.
+
+    Args:
+        policy: How the operating point will be chosen.
+        target: Of the policy.
+    """
+
+    def __init__(self, policy: str = "sensitivity", target: float | None = None) -> None:
+        self.policy = policy
+        self.target = target
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check splits, batch size and monitors before a fit.
@@ -21,6 +31,7 @@ class Preflight(Callback):
             DataError: If a split is empty or has one class.
             ConfigError: If the batch is larger than the split, validation would never run,
                 or a monitored metric would never be logged.
+            EvaluationError: If the hold-out cannot support the operating point asked for.
         """
         if stage != "fit":
             return
@@ -33,6 +44,9 @@ class Preflight(Callback):
             )
         if not dev_run(trainer) and isinstance(pl_module, PneumoniaClassifier):
             _check_monitors(trainer, pl_module)
+            val = datamodule.splits["val"]
+            patients = [len(set(val.patients[val.labels == label])) for label in (0, 1)]
+            check_support(self.policy, self.target, val.class_counts(), (patients[0], patients[1]))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that a resumed schedule is as long as this run.

@@ -15,6 +15,7 @@ from typing import Any
 from hydra.utils import get_object
 
 from pneumonia.errors import ConfigError
+from pneumonia.evaluation.operating_point import Policy
 
 ROOT: dict[str, Any] = {
     "seed": int,
@@ -22,6 +23,8 @@ ROOT: dict[str, Any] = {
     "mode": typing.Literal["min", "max"],
     "test": bool | None,
     "ckpt_path": str | None,
+    "evaluation.operating_point": Policy,
+    "evaluation.target": float | None,
 }
 """Types of the settings that belong to the run itself."""
 
@@ -39,8 +42,10 @@ def check(config: Mapping[str, Any]) -> None:
         ConfigError: At the first unknown key or value of the wrong type, by its full name.
     """
     for key, hint in ROOT.items():
-        if key in config:
-            _check_value(key, config[key], hint)
+        value: Any = config
+        for part in key.split("."):
+            value = value[part]
+        _check_value(key, value, hint)
     for path, node in _calls(config, ""):
         _check_call(path, node)
 

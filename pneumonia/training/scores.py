@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from lightning import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics.utilities.distributed import gather_all_tensors
@@ -48,3 +50,32 @@ class Collector:
         rows, labels, logits = (column.cpu().numpy() for column in columns)
         rows, first = np.unique(rows, return_index=True)
         return Scores(rows, labels[first], logits[first].astype(np.float64))
+
+
+class SplitScores(Callback):
+    """Gather the logits of one `Trainer.predict` pass.
+
+    Attributes:
+        scores: Of the whole pass, on every process; there after the pass.
+    """
+
+    scores: Scores
+
+    def __init__(self) -> None:
+        self._collector = Collector()
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the batch's logits."""
+        self._collector.add(outputs)
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Join the logits of all processes."""
+        self.scores = self._collector.gather()

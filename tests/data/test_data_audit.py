@@ -13,12 +13,12 @@ from PIL import Image
 from rich.console import Console
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from pneumonia.data.audit import audit
-from pneumonia.data.fingerprint import NEAR, fingerprint, lookalikes
-from pneumonia.data.inspection import inspect
+from pneumonia.data.audit.audit import audit
+from pneumonia.data.audit.fingerprint import NEAR, fingerprint, lookalikes
+from pneumonia.data.audit.inspection import inspect
 from pneumonia.data.inventory import EXTENSIONS
-from pneumonia.data.shortcuts import separation
-from pneumonia.data.tables import tables
+from pneumonia.data.audit.shortcuts import separation
+from pneumonia.data.audit.tables import tables
 from pneumonia.errors import ConfigError, DataError
 
 
@@ -249,7 +249,7 @@ def test_separation_is_the_auroc_whichever_way_round() -> None:
 
 
 def test_lookalikes_join_through_others_and_across_blocks(monkeypatch) -> None:
-    monkeypatch.setattr("pneumonia.data.fingerprint._BLOCK", 3)
+    monkeypatch.setattr("pneumonia.data.audit.fingerprint._BLOCK", 3)
     base = np.random.default_rng(4).integers(0, 256, (5, 72), np.uint8)
     base[3] = base[0]
     base[3, :5] ^= 0xFF  # 40 bits away

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data import DataLoader
 
 from pneumonia.data.augment import Augmentation
+from pneumonia.data.cache import list_caches
 from pneumonia.data.datamodule import ChestXrayDataModule, PhantomDataModule
 from pneumonia.data.holdout import Holdout
 from pneumonia.errors import ConfigError, DataError, sentence
@@ -142,6 +144,97 @@ def test_batches_do_not_depend_on_the_number_of_workers(phantom, split):
         assert all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("sampler", [None, "balanced"])
+def test_batches_are_bit_identical_with_and_without_the_cache(phantom, tmp_path, sampler, workers):
+    settings = {"augmentation": Augmentation(), "sampler": sampler, "num_workers": workers}
+    cached = ready(phantom, cache_dir=tmp_path, **settings)
+    uncached = ready(phantom, cache=False, **settings)
+    assert len(list_caches(tmp_path)) == 1
+    for split in ("train", "val"):
+        one, other = (list(batches(m, split, epochs=2)) for m in (cached, uncached))
+        assert len(one) == len(other) > 1
+        for a, b in zip(one, other, strict=True):
+            assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_workers_that_are_spawned_map_the_cache_themselves(phantom, tmp_path):
+    datamodule = ready(phantom, cache_dir=tmp_path)
+    here = list(datamodule.val_dataloader())
+    loader = datamodule.val_dataloader()
+    spawned = DataLoader(loader.dataset, 8, num_workers=1, multiprocessing_context="spawn")
+    for one, other in zip(here, spawned, strict=True):
+        assert torch.equal(one["image"], other["image"])
+
+
+def test_every_holdout_shares_one_cache_and_the_test_has_one_of_its_own(kaggle, tmp_path):
+    settings = {"cache_dir": tmp_path / "caches"}
+    for holdout in (Holdout(), Holdout("random", seed=3), Holdout("folder")):
+        ready(kaggle, holdout=holdout, **settings)
+    assert len(list_caches(tmp_path / "caches")) == 1
+    datamodule = ready(kaggle, **settings)
+    assert len(list_caches(tmp_path / "caches")) == 1
+    datamodule.setup("test")
+    assert len(list_caches(tmp_path / "caches")) == 2
+    datamodule.setup("test")
+    assert len(list(datamodule.test_dataloader())) > 1
+
+
+def test_without_a_cache_nothing_is_written(kaggle, tmp_path):
+    ready(kaggle, cache=False, cache_dir=tmp_path / "caches")
+    assert not (tmp_path / "caches").exists()
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_root_that_changes_while_training(kaggle, tmp_path, cache):
+    """A cached run goes on with what was listed; one without says which file has gone."""
+    datamodule = ready(kaggle, cache=cache, cache_dir=tmp_path / "caches")
+    loader = datamodule.val_dataloader()
+    before = [batch["image"] for batch in loader]
+    shutil.rmtree(kaggle)
+    if cache:
+        assert all(torch.equal(a, b["image"]) for a, b in zip(before, loader, strict=True))
+    else:
+        with pytest.raises(DataError, match=r"\.jpeg cannot be read as an image .*not exist"):
+            list(loader)
+
+
+def test_balanced_draws_reach_the_batches(kaggle, write_images):
+    names = [f"person9_virus_{n}.jpeg" for n in range(1000, 1100)]
+    write_images(kaggle / "train/PNEUMONIA", names)
+    shares = {}
+    for sampler in (None, "balanced"):
+        datamodule = ready(kaggle, sampler=sampler)
+        labels = [batch["label"] for batch in batches(datamodule, "train", epochs=5)]
+        shares[sampler] = float(torch.cat(labels).float().mean())
+    assert shares[None] > 0.7
+    assert shares["balanced"] == pytest.approx(0.5, abs=0.06)
+
+
+def test_names_with_anything_in_them_go_through(kaggle, write_images):
+    odd = ["a b", "a,b", "a=b", "it's", '"q"', "größe", "肺"]
+    names = [f"IM-{n:04d}-0001-{word}.png" for n, word in enumerate(odd, 200)]
+    write_images(kaggle / "train/NORMAL", names)
+    datamodule = ready(kaggle, patients=r"(\D+\d+)", holdout=Holdout("random"))
+    paths = [*datamodule.splits["train"].paths, *datamodule.splits["val"].paths]
+    assert {str(kaggle / "train/NORMAL" / name) for name in names} <= set(paths)
+    assert len(list(batches(datamodule, "train"))) > 1
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_a_link_that_loops_is_named(kaggle, cache):
+    loop = kaggle / "train/NORMAL/IM-0099-0001.jpeg"
+    loop.symlink_to(loop)
+    with pytest.raises(DataError, match=r"IM-0099-0001\.jpeg"):
+        ready(kaggle, cache=cache)
+
+
+def test_a_folder_that_links_back_to_its_parent_is_named(kaggle):
+    (kaggle / "train/NORMAL/again").symlink_to(kaggle / "train")
+    with pytest.raises(DataError, match="holds the folder again"):
+        ready(kaggle)
+
+
 def test_a_batch_is_uint8_images_and_int64_labels(phantom):
     batch = next(batches(ready(phantom), "train"))
     assert (batch["image"].dtype, batch["image"].shape) == (torch.uint8, (8, 1, 32, 32))
@@ -172,7 +265,7 @@ def test_only_training_images_are_augmented(phantom):
     ("content", "workers"), [("truncated", 0), ("truncated", 1), ("text", 0), ("empty", 0)]
 )
 def test_a_bad_image_met_in_mid_epoch_is_named_in_one_sentence(kaggle, content, workers):
-    datamodule = ready(kaggle, num_workers=workers)
+    datamodule = ready(kaggle, num_workers=workers, cache=False)
     row = list(datamodule.train_dataloader().sampler)[20][1]
     path = Path(datamodule.splits["train"].paths[row])
     whole = path.read_bytes()
@@ -195,6 +288,7 @@ def test_a_bad_image_met_in_mid_epoch_is_named_in_one_sentence(kaggle, content, 
         ({"num_workers": 1000}, "data.num_workers=1000"),
         ({"image_size": 0}, "data.image_size=0"),
         ({"fit": "zoom"}, "data.fit='zoom'"),
+        ({"sampler": "even"}, "data.sampler='even'"),
     ],
 )
 def test_a_setting_out_of_range_is_refused(tmp_path, settings, key):

@@ -1,13 +1,16 @@
-"""Items, and the order in which they are drawn."""
+"""Items: an image, its label and its row."""
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 
 from pneumonia.data.augment import Augmentation
-from pneumonia.data.dataset import OrderedRows, Radiographs, ShuffledRows
+from pneumonia.data.cache import open_cache
+from pneumonia.data.dataset import Radiographs
 from pneumonia.data.folder import read_split
 from pneumonia.data.image import Preprocessing
 from pneumonia.errors import DataError
@@ -57,55 +60,68 @@ def test_an_unreadable_file_is_named(radiographs):
         dataset[0, 3]
 
 
-def epoch(size: int, batch: int, seed: int = 0, epoch: int = 0, rank: int = 0, ranks: int = 1):
-    order = ShuffledRows(size, batch, seed, rank, ranks)
-    order.set_epoch(epoch)
-    draws = list(order)
-    assert len(draws) == len(order)
-    assert {drawn for drawn, _ in draws} <= {epoch}
-    return [row for _, row in draws]
+@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
+def test_the_cache_changes_no_bit(phantom, tmp_path, fit):
+    samples = read_split(phantom, "train")
+    preprocessing = Preprocessing(48, fit)
+    cache = open_cache(samples.paths, preprocessing, tmp_path, workers=1)
+    some = samples.take(np.arange(20, 2, -3))
+    for augmentation in (None, Augmentation()):
+        plain = Radiographs(some, preprocessing, augmentation, seed=4)
+        cached = Radiographs(some, preprocessing, augmentation, seed=4, cache=cache)
+        for row in range(len(some)):
+            one, other = plain[7, row], cached[7, row]
+            assert torch.equal(one["image"], other["image"])
+            assert (one["label"], one["index"]) == (other["label"], other["index"])
 
 
-def test_an_epoch_is_a_whole_permutation():
-    rows = epoch(100, 10)
-    assert rows != sorted(rows)
-    assert sorted(rows) == list(range(100))
+def test_an_image_drawn_again_is_augmented_in_its_own_way(radiographs):
+    dataset = radiographs(Augmentation())
+    first, second = dataset[2, 3, 0]["image"], dataset[2, 3, 1]["image"]
+    assert not torch.equal(first, second)
+    assert torch.equal(dataset[2, 3, 1]["image"], second)
 
 
-def test_rows_that_fill_no_whole_batch_sit_out_but_not_always_the_same():
-    epochs = [epoch(103, 10, epoch=number) for number in range(3)]
-    assert [len(set(rows)) for rows in epochs] == [100] * 3
-    assert len({frozenset(rows) for rows in epochs}) == 3
+MEMORY = """
+import sys
+import numpy as np
+from pathlib import Path
+from torch.utils.data import DataLoader, Sampler
+from pneumonia.data.cache import Cache
+from pneumonia.data.dataset import Radiographs
+from pneumonia.data.image import Preprocessing
+from pneumonia.data.pixels import Pixels, write_pixels
+from pneumonia.data.samples import Samples
+
+count = int(sys.argv[1])
+file = Path(sys.argv[2])
+image = np.zeros((128, 128), np.uint8)
+write_pixels(file, (image for _ in range(count)), count, 128, bytes(32))
+paths = [f"person{n:06d}_virus_{n}.jpeg" for n in range(count)]
+samples = Samples.identified(paths, [1] * count)
+
+class Spying(Radiographs):
+    def __getitem__(self, key):
+        item = super().__getitem__(key)
+        if key == count - 1:
+            lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+            (resident,) = [int(line.split()[1]) for line in lines if line.startswith("Rss:")]
+            item["index"] = resident
+        return item
+
+dataset = Spying(samples, Preprocessing(128), cache=Cache(np.array(paths), Pixels(file)))
+for batch in DataLoader(dataset, 32, num_workers=1):
+    pass
+print(int(batch["index"][-1]))
+"""
 
 
-def test_fewer_rows_than_a_batch_are_no_epoch():
-    assert epoch(9, 10) == []
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_the_memory_of_a_worker_does_not_grow_with_the_data_set(tmp_path):
+    def kilobytes(count: int) -> int:
+        command = [sys.executable, "-c", MEMORY, str(count), str(tmp_path / f"{count}.pixels")]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
-
-def test_the_order_depends_on_seed_and_epoch():
-    assert epoch(100, 10) == epoch(100, 10)
-    assert len({tuple(epoch(100, 10, seed, number)) for seed in (0, 1) for number in (0, 1)}) == 4
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-def test_ranks_share_out_the_same_global_batches(ranks):
-    whole = epoch(103, 8, seed=3, epoch=2)
-    parts = [epoch(103, 8, 3, 2, rank, ranks) for rank in range(ranks)]
-    own = 8 // ranks
-    for step in range(len(whole) // 8):
-        together = [row for part in parts for row in part[step * own : (step + 1) * own]]
-        assert sorted(together) == sorted(whole[step * 8 : (step + 1) * 8])
-
-
-@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
-@pytest.mark.parametrize("size", [0, 1, 20, 21])
-def test_in_order_every_row_comes_once_over_all_ranks(size, ranks):
-    parts = [OrderedRows(size, rank, ranks) for rank in range(ranks)]
-    assert sorted(row for part in parts for row in part) == list(range(size))
-    assert all(len(part) == len(list(part)) for part in parts)
-    assert all(list(part) == sorted(part) for part in parts)
-
-
-def test_the_rows_of_a_rank_are_plain_integers():
-    assert all(type(row) is int for row in epoch(10, 2))
-    assert isinstance(np.asarray(list(OrderedRows(4, 1, 2))), np.ndarray)
+    small, large = kilobytes(500), kilobytes(20_000)  # 8 MB and 328 MB of pixels
+    assert large - small < 8_000

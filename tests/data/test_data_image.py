@@ -1,5 +1,8 @@
 """From a file to the grey square that the network sees."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -137,6 +140,89 @@ def test_a_setting_out_of_range_is_refused(settings, key):
     with pytest.raises(ConfigError) as refusal:
         Preprocessing(**settings)
     assert key in str(refusal.value)
+
+
+def test_what_is_transparent_is_black(tmp_path):
+    pixels = np.full((8, 8, 4), 200, np.uint8)
+    pixels[:, :, 3] = [0] * 4 + [255] * 4
+    for mode in ("RGBA", "LA"):
+        Image.fromarray(pixels).convert(mode).save(tmp_path / "x.png")
+        assert np.asarray(read_grey(tmp_path / "x.png"))[0].tolist() == [0] * 4 + [200] * 4
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
+    palette.putpalette([200] * 3 + [90] * 3)
+    palette.save(tmp_path / "x.png", transparency=0)
+    assert np.asarray(read_grey(tmp_path / "x.png")).tolist() == [[0, 90]]
+
+
+@pytest.mark.filterwarnings("ignore:Image size")
+@pytest.mark.parametrize("side", [20_000, 9_500])
+def test_an_enormous_image_is_refused_by_name_before_it_is_decoded(tmp_path, side):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        checksum = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", checksum)
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    path = tmp_path / "bomb.png"  # a header and no pixels: whoever decodes fails otherwise
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b""))
+    with pytest.raises(DataError, match=r"bomb\.png cannot be .*pixel.* (exceeds|are more than)"):
+        read_grey(path)
+
+
+@pytest.fixture
+def large(tmp_path):
+    """A smooth picture, as radiographs are, with a little noise; [900, 1400]."""
+    y, x = np.mgrid[0:900, 0:1400]
+    noise = np.random.default_rng(0).normal(0, 3, (900, 1400))
+    pixels = 120 + 60 * np.sin(x / 90) * np.cos(y / 70) + 20 * np.sin(x / 11) + noise
+    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
+@pytest.mark.parametrize("size", [64, 224, 320])
+def test_a_jpeg_read_at_a_reduced_size_is_within_a_grey_level(tmp_path, large, size, fit, mode):
+    large.convert(mode).save(tmp_path / "x.jpeg", quality=90)
+    preprocessing = Preprocessing(size, fit)
+    full = preprocessing(read_grey(tmp_path / "x.jpeg")).astype(int)
+    assert np.abs(preprocessing.read(tmp_path / "x.jpeg") - full).mean() < 1
+
+
+@pytest.mark.parametrize(
+    ("at_least", "expected"), [(None, 1400), (800, 1400), (450, 700), (9, 175)]
+)
+def test_a_reduced_size_never_falls_below_what_was_asked(tmp_path, large, at_least, expected):
+    large.save(tmp_path / "x.jpeg")
+    assert read_grey(tmp_path / "x.jpeg", at_least).width == expected
+
+
+@pytest.mark.parametrize(
+    ("suffix", "settings"),
+    [("jpeg", {"image_size": 64, "interpolation": "nearest"}), ("png", {"image_size": 64}),
+     ("jpeg", {"image_size": 512})],
+)  # fmt: skip
+def test_otherwise_every_pixel_is_decoded(tmp_path, large, suffix, settings):
+    path = tmp_path / f"x.{suffix}"
+    large.save(path)
+    preprocessing = Preprocessing(**settings)
+    assert np.array_equal(preprocessing.read(path), preprocessing(read_grey(path)))
+
+
+@pytest.mark.parametrize("share", [0.3, 0.9, 0.99])
+def test_a_truncated_jpeg_read_at_a_reduced_size_is_refused_by_name(tmp_path, large, share):
+    path = tmp_path / "half.jpeg"
+    large.save(path)
+    path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
+    with pytest.raises(DataError, match=r"half\.jpeg cannot be read as an image"):
+        Preprocessing(64).read(path)
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
+def test_real_originals_read_at_a_reduced_size_are_within_a_grey_level(shared, fit):
+    preprocessing = Preprocessing(224, fit)
+    for path in sorted((shared / "data/originals").rglob("*.jpeg"))[::4]:
+        full = preprocessing(read_grey(path)).astype(int)
+        assert np.abs(preprocessing.read(path) - full).mean() < 1
 
 
 @pytest.mark.shared

@@ -5,6 +5,7 @@ import pytest
 from rich.console import Console
 
 from pneumonia.evaluation import metrics
+from pneumonia.evaluation.assess import assess
 from pneumonia.evaluation.metrics import Confusion
 from pneumonia.evaluation.verdict import counts, degenerate, table
 
@@ -17,7 +18,7 @@ def rendered(confusion: Confusion, width: int = 80) -> str:
     logits = np.repeat([1, 1, -1, -1], [confusion.tp, confusion.fp, confusion.tn, confusion.fn])
     console = Console(width=width)
     with console.capture() as capture:
-        console.print(table(metrics.evaluate(labels, logits), confusion))
+        console.print(table(assess(labels, metrics.sigmoid(logits), threshold=0.5, replicates=200)))
     return capture.get()
 
 

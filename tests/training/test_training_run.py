@@ -10,10 +10,14 @@ import sys
 import numpy as np
 import pytest
 import torch
+from lightning import Trainer
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import ConfigError, DataError, PneumoniaError
+from pneumonia.evaluation.metrics import sigmoid
+from pneumonia.evaluation.operating_point import OperatingPoint
 from pneumonia.evaluation.predictions import Predictions
 from pneumonia.model.classifier import PneumoniaClassifier
 from pneumonia.training.entry import refuse_impossible
@@ -49,19 +53,55 @@ def test_it_prints_where_to_look_next_and_recall_beside_specificity(run_director
     assert "specificity" in row
 
 
-def test_metrics_json_holds_every_metric_as_a_plain_number(run_directory):
-    metrics = json.loads((run_directory / "metrics.json").read_text())
-    assert set(metrics) == {f"test/{m}" for m in METRICS | {"sensitivity", "n", "n_positive"}}
-    assert all(isinstance(value, (int, float)) for value in metrics.values())
+def metrics_of(run_directory):
+    return json.loads((run_directory / "metrics.json").read_text())
+
+
+def test_metrics_json_holds_every_metric_with_its_interval(run_directory):
+    metrics = metrics_of(run_directory)
+    for name in METRICS | {"sensitivity", "n", "n_positive", "mcc", "brier", "ece"}:
+        assert set(metrics[f"test/{name}"]) == {"value", "low", "high", "method"}
+    for name in ("recall", "specificity", "accuracy"):
+        for prefix in ("test/at_0.5", "test/bacterial", "test/viral"):
+            assert 0 <= metrics[f"{prefix}/{name}"]["value"] <= 1
     assert metrics["test/recall"] == metrics["test/sensitivity"]
 
 
-def test_the_written_metrics_are_those_that_training_logged(run_directory):
-    metrics = json.loads((run_directory / "metrics.json").read_text())
-    with (run_directory / "csv" / "metrics.csv").open() as file:
-        logged = {k: float(v) for row in csv.DictReader(file) for k, v in row.items() if v}
-    for name in METRICS:
-        assert logged[f"test/{name}"] == pytest.approx(metrics[f"test/{name}"], abs=1e-5), name
+def test_torchmetrics_agrees_with_the_written_metrics(run_directory, phantom):
+    checkpoint = run_directory / "checkpoints" / "best.ckpt"
+    model = PneumoniaClassifier.load_from_checkpoint(checkpoint, weights_only=True)
+    datamodule = ChestXrayDataModule(phantom, image_size=32, num_workers=0)
+    trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
+    (logged,) = trainer.test(model, datamodule, verbose=False)
+    metrics = metrics_of(run_directory)
+    for name in METRICS - {"loss", "auroc", "average_precision"}:
+        written = metrics[f"test/at_0.5/{name}"]["value"]
+        assert logged[f"test/{name}"] == pytest.approx(written, abs=1e-5), name
+    for name in ("auroc", "average_precision"):
+        assert logged[f"test/{name}"] == pytest.approx(metrics[f"test/{name}"]["value"], abs=1e-5)
+
+
+def test_the_checkpoint_carries_calibration_and_operating_point(run_directory):
+    checkpoint = torch.load(run_directory / "checkpoints" / "best.ckpt", weights_only=True)
+    temperature = checkpoint["calibration"]["temperature"]
+    assert 1 <= temperature <= 10
+    point = OperatingPoint.from_dict(checkpoint["operating_point"])
+    assert metrics_of(run_directory)["test/threshold"]["value"] == point.threshold
+    predictions = Predictions.read(run_directory / "predictions.csv")
+    assert predictions.probability == pytest.approx(sigmoid(predictions.logit / temperature))
+    with (run_directory / "holdout.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == point.n_positive + point.n_negative
+    facts = checkpoint["facts"]
+    assert facts["data"]["splits"]["val"]["images"] == len(rows)
+    assert facts["training"]["versions"]["torch"]
+
+
+def test_report_and_model_card_are_written(run_directory):
+    report = (run_directory / "report.html").read_text()
+    assert "not a medical device" in report.lower()
+    card = (run_directory / "checkpoints" / "MODEL_CARD.md").read_text()
+    assert "resnet10t" in card
 
 
 def test_predictions_cover_the_test_split_once(run_directory, phantom):
@@ -74,7 +114,7 @@ def test_predictions_cover_the_test_split_once(run_directory, phantom):
 def test_the_best_checkpoint_alone_gives_the_logits_of_predictions_csv(run_directory, tmp_path):
     code = f"""
 import numpy as np, torch
-from pneumonia.data.image import Preprocessing, read_grey
+from pneumonia.data.image import Preprocessing
 from pneumonia.evaluation.predictions import Predictions
 from pneumonia.model.classifier import PneumoniaClassifier
 from pneumonia.training.entry import refuse_impossible
@@ -82,8 +122,8 @@ model = PneumoniaClassifier.load_from_checkpoint(
     {str(run_directory / "checkpoints" / "best.ckpt")!r}, weights_only=True).eval()
 rows = Predictions.read({str(run_directory / "predictions.csv")!r})
 h = model.hparams
-read = Preprocessing(h["image_size"], h["fit"], h["interpolation"])
-images = torch.stack([torch.from_numpy(read(read_grey(p)).copy())[None] for p in rows.path])
+read = Preprocessing(h["image_size"], h["fit"], h["interpolation"]).read
+images = torch.stack([torch.from_numpy(read(p).copy())[None] for p in rows.path])
 with torch.inference_mode():
     logits = model(images).numpy()
 print(np.abs(logits - rows.logit).max())
@@ -121,6 +161,7 @@ def test_tensorboard_has_scalars_figures_and_hyperparameters(run_directory):
         assert f"val/{name}" in tags["scalars"]
     for name in ("loss", "accuracy", "precision", "recall", "specificity", "images_per_second"):
         assert f"train/{name}" in tags["scalars"]
+    assert {"operating_point/sensitivity", "operating_point/specificity"} <= set(tags["scalars"])
     assert any(tag.startswith("lr-") for tag in tags["scalars"])
     assert {
         "inputs/train",
@@ -128,6 +169,7 @@ def test_tensorboard_has_scalars_figures_and_hyperparameters(run_directory):
         "val/precision_recall",
         "val/confusion_matrix",
         "val/probabilities",
+        "val/reliability",
         "val/worst_errors",
     } <= set(tags["images"])
     summaries = events.summary_metadata
@@ -188,6 +230,9 @@ def test_balanced_weight_is_the_ratio_of_the_training_split(train, tmp_path):
         (["ckpt_path=last"], "last does not exist"),
         (["trainer.max_epochs=0"], "without saving a best checkpoint"),
         (["callbacks.best=null"], "without saving a best checkpoint"),
+        (["evaluation.operating_point=sensitivity"], "A sensitivity of 0.95 cannot be set with"),
+        (["evaluation.operating_point=youdon"], "evaluation.operating_point='youdon'"),
+        (["evaluation.target=0.9"], "target 0.9 for the operating point policy youden"),
         (["model.optimizer.name=adamm"], "model.optimizer.name=adamm is unknown"),
         (["model.schedule.name=OneCircleLR"], "model.schedule.name=OneCircleLR is unknown"),
     ],

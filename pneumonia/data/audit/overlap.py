@@ -5,9 +5,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from pneumonia.data.fingerprint import lookalikes
+from pneumonia.data.audit.fingerprint import lookalikes
+from pneumonia.data.audit.survey import Entry
 from pneumonia.data.patients import UNNUMBERED
-from pneumonia.data.survey import Entry
 
 
 @dataclass(frozen=True)

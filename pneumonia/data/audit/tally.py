@@ -4,9 +4,9 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pneumonia.data.audit.survey import Entry
 from pneumonia.data.inventory import SPLITS
 from pneumonia.data.patients import UNNUMBERED
-from pneumonia.data.survey import Entry
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
 
 PUBLISHED: dict[str, dict[str, int]] = {

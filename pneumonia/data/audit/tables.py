@@ -6,8 +6,8 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pneumonia.data.audit import Audit
-from pneumonia.data.overlap import Overlap
+from pneumonia.data.audit.audit import Audit
+from pneumonia.data.audit.overlap import Overlap
 
 _ROWS = 15
 _ERROR_ROWS = 200

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pneumonia.data.inspection import Inspection, inspect
+from pneumonia.data.audit.inspection import Inspection, inspect
 from pneumonia.data.inventory import Inventory, Place
 from pneumonia.data.patients import Identity, identify
 from pneumonia.data.pool import spread

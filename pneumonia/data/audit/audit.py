@@ -7,19 +7,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pneumonia.data import finding
-from pneumonia.data.finding import Finding
-from pneumonia.data.inventory import Inventory
-from pneumonia.data.overlap import (
+from pneumonia.data.audit import finding
+from pneumonia.data.audit.finding import Finding
+from pneumonia.data.audit.overlap import (
     Overlap,
     WrongKey,
     accused_by_number,
     find_copies,
     find_crossings,
 )
-from pneumonia.data.shortcuts import Shortcut, shortcuts
-from pneumonia.data.survey import Entry, survey
-from pneumonia.data.tally import Count, tally
+from pneumonia.data.audit.shortcuts import Shortcut, shortcuts
+from pneumonia.data.audit.survey import Entry, survey
+from pneumonia.data.audit.tally import Count, tally
+from pneumonia.data.inventory import Inventory
 
 
 @dataclass(frozen=True)

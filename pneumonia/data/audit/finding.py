@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from pneumonia.data.audit.overlap import Overlap
+from pneumonia.data.audit.shortcuts import FLAGGED_FROM, Shortcut
+from pneumonia.data.audit.survey import Entry
+from pneumonia.data.audit.tally import Count
 from pneumonia.data.inventory import Inventory
-from pneumonia.data.overlap import Overlap
-from pneumonia.data.shortcuts import FLAGGED_FROM, Shortcut
-from pneumonia.data.survey import Entry
-from pneumonia.data.tally import Count
 from pneumonia.labels import CLASSES
 
 Severity = Literal["error", "warning"]

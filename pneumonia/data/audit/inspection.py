@@ -9,7 +9,7 @@ from typing import Literal
 
 from PIL import Image, UnidentifiedImageError
 
-from pneumonia.data.fingerprint import fingerprint
+from pneumonia.data.audit.fingerprint import fingerprint
 from pneumonia.data.image import read_grey
 from pneumonia.errors import DataError
 
@@ -28,7 +28,7 @@ class Inspection:
         width: Pixels.
         height: Pixels.
         digest: SHA-256 of the bytes; equal for identical files.
-        fingerprint: Of what the image shows; see `pneumonia.data.fingerprint`.
+        fingerprint: Of what the image shows; see `pneumonia.data.audit.fingerprint`.
     """
 
     fault: Fault | None = None

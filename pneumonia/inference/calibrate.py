@@ -1,0 +1,178 @@
+"""A checkpoint moved to a site: temperature, threshold and prevalence from its own images."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pneumonia import __version__
+from pneumonia.data.folder import read_split
+from pneumonia.data.samples import Samples
+from pneumonia.errors import CheckpointError, DataError, EvaluationError
+from pneumonia.evaluation.calibration import TEMPERATURES, fit_temperature
+from pneumonia.evaluation.inputs import check_labels
+from pneumonia.evaluation.metrics import sigmoid
+from pneumonia.evaluation.operating_point import OperatingPoint, check_policy, choose
+from pneumonia.evaluation.recalibration import recalibrate
+from pneumonia.inference.classifier import Calibration, Classifier
+from pneumonia.model.checkpoint import read_checkpoint
+
+SPLITS = ("train", "val", "test")
+_HALVINGS = 200
+
+
+def calibrate(
+    checkpoint: str | Path,
+    root: str | Path,
+    out: str | Path,
+    split: str | None = None,
+    *,
+    patients: str | None = None,
+    policy: str | None = None,
+    target: float | None = None,
+    prevalence: float | None = None,
+) -> tuple[Calibration, OperatingPoint]:
+    """Refit temperature and threshold on a site's labelled images, into a new checkpoint.
+
+    The weights stay as they are. What was in force before goes to the end of the list
+    `recalibration` of the new checkpoint, together with what was done.
+
+    Args:
+        checkpoint: A `.ckpt` file of this project; it is not changed.
+        root: The site's data set.
+        out: The new checkpoint.
+        split: Which split; None for all that are there.
+        patients: What a patient is; see `pneumonia.data.patients.identify`.
+        policy: Of the operating point; None for the one in the checkpoint, or `sensitivity`.
+        target: Of the policy; None for the one in the checkpoint, if the policy is.
+        prevalence: The share of PNEUMONIA among those the site X-rays, if its labelled images
+            have another.
+
+    Returns:
+        The new calibration and operating point.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be used, or `out` is that very file or cannot
+            be written.
+        DataError: If the folder cannot be used.
+        EvaluationError: If the images cannot support the policy.
+    """
+    out = Path(out)
+    if out.exists() and out.samefile(checkpoint):
+        raise CheckpointError(f"{out} is the checkpoint itself, which is kept; name a new file.")
+    if prevalence is not None and not 0 < prevalence < 1:
+        raise EvaluationError(f"The prevalence is {prevalence}; give a share between 0 and 1.")
+    classifier = Classifier.load(checkpoint)
+    policy, target = _policy(classifier.operating_point, policy, target)
+    samples = _samples(root, split, patients)
+    check_labels(samples.labels)  # before minutes of work
+    logits = classifier.logits([str(path) for path in samples.paths])
+    calibration = fit(samples.labels, logits, prevalence)
+    point = choose(samples.labels, calibration(logits), samples.patients, policy, target)
+    content = read_checkpoint(checkpoint)
+    normal, pneumonia = samples.class_counts()
+    entry = {
+        "when": datetime.now(UTC).isoformat(timespec="seconds"),
+        "pneumonia_version": __version__,
+        "root": os.fspath(root),
+        "splits": split or "all",
+        "images": len(samples),
+        "patients": len(np.unique(samples.patients)),
+        "NORMAL": normal,
+        "PNEUMONIA": pneumonia,
+        "fingerprint": samples.fingerprint(),
+        "prevalence": prevalence,
+        "replaced": {key: content.get(key) for key in ("calibration", "operating_point")},
+    }
+    content["calibration"] = {"temperature": calibration.temperature, "offset": calibration.offset}
+    content["operating_point"] = point.to_dict()
+    content["recalibration"] = [*(content.get("recalibration") or ()), entry]
+    _save(content, out)
+    return calibration, point
+
+
+def fit(
+    labels: NDArray[np.int64], logits: NDArray[np.float64], prevalence: float | None = None
+) -> Calibration:
+    """Fit the temperature, and for a given prevalence the offset, by maximum likelihood.
+
+    Without a prevalence the offset is 0 and the temperature that of `fit_temperature`. With one,
+    temperature (within its bounds) and offset are first fitted together, so that probabilities
+    hold at the labelled images' own share pi of PNEUMONIA. Then the prior is exchanged: with
+    p' / (1 - p') = p / (1 - p) * (P / (1 - P)) / (pi / (1 - pi)), the offset grows by
+    logit(P) - logit(pi). Elkan, IJCAI 2001, theorem 2; Saerens, Latinne and Decaestecker, Neural
+    Computation 14 (2002), equation 2.4. This supposes that sick and healthy children look as they
+    do in the labelled images, and that only their shares differ.
+
+    Args:
+        labels: Shape (n,), 0 or 1, of both classes.
+        logits: Shape (n,), raw.
+        prevalence: P, in (0, 1).
+
+    Raises:
+        EvaluationError: If the labels are of one class, or a logit is not finite.
+    """
+    if prevalence is None:
+        return Calibration(fit_temperature(labels, logits))
+    truth = check_labels(labels)
+    slope = float(recalibrate(truth, logits, np.ones((1, truth.size))).slope[0])
+    if np.isnan(slope):  # separable: as steep as may be, in whichever direction
+        slope = 1 / fit_temperature(labels, logits)
+    slope = min(max(slope, 1 / TEMPERATURES[1]), 1 / TEMPERATURES[0])
+    share = float(truth.mean())
+    return Calibration(
+        1 / slope, _intercept(logits * slope, share) + _log_odds(prevalence) - _log_odds(share)
+    )
+
+
+def _intercept(scaled: NDArray[np.float64], share: float) -> float:
+    """Find the offset at which the mean probability is the share of PNEUMONIA, by bisection."""
+    reach = float(np.abs(scaled).max()) + abs(_log_odds(share)) + 1
+    low, high = -reach, reach
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sigmoid(scaled + middle).mean() < share else (low, middle)
+    return (low + high) / 2
+
+
+def _log_odds(share: float) -> float:
+    return float(np.log(share) - np.log1p(-share))
+
+
+def _policy(
+    point: OperatingPoint | None, policy: str | None, target: float | None
+) -> tuple[str, float | None]:
+    if policy is None:
+        policy = point.policy if point is not None else "sensitivity"
+    if target is None and point is not None and point.policy == policy:
+        target = point.target
+    return policy, check_policy(policy, target)
+
+
+def _samples(root: str | Path, split: str | None, patients: str | None) -> Samples:
+    names = [split] if split else [name for name in SPLITS if (Path(root) / name).is_dir()]
+    if not names:
+        raise DataError(
+            f"{root} holds none of the folders {', '.join(SPLITS)}; put the site's images into"
+            f" {Path(root) / 'test'}, in NORMAL and PNEUMONIA."
+        )
+    samples, *others = [read_split(root, name, patients) for name in names]
+    for other in others:
+        samples = samples + other
+    return samples
+
+
+def _save(content: dict[str, Any], out: Path) -> None:
+    partial = out.with_name(f".{out.name}.{os.getpid()}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(content, partial)
+        partial.replace(out)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
+        raise CheckpointError(f"{out} cannot be written ({error}); name another file.") from error
+    finally:
+        partial.unlink(missing_ok=True)

@@ -1,0 +1,234 @@
+"""A checkpoint, a folder of labelled images -> a result in files."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pneumonia.data.folder import read_split
+from pneumonia.data.image import read_grey
+from pneumonia.data.samples import Samples
+from pneumonia.evaluation.assess import Assessment
+from pneumonia.evaluation.bootstrap import REPLICATES
+from pneumonia.evaluation.cases import Cases
+from pneumonia.evaluation.dossier import CARD, Dossier, compile_dossier, write_dossier
+from pneumonia.evaluation.predictions import Predictions
+from pneumonia.evaluation.shortcut import Probe
+from pneumonia.evaluation.subject import Subject
+from pneumonia.inference.classifier import Classifier, read_calibration, read_operating_point
+from pneumonia.inference.probe import probe as measure_shortcuts
+from pneumonia.model.checkpoint import read_checkpoint
+
+SPLITS = ("train", "val", "test")
+_SIDE = 400
+"""Pixels of an image's longer side, before the report makes it smaller still."""
+
+_SEEN = (
+    "These very images chose the threshold when the checkpoint was calibrated again: the figures"
+    " flatter."
+)
+
+
+def evaluate_checkpoint(
+    checkpoint: str | Path,
+    root: str | Path,
+    directory: str | Path,
+    split: str = "test",
+    *,
+    patients: str | None = None,
+    threshold: float | None = None,
+    probe: bool = False,
+    seed: int = 0,
+) -> tuple[Dossier, list[Path]]:
+    """Test a checkpoint on a split of a data set, and write the result down.
+
+    Args:
+        checkpoint: A `.ckpt` file of this project.
+        root: The data set, with `train`, `val` and `test` in it.
+        directory: Where the files go.
+        split: Which split.
+        patients: What a patient is; see `pneumonia.data.patients.identify`.
+        threshold: To use instead of the checkpoint's.
+        probe: Also run the shortcut probe, which takes three more passes.
+        seed: Of the bootstrap.
+
+    Returns:
+        The result, and the files written.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be used.
+        DataError: If the folder or a file in it cannot be used.
+        EvaluationError: If the images cannot be evaluated, or a file cannot be written.
+    """
+    classifier = Classifier.load(checkpoint)
+    samples = read_split(root, split, patients)
+    logits = classifier.logits([str(path) for path in samples.paths])
+    predictions = Predictions(
+        samples.paths,
+        samples.labels,
+        logits,
+        classifier.probabilities(logits),
+        samples.patients,
+        samples.subtypes,
+    )
+    subject = describe(
+        classifier.checkpoint,
+        checkpoint,
+        f"split {split} of {root}",
+        samples,
+        _flattery(split),
+    )
+    dossier = compile_dossier(
+        Cases.of(predictions),
+        subject,
+        threshold,
+        probes=measure_shortcuts(classifier, samples, logits) if probe else (),
+        picture=thumbnail,
+        seed=seed,
+    )
+    return dossier, write_dossier(dossier, directory, Path(directory) / CARD)
+
+
+def write_evaluation(
+    directory: str | Path,
+    predictions: Predictions,
+    checkpoint: str | Path,
+    data: str | None = None,
+    *,
+    probes: Sequence[Probe] = (),
+    seed: int = 0,
+    replicates: int = REPLICATES,
+) -> Assessment:
+    """Write down what a checkpoint said of a test: the end of a training.
+
+    Writes `metrics.json`, `predictions.csv` and `report.html` into the directory, and
+    `MODEL_CARD.md` beside the checkpoint. Needs no data loader: images of the gallery are read
+    from the paths of the predictions.
+
+    Args:
+        directory: The run directory.
+        predictions: What the checkpoint said, with calibrated probabilities.
+        checkpoint: The `.ckpt` file, with calibration, operating point and facts in it.
+        data: What it was tested on, in words; by default the test split of the data set that
+            the facts name.
+        probes: The shortcut probe, if it was run.
+        seed: Of the bootstrap.
+        replicates: Of the bootstrap.
+
+    Returns:
+        The result.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be read.
+        EvaluationError: If the predictions cannot be evaluated, or a file cannot be written.
+        DataError: If an image of the gallery cannot be read.
+    """
+    subject = describe(read_checkpoint(checkpoint), checkpoint, data or "")
+    if data is None:
+        root = subject.fact("data", "root")
+        subject = replace(subject, data=f"split test of {root}" if root else "split test")
+    dossier = compile_dossier(
+        Cases.of(predictions),
+        subject,
+        probes=probes,
+        picture=thumbnail,
+        seed=seed,
+        replicates=replicates,
+    )
+    write_dossier(dossier, directory, Path(checkpoint).with_name(CARD))
+    return dossier.assessment
+
+
+def describe(
+    checkpoint: Any,
+    path: str | Path,
+    data: str,
+    tested: Samples | None = None,
+    warnings: tuple[str, ...] = (),
+) -> Subject:
+    """Gather what a checkpoint says of itself.
+
+    Args:
+        checkpoint: What `read_checkpoint` gave, or the `checkpoint` of a `Classifier`.
+        path: Its file.
+        data: What it was tested on, in words.
+        tested: The tested images, for their fingerprint.
+        warnings: What to doubt.
+
+    Raises:
+        CheckpointError: If calibration or operating point are damaged.
+    """
+    calibration = read_calibration(checkpoint, path)
+    facts = checkpoint.get("facts")
+    facts = dict(facts) if isinstance(facts, dict) else {}
+    settings = checkpoint.get("hyper_parameters", {})
+    facts["model"] = {
+        key: settings[key]
+        for key in ("backbone", "image_size", "fit", "interpolation")
+        if key in settings
+    } | {
+        "checkpoint format": checkpoint.get("format_version"),
+        "pneumonia version": checkpoint.get("pneumonia_version"),
+    }
+    history = tuple(checkpoint.get("recalibration") or ())
+    if history and history[-1].get("prevalence") is not None:
+        warnings += (_moved(float(history[-1]["prevalence"])),)
+    if tested is not None:
+        fingerprint = tested.fingerprint()
+        known = facts.get("data")
+        facts["data"] = {
+            **(known if isinstance(known, dict) else {}),
+            "fingerprint of the tested images": fingerprint,
+        }
+        if any(entry.get("fingerprint") == fingerprint for entry in history):
+            warnings += (_SEEN,)
+    return Subject(
+        os.fspath(path),
+        data,
+        checkpoint=True,
+        calibration=(calibration.temperature, calibration.offset) if calibration else None,
+        operating_point=read_operating_point(checkpoint, path),
+        facts=facts,
+        history=history,
+        warnings=warnings,
+    )
+
+
+def thumbnail(path: str) -> NDArray[np.uint8]:
+    """Read an image for a report, its shape kept.
+
+    Args:
+        path: The file.
+
+    Returns:
+        Grey uint8 [H, W], at most 400 pixels a side.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    image = read_grey(path)
+    image.thumbnail((_SIDE, _SIDE))
+    return np.asarray(image)
+
+
+def _flattery(split: str) -> tuple[str, ...]:
+    if split == "test":
+        return ()
+    return (
+        (
+            f"Images of the split {split} trained the model or chose its checkpoint and threshold,"
+            " if it was trained on this data set: the figures flatter, and are no test."
+        ),
+    )
+
+
+def _moved(prevalence: float) -> str:
+    return (
+        f"Probabilities were moved to a prevalence of {prevalence:g}: where the tested images have"
+        " another share of PNEUMONIA, calibration, Brier score, log loss and net benefit are"
+        " expected to look wrong."
+    )

@@ -1,0 +1,330 @@
+"""The report, from anyone's predictions: whole, escaped, honest about what is missing."""
+
+import html.parser
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from pneumonia.errors import EvaluationError
+from pneumonia.evaluation.cases import Cases, read_cases
+from pneumonia.evaluation.claim import ITEMS
+from pneumonia.evaluation.dossier import compile_dossier, write_dossier
+from pneumonia.evaluation.intervals import Estimate
+from pneumonia.evaluation.operating_point import choose
+from pneumonia.evaluation.pair import compare_files
+from pneumonia.evaluation.prose import errors_of_hundred, figure, of_hundred
+from pneumonia.evaluation.report import report
+from pneumonia.evaluation.shortcut import MEANING, Probe
+from pneumonia.evaluation.subject import Subject
+
+ORDER = ["verdict", "confusion", "curves", "calibration", "subtypes", "prevalence", "errors"]
+ORDER += ["probe", "cohort", "training", "limits", "claim"]
+EVIL = "<script>alert(1)</script>"
+
+
+class Page(html.parser.HTMLParser):
+    """Collects what a page is made of."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: set[str] = set()
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        for name, value in attrs:
+            if name == "id" and tag in {"section", "header"}:
+                self.ids.append(value)
+            if name in {"src", "href", "xlink:href"}:
+                self.links.append(value)
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def cases(n: int = 120, seed: int = 0, **columns) -> Cases:
+    random = np.random.default_rng(seed)
+    labels = np.arange(n) % 2
+    logits = random.normal(2.0 * (2 * labels - 1), 1.5)
+    known = {
+        "paths": np.array([f"{i}.jpeg" for i in range(n)]),
+        "patients": np.array([f"p{i // 4}-{i % 2}" for i in range(n)]),
+        "subtypes": np.where(
+            labels == 1, np.where(np.arange(n) % 4 == 1, "viral", "bacterial"), "normal"
+        ),
+    }
+    return Cases(labels, 1 / (1 + np.exp(-logits)), logits, **(known | columns))
+
+
+def checkpoint(found: Cases, **facts) -> Subject:
+    point = choose(found.labels, found.probabilities, found.patients)
+    return Subject("best.ckpt", "split test", True, (1.5, 0.0), point, facts)
+
+
+def page(dossier) -> Page:
+    return Page(report(dossier))
+
+
+def test_sections_in_order_and_nothing_from_outside():
+    found = page(compile_dossier(cases(), Subject("a", "b"), replicates=200))
+    assert found.ids == ORDER
+    assert all(link.startswith(("#", "data:")) for link in found.links)
+    assert not {"script", "link", "iframe"} & found.tags
+    assert len(report(compile_dossier(cases(), Subject("a", "b"), replicates=200))) < 3_000_000
+
+
+def test_verdict_stands_first_with_promise_and_counts_in_words():
+    found = cases()
+    text = page(compile_dossier(found, checkpoint(found), replicates=200)).text
+    assert "Of 100 X-rays showing pneumonia it misses" in text
+    assert (
+        "chosen on the hold-out, before any test was seen, for a sensitivity of at least 0.95"
+        in text
+    )
+    assert "the hold-out had promised a sensitivity of" in text
+    assert "What was promised, and what the test gave" in text
+    assert "not a medical device" in text
+    assert "CC BY 4.0" in text
+
+
+def test_degenerate_classifier_is_the_first_line():
+    found = cases()
+    everyone = Cases(found.labels, np.full(len(found), 0.9), None, found.paths)
+    written = page(compile_dossier(everyone, Subject("a", "b"), replicates=200))
+    body = written.text[written.text.index("}") :].rpartition("} }")[2]  # behind the style sheet
+    assert body.strip().startswith("Degenerate classifier: calls 60 of 60 NORMAL images PNEUMONIA")
+    assert "tells none apart" in written.text
+    assert "undefined" in written.text
+
+
+@pytest.mark.parametrize(
+    ("subject", "threshold", "words"),
+    [
+        (Subject("a", "b"), None, "the default; it was not chosen on a hold-out"),
+        (Subject("a", "b"), 0.3, "given by hand and not chosen on a hold-out"),
+        (Subject("a", "b", checkpoint=True), None, "holds neither an operating point nor"),
+    ],
+)
+def test_says_where_the_threshold_comes_from(subject, threshold, words):
+    dossier = compile_dossier(cases(), subject, threshold, replicates=200)
+    assert dossier.assessment.threshold == (threshold or 0.5)
+    assert words in page(dossier).text
+
+
+def test_everything_from_outside_is_escaped():
+    found = cases(paths=np.array([f"{EVIL}{i}" for i in range(120)]))
+    subject = checkpoint(
+        found,
+        data={EVIL: EVIL, "splits": {EVIL: {"images": EVIL}}},
+        holdout={EVIL: EVIL},
+        training={"config": EVIL, "versions": {EVIL: EVIL}, "hardware": EVIL},
+        model={EVIL: EVIL},
+    )
+    subject = Subject(
+        EVIL,
+        EVIL,
+        True,
+        (1.5, 0.1),
+        subject.operating_point,
+        subject.facts,
+        ({"root": EVIL},),
+        (EVIL,),
+    )
+    probe = Probe(EVIL, EVIL, Estimate.exact(0.5, EVIL), np.zeros((8, 8), np.uint8))
+    dossier = compile_dossier(found, subject, probes=[probe], replicates=200)
+    written = report(dossier)
+    assert "<script" not in written
+    assert MEANING in written
+
+
+@pytest.mark.parametrize("facts", [{}, {"data": 3, "training": "x"}, {"data": {"splits": [1]}}])
+def test_facts_may_be_missing_or_strange(facts):
+    found = cases()
+    assert page(compile_dossier(found, checkpoint(found, **facts), replicates=200)).ids == ORDER
+
+
+def test_gallery_shows_the_surest_errors_with_their_images():
+    found = cases()
+    opened = []
+
+    def picture(path):
+        opened.append(path)
+        return np.full((300, 500), 7, np.uint8)
+
+    text = report(compile_dossier(found, Subject("a", "b"), picture=picture, replicates=200))
+    wrong = (found.probabilities >= 0.5) != (found.labels == 1)
+    misses = np.flatnonzero(wrong & (found.labels == 1))
+    surest = misses[np.argsort(found.logits[misses])][:6]
+    assert opened[: len(surest)] == found.paths[surest].tolist()
+    assert text.count("data:image/jpeg;base64,") == len(opened)
+
+
+def test_claim_has_all_items_once():
+    assert [item.number for item in ITEMS] == list(range(1, 43))
+    assert {item.section for item in ITEMS} - {None} <= set(ORDER)
+
+
+def test_files_and_loss(tmp_path):
+    dossier = compile_dossier(cases(), Subject("a", "b"), replicates=200)
+    files = write_dossier(dossier, tmp_path / "new", tmp_path / "new/card.md")
+    assert [file.name for file in files] == [
+        "metrics.json",
+        "predictions.csv",
+        "report.html",
+        "card.md",
+    ]
+    metrics = json.loads(files[0].read_text())
+    assert metrics["test/loss"] == metrics["test/log_loss"]
+    again = read_cases(files[1])
+    np.testing.assert_array_equal(again.probabilities, dossier.cases.probabilities)
+    np.testing.assert_array_equal(again.patients, dossier.cases.patients)
+
+
+def test_a_folder_that_cannot_be_is_a_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    dossier = compile_dossier(cases(), Subject("a", "b"), replicates=200)
+    with pytest.raises(EvaluationError, match="cannot be written"):
+        write_dossier(dossier, tmp_path / "file")
+
+
+def test_words():
+    assert [of_hundred(x) for x in (0, 0.001, 0.021, 0.999, 1)] == [
+        "none",
+        "fewer than 1",
+        "2",
+        "more than 99",
+        "all",
+    ]
+    assert errors_of_hundred(Estimate(0.978, 0.961, 0.991, "")) == "2 (0 to 4)"
+    assert errors_of_hundred(Estimate(1.0, 0.99, 1.0, "")) == "none (0 to 1)"
+    assert "unknown" in errors_of_hundred(Estimate.without_interval(0.9, "x"))
+    assert figure(None) == figure(Estimate.without_interval(np.nan, "x")) == "undefined"
+
+
+# --- anyone's predictions ---------------------------------------------------------------------
+
+
+def write(path, text: str):
+    path.write_text(text)
+    return path
+
+
+TEN = "label,probability\n" + "\n".join(f"{i % 2},{0.1 * i:.1f}" for i in range(10))
+
+
+def test_ten_images_are_evaluated_with_doubts(tmp_path):
+    found = page(compile_dossier(read_cases(write(tmp_path / "a.csv", TEN)), Subject("a", "b")))
+    assert "fewer than 30" in found.text
+    assert "whose patients nobody named" in found.text
+
+
+def test_labels_numbers_and_names_are_read_alike(tmp_path):
+    rows = [("NORMAL", "0", "0.0"), (" pneumonia ", "1", "1.0")]
+    for column in range(3):
+        text = " Label ,PROBABILITY\n" + "\n".join(f"{row[column]},0.5" for row in rows)
+        assert read_cases(write(tmp_path / "a.csv", text)).labels.tolist() == [0, 1]
+
+
+def test_probability_wins_over_a_contradicting_logit(tmp_path):
+    text = "label,logit,probability\n0,5,0.1\n1,-5,0.9\n"
+    found = read_cases(write(tmp_path / "a.csv", text))
+    assert found.probabilities.tolist() == [0.1, 0.9]
+    assert found.scores.tolist() == [0.1, 0.9]
+    agreeing = read_cases(write(tmp_path / "b.csv", "label,logit,probability\n0,40,1\n1,50,1\n"))
+    assert agreeing.scores.tolist() == [40, 50]
+    alone = read_cases(write(tmp_path / "c.csv", "label,logit\n0,0\n1,0\n"))
+    assert alone.probabilities.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("label,probability\n1,0.5\n1,0.6\n", "class"),
+        ("label,probability\n1,1.5\n0,0.6\n", "outside 0 to 1"),
+        ("label,probability\n1,nan\n0,0.6\n", "not finite"),
+        ("label,logit\n1,inf\n0,0.6\n", "not finite"),
+        ("path,label,probability\na,1,0.5\na,0,0.6\n", "more than once"),
+        ("label,probability\n2,0.5\n0,0.6\n", "row 1, column label: found '2'"),
+        ("label,probability\n1,high\n0,0.6\n", "row 1, column probability: found 'high'"),
+        ("label,probability,patient\n1,0.2,\n0,0.6,b\n", "have no patient"),
+        ("label,probability\n1,0.5,3\n", "found 3 cells, expected 2"),
+        ("truth,probability\n1,0.5\n", "has no column label"),
+        ("label,score\n1,0.5\n", "neither a column probability nor logit"),
+        ("label,label,probability\n1,1,0.5\n", "several columns named label"),
+        ("label,probability\n", "no row"),
+        ("", "no"),
+    ],
+)
+def test_bad_tables_are_refused_in_a_sentence(tmp_path, text, message):
+    with pytest.raises(EvaluationError, match=message) as error:
+        read_cases(write(tmp_path / "a.csv", text))
+    assert "a.csv" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_patient_with_both_labels_is_noted(tmp_path):
+    rows = "\n".join(f"{i % 2},{0.05 + 0.1 * (i % 10):.2f},p{i // 2}" for i in range(80))
+    found = read_cases(write(tmp_path / "a.csv", f"label,probability,patient\n{rows}"))
+    notes = compile_dossier(found, Subject("a", "b"), replicates=200).assessment.notes
+    assert any("both classes" in note for note in notes)
+
+
+# --- compare ----------------------------------------------------------------------------------
+
+
+def test_compare_matches_rows_by_path_and_takes_the_threshold_beside(tmp_path):
+    found = cases()
+    one, other = tmp_path / "one", tmp_path / "other"
+    write_dossier(compile_dossier(found, Subject("a", "b"), 0.3, replicates=200), one)
+    backwards = found.take(np.arange(len(found))[::-1])
+    write_dossier(compile_dossier(backwards, Subject("a", "b"), 0.3, replicates=200), other)
+    pair = compare_files(one / "predictions.csv", other / "predictions.csv", replicates=200)
+    assert pair.thresholds[0].startswith("0.3, from ")
+    assert {d.verdict for d in pair.comparison.differences.values()} == {
+        "no evidence of a difference"
+    }
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ("path,label,probability\na,0,0.5\nc,1,0.6\n", "different images"),
+        ("label,probability\n0,0.5\n1,0.6\n", "no column path"),
+        ("path,label,probability\na,1,0.5\nb,0,0.6\n", "differ in labels"),
+    ],
+)
+def test_compare_refuses_what_is_no_pair(tmp_path, other, message):
+    one = write(tmp_path / "a.csv", "path,label,probability\na,0,0.5\nb,1,0.6\n")
+    with pytest.raises(EvaluationError, match=message):
+        compare_files(one, write(tmp_path / "b.csv", other), replicates=200)
+
+
+def test_neither_torch_nor_a_model_is_imported(tmp_path):
+    write(tmp_path / "a.csv", TEN)
+    arguments = [
+        "pneumonia",
+        "evaluate",
+        "--predictions",
+        f"{tmp_path}/a.csv",
+        "--out",
+        f"{tmp_path}/o",
+    ]
+    code = (
+        f"import sys; sys.argv = {arguments!r}\n"
+        "from pneumonia import cli\n"
+        "try:\n    cli.main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'lightning', 'hydra', 'sklearn', 'scipy'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=120)
+    assert (tmp_path / "o/report.html").exists()
