@@ -33,7 +33,8 @@ def main(config: DictConfig) -> float | None:
     refuse_impossible(config, sweep)
     refuse_used(directory)
     seed_everything(config.seed, workers=True, verbose=False)
-    parts = build(config, directory)
+    test = config.test if config.test is not None else not sweep
+    parts = build(config, directory, test)
     trainer, datamodule = parts.trainer, parts.datamodule
 
     trainer.fit(parts.model, datamodule, ckpt_path=config.ckpt_path, weights_only=True)
@@ -45,7 +46,7 @@ def main(config: DictConfig) -> float | None:
 
     final = {f"best/{config.monitor}": score}
     console = Console(quiet=not trainer.is_global_zero)
-    if config.test if config.test is not None else not sweep:
+    if test:
         result = test_checkpoint(trainer, checkpoint, datamodule, directory)
         if result is not None:
             console.print(summary(result))

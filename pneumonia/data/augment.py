@@ -17,7 +17,8 @@ class Augmentation:
 
     The numbers are drawn here and handed to torchvision's functions: its random transform
     classes would draw them from the global state, and take twice as long. One image of 224
-    pixels costs about 0.5 ms of a core (tests/benchmarks/test_benchmark_data.py).
+    pixels costs 0.6 to 0.8 ms of a core, so 2 cores feed 2,500 images/s
+    (tests/benchmarks/test_benchmark_data.py).
 
     Attributes:
         degrees: Largest rotation to either side, degrees.

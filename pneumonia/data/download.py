@@ -22,9 +22,9 @@ from textwrap import shorten
 
 from filelock import FileLock, Timeout
 
+from pneumonia.data.audit.tally import PUBLISHED
 from pneumonia.data.inventory import SPLITS, Inventory, Place
 from pneumonia.data.pool import spread
-from pneumonia.data.audit.tally import PUBLISHED
 from pneumonia.errors import DataError
 from pneumonia.labels import CLASSES
 

@@ -41,7 +41,8 @@ class Preprocessing:
     resize: 1.4 times the speed for a mean difference of 0.14 grey levels (0.72 in the image
     that differs most; 99.9% of all pixels within 4). Without the factor of two it would be 1.8
     times the speed for 0.59 (1.99). torchvision's decoder and resize took as long as Pillow's
-    full decode. `nearest` picks single pixels, so it always decodes in full.
+    full decode. At other sizes from 32 to 320 the mean difference was
+    0.03 to 0.61. `nearest` picks single pixels, so it always decodes in full.
 
     Attributes:
         image_size: Side of the square in pixels, at least 16.

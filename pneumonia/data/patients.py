@@ -112,8 +112,8 @@ def _by_stream(path: str, label: int) -> Identity | None:
         if match:
             if (subtype == "normal") != (label == NORMAL):
                 raise DataError(
-                    f"{path} lies in {CLASSES[label]} but its name says {subtype}; move it to the"
-                    " right class folder or remove it."
+                    f"{path} is labelled {CLASSES[label]} but its name says {subtype}; correct its"
+                    " class folder, or its label in the table, or remove it."
                 )
             number = int(match[1])
             return Identity(f"{stream}/{number}", stream, number, subtype)

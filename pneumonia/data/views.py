@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from pneumonia.data.audit.inspection import inspect
 from pneumonia.data.augment import Augmentation
 from pneumonia.data.dataset import Radiographs
 from pneumonia.data.image import Preprocessing, read_grey
-from pneumonia.data.audit.inspection import inspect
 from pneumonia.data.inventory import Inventory
 from pneumonia.data.samples import Samples
 from pneumonia.data.sheet import Row, draw_sheet

@@ -63,7 +63,7 @@ def report(dossier: Dossier) -> str:
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["figure"] = prose.figure
+    environment.filters["figure"] = _figure
     source = Path(__file__).with_name(_TEMPLATE).read_text(encoding="utf-8")
     return environment.from_string(source).render(_content(dossier))
 
@@ -247,6 +247,13 @@ def _picture(pixels: NDArray[np.uint8] | None) -> str | None:
     file = io.BytesIO()
     image.save(file, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+def _figure(estimate: Estimate) -> Markup:
+    """Keep an interval on one line, below its number where both have no room."""
+    number, bracket, interval = prose.figure(estimate).partition(" (")
+    whole = Markup("{} <span class='interval'>({}</span>")
+    return whole.format(number, interval) if bracket else Markup("{}").format(number)
 
 
 def _drawn(figure: Any) -> Markup:

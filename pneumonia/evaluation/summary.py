@@ -72,12 +72,16 @@ def compared(result: Comparison, names: tuple[str, str], thresholds: tuple[str, 
         )
     some = [d.verdict for d in result.differences.values() if "better" in d.verdict]
     test, area = result.mcnemar, result.differences["auroc_obuchowski"]
-    p_value = "" if math.isnan(result.auroc_p_value) else f"p = {result.auroc_p_value:.3g}, "
+    p_value = (
+        "no test: the difference has no variance"
+        if math.isnan(result.auroc_p_value)
+        else f"p = {result.auroc_p_value:.3g}, {area.difference.method}"
+    )
     sentences = [
         f"A: {names[0]}, threshold {thresholds[0]}",
         f"B: {names[1]}, threshold {thresholds[1]}",
         (
-            f"AUROC: {area.verdict} ({p_value}{area.difference.method})."
+            f"AUROC: {area.verdict} ({p_value})."
             f" Only A right on {test.only_a_right} images, only B on {test.only_b_right}"
             f" (p = {test.p_value:.3g}, {test.method})."
         ),

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ from numpy.typing import NDArray
 from pneumonia.data.folder import read_split
 from pneumonia.data.image import read_grey
 from pneumonia.data.samples import Samples
-from pneumonia.evaluation.assess import Assessment
 from pneumonia.evaluation.bootstrap import REPLICATES
 from pneumonia.evaluation.cases import Cases
 from pneumonia.evaluation.dossier import CARD, Dossier, compile_dossier, write_dossier
@@ -94,15 +92,15 @@ def evaluate_checkpoint(
 
 
 def write_evaluation(
-    directory: str | Path,
-    predictions: Predictions,
     checkpoint: str | Path,
-    data: str | None = None,
+    predictions: Predictions,
+    directory: str | Path,
+    data: str,
     *,
     probes: Sequence[Probe] = (),
     seed: int = 0,
     replicates: int = REPLICATES,
-) -> Assessment:
+) -> Dossier:
     """Write down what a checkpoint said of a test: the end of a training.
 
     Writes `metrics.json`, `predictions.csv` and `report.html` into the directory, and
@@ -110,27 +108,23 @@ def write_evaluation(
     from the paths of the predictions.
 
     Args:
-        directory: The run directory.
-        predictions: What the checkpoint said, with calibrated probabilities.
         checkpoint: The `.ckpt` file, with calibration, operating point and facts in it.
-        data: What it was tested on, in words; by default the test split of the data set that
-            the facts name.
+        predictions: What it said, with calibrated probabilities.
+        directory: The run directory.
+        data: What it was tested on, in words: `split test of data/chest_xray`.
         probes: The shortcut probe, if it was run.
         seed: Of the bootstrap.
         replicates: Of the bootstrap.
 
     Returns:
-        The result.
+        The result; `pneumonia.evaluation.summary.summary` prints it.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read.
         EvaluationError: If the predictions cannot be evaluated, or a file cannot be written.
         DataError: If an image of the gallery cannot be read.
     """
-    subject = describe(read_checkpoint(checkpoint), checkpoint, data or "")
-    if data is None:
-        root = subject.fact("data", "root")
-        subject = replace(subject, data=f"split test of {root}" if root else "split test")
+    subject = describe(read_checkpoint(checkpoint), checkpoint, data)
     dossier = compile_dossier(
         Cases.of(predictions),
         subject,
@@ -140,7 +134,7 @@ def write_evaluation(
         replicates=replicates,
     )
     write_dossier(dossier, directory, Path(checkpoint).with_name(CARD))
-    return dossier.assessment
+    return dossier
 
 
 def describe(

@@ -1,6 +1,7 @@
 """Configuration -> data module, model and Trainer."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import hydra
@@ -31,12 +32,13 @@ class Parts:
     trainer: Trainer
 
 
-def build(config: DictConfig, run_directory: str) -> Parts:
+def build(config: DictConfig, run_directory: str | Path, test: bool = False) -> Parts:
     """Build the parts of a run from its configuration.
 
     Args:
         config: The composed configuration.
         run_directory: Where the run's record is written.
+        test: Whether the test split will be opened after the fit.
 
     Raises:
         PneumoniaError: If a setting is unknown, of the wrong type, or cannot be met.
@@ -44,7 +46,7 @@ def build(config: DictConfig, run_directory: str) -> Parts:
     settings = plain(config)
     check(settings)
     callbacks = [
-        Preflight(config.evaluation.operating_point, config.evaluation.target),
+        Preflight(config.evaluation.operating_point, config.evaluation.target, test),
         RunRecord(run_directory, settings),
         Reseed(config.seed),
         Throughput(),

@@ -39,6 +39,7 @@ def gather(
     return {
         "data": {
             "root": str(datamodule.root),
+            "phantom": datamodule.synthetic,
             "fingerprint": whole.fingerprint(),
             "splits": {name: _counts(samples) for name, samples in splits.items()},
         },

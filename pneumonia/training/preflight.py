@@ -18,11 +18,15 @@ class Preflight(Callback):
     Args:
         policy: How the operating point will be chosen.
         target: Of the policy.
+        test: Whether the test split will be opened after the fit.
     """
 
-    def __init__(self, policy: str = "sensitivity", target: float | None = None) -> None:
+    def __init__(
+        self, policy: str = "sensitivity", target: float | None = None, test: bool = False
+    ) -> None:
         self.policy = policy
         self.target = target
+        self.test = test
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check splits, batch size and monitors before a fit.
@@ -37,6 +41,11 @@ class Preflight(Callback):
             return
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         _check_splits(datamodule)
+        if self.test and not datamodule.has("test"):
+            raise DataError(
+                f"{datamodule.root} has no test split to open after the fit; add one, or train"
+                " without it by test=false."
+            )
         if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:  # noqa: SLF001
             raise ConfigError(
                 "trainer.use_distributed_sampler must be false: the data module divides the"

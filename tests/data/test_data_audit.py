@@ -16,9 +16,9 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from pneumonia.data.audit.audit import audit
 from pneumonia.data.audit.fingerprint import NEAR, fingerprint, lookalikes
 from pneumonia.data.audit.inspection import inspect
-from pneumonia.data.inventory import EXTENSIONS
 from pneumonia.data.audit.shortcuts import separation
 from pneumonia.data.audit.tables import tables
+from pneumonia.data.inventory import EXTENSIONS
 from pneumonia.errors import ConfigError, DataError
 
 

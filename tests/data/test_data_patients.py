@@ -111,5 +111,5 @@ def test_an_unusable_expression_is_refused(expression, found):
     ],
 )
 def test_a_name_that_contradicts_its_class_folder_is_refused(name, label, folder, says):
-    with pytest.raises(DataError, match=f"{name} lies in {folder} but its name says {says}"):
+    with pytest.raises(DataError, match=f"{name} is labelled {folder} but its name says {says}"):
         identify([f"/data/{folder}/{name}"], [label])

@@ -49,8 +49,8 @@ def test_what_training_calls(model_file, phantom, tmp_path):
     predictions = Predictions(
         samples.paths, samples.labels, logits, probabilities, samples.patients, samples.subtypes
     )
-    found = write_evaluation(tmp_path, predictions, checkpoint)
-    assert found.threshold == point.threshold
+    found = write_evaluation(checkpoint, predictions, tmp_path, "split test of some/where")
+    assert found.assessment.threshold == point.threshold
     assert "split test of some/where" in (tmp_path / "report.html").read_text()
     assert "abc" in (checkpoint.parent / "MODEL_CARD.md").read_text()
     metrics = json.loads((tmp_path / "metrics.json").read_text())
