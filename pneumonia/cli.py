@@ -146,9 +146,8 @@ def cache_command(
 
     found = clear_caches(directory) if clear else list_caches(directory)
     for entry in found:
-        typer.echo(
-            f"{entry.size / 1e6:10.1f} MB  {entry.images:6d} images of {entry.side} px  {entry.file}"
-        )
+        pictures = f"{entry.images:6d} images of {entry.side} px" if entry.images else "not whole"
+        typer.echo(f"{entry.size / 1e6:10.1f} MB  {pictures}  {entry.file}")
     total = sum(entry.size for entry in found) / 1e6
     typer.echo(f"{total:10.1f} MB in {len(found)} caches{' cleared' if clear else ''}")
 

@@ -35,7 +35,7 @@ class Augmentation:
     translate: float = 0.05
     scale: Sequence[float] = (0.9, 1.1)
     shear: float = 0.0
-    brightness: float = 0.2
+    brightness: float = 0.1
     contrast: float = 0.2
     horizontal_flip: float = 0.0
 
@@ -74,8 +74,11 @@ class Augmentation:
             return float(random.uniform(-most, most))
 
         height, width = image.shape[-2:]
-        changed: Tensor = transform.affine(
-            image,
+        # Intensity first: what the affine change moves in stays black.
+        changed: Tensor = transform.adjust_brightness(image, 1 + either_side(self.brightness))
+        changed = transform.adjust_contrast(changed, 1 + either_side(self.contrast))
+        changed = transform.affine(
+            changed,
             angle=either_side(self.degrees),
             translate=[
                 round(either_side(self.translate * width)),
@@ -85,8 +88,6 @@ class Augmentation:
             shear=[either_side(self.shear), 0.0],
             interpolation=InterpolationMode.BILINEAR,
         )
-        changed = transform.adjust_brightness(changed, 1 + either_side(self.brightness))
-        changed = transform.adjust_contrast(changed, 1 + either_side(self.contrast))
         if random.random() < self.horizontal_flip:
             changed = transform.horizontal_flip(changed)
         return changed

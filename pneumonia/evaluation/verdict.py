@@ -2,7 +2,6 @@
 
 import math
 
-from rich import box
 from rich.table import Table
 from rich.text import Text
 
@@ -92,7 +91,8 @@ def table(assessment: Assessment, title: str = "Test") -> Table:
         caption_style="default",
         caption_justify="left",
         show_header=False,
-        box=box.SIMPLE,
+        box=None,
+        padding=(0, 2, 0, 0),
     )
     for side in ("left", "right"):
         grid.add_column(f"{side} metric")

@@ -1,6 +1,6 @@
 """Speed of reading, as ratios measured in one run on one core. Run by hand:
 
-pytest -m benchmark -s tests/benchmarks/test_benchmark_data.py
+pytest -m benchmark -s -n 0 tests/benchmarks/test_benchmark_data.py
 """
 
 import time

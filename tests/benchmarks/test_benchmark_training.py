@@ -1,6 +1,6 @@
 """Speed of training, as ratios measured in one run. Run by hand:
 
-pytest -m benchmark -s tests/benchmarks/test_benchmark_training.py
+pytest -m benchmark -s -n 0 tests/benchmarks/test_benchmark_training.py
 """
 
 import time

@@ -195,7 +195,13 @@ def test_a_run_returns_the_monitored_metric_of_its_best_checkpoint(train, tmp_pa
 def test_a_degenerate_classifier_is_called_that(train, tmp_path, caplog):
     # A head pushed to one side by a huge weight of PNEUMONIA calls everything PNEUMONIA.
     with caplog.at_level(logging.WARNING):
-        train("model.pos_weight=1e6", "model.optimizer.lr=1e-2", "trainer.max_epochs=1")
+        train(
+            "model.pos_weight=1e6",
+            "model.optimizer.lr=1e-2",
+            "trainer.max_epochs=1",
+            "evaluation.operating_point=fixed",
+            "evaluation.target=0.5",
+        )
     predictions = Predictions.read(tmp_path / "run" / "predictions.csv")
     assert (predictions.probability >= 0.5).mean() > 0.95
     assert "Degenerate classifier: calls" in caplog.text
