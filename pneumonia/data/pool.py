@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from typing import TypeVar
@@ -36,17 +36,22 @@ def spread(
     tasks: Sequence[Task],
     title: str,
     workers: int | None = None,
+    *,
+    threads: bool = False,
 ) -> Generator[Result, None, None]:
-    """Apply a function to every task, on several processes where that pays.
+    """Apply a function to every task, on several processes or threads where that pays.
 
     A progress bar is drawn on standard error if that is a terminal.
 
     Args:
-        function: At the top level of a light module: each worker imports it afresh.
+        function: For processes, at the top level of a light module: each imports it afresh.
         tasks: Its arguments.
         title: What the progress bar says.
-        workers: Number of processes; 1 works in this one. None: one for each core, but no
-            more than the tasks are worth.
+        workers: Number of processes or threads; 1 works in this one. None: one for each core,
+            but no more than the tasks are worth.
+        threads: Use threads: they start at once and ask nothing of the caller's script, but
+            only serve a function that spends its time outside Python, as Pillow's decoding and
+            resizing do.
 
     Yields:
         The results, in the order of the tasks.
@@ -59,8 +64,11 @@ def spread(
     if workers == 1:
         yield from _shown(map(function, tasks), len(tasks), title)
         return
-    # Spawned, not forked: the caller may hold torch threads, which a fork would break.
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), _follow_parent)
+    pool: Executor
+    if threads:
+        pool = ThreadPoolExecutor(workers)
+    else:  # spawned, not forked: the caller may hold torch threads, which a fork would break
+        pool = ProcessPoolExecutor(workers, get_context("spawn"), _follow_parent)
     try:
         yield from _shown(pool.map(function, tasks, chunksize=CHUNK), len(tasks), title)
     except BrokenProcessPool as error:

@@ -183,7 +183,7 @@ def test_an_image_that_cannot_be_read_is_named_and_nothing_is_left(images, folde
     assert list(folder.iterdir()) == []
 
 
-def test_an_image_that_cannot_be_read_by_a_worker_process_is_named_likewise(images, folder):
+def test_an_image_that_cannot_be_read_by_one_of_several_threads_is_named_likewise(images, folder):
     Path(images[7]).write_bytes(b"an X-ray")
     with pytest.raises(DataError) as refusal:
         open_cache(np.array(images), SMALL, folder, workers=2)
@@ -191,7 +191,7 @@ def test_an_image_that_cannot_be_read_by_a_worker_process_is_named_likewise(imag
     assert list(folder.iterdir()) == []
 
 
-def test_worker_processes_make_the_same_cache(images, folder, tmp_path):
+def test_several_threads_make_the_same_cache(images, folder, tmp_path):
     made(images, folder)
     open_cache(np.array(images), SMALL, tmp_path / "other", workers=2)
     assert whole(folder)[0].read_bytes() == whole(tmp_path / "other")[0].read_bytes()
