@@ -3,7 +3,7 @@
 import logging
 import os
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, get_args
 
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
@@ -11,14 +11,11 @@ from torch.utils.data import DataLoader
 from pneumonia.data.augment import Augmentation
 from pneumonia.data.cache import Cache, open_cache
 from pneumonia.data.dataset import Item, Radiographs
-from pneumonia.data.download import download
 from pneumonia.data.folder import read_split
 from pneumonia.data.holdout import Holdout, check_disjoint
 from pneumonia.data.image import Fit, Interpolation, Preprocessing
 from pneumonia.data.order import BalancedRows, OrderedRows, ShuffledRows, TrainingRows
-from pneumonia.data.phantom import write_phantom
 from pneumonia.data.samples import Samples
-from pneumonia.data.table import Table, read_table
 from pneumonia.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -26,9 +23,6 @@ log = logging.getLogger(__name__)
 Balance = Literal["balanced"]
 
 MOST_WORKERS = 8
-
-KAGGLE_ROOT = Path("data/chest_xray")
-"""The one root that is downloaded where it is missing; any other is taken for a typing error."""
 
 
 class ChestXrayDataModule(LightningDataModule):
@@ -62,7 +56,7 @@ class ChestXrayDataModule(LightningDataModule):
 
     def __init__(
         self,
-        root: str | Path = KAGGLE_ROOT,
+        root: str | Path = "data/chest_xray",
         image_size: int = 224,
         fit: Fit = "squash",
         interpolation: Interpolation = "bilinear",
@@ -252,92 +246,3 @@ class ChestXrayDataModule(LightningDataModule):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
-
-
-class KaggleDataModule(ChestXrayDataModule):
-    """The same over Kaggle's data set, downloaded to `KAGGLE_ROOT` if it is not there."""
-
-    def prepare_data(self) -> None:
-        """Download the data set if it is missing and the root is the default one.
-
-        Raises:
-            DataError: If it cannot be downloaded, or another root is not there.
-        """
-        if self.root == KAGGLE_ROOT and not os.path.lexists(self.root):
-            download(self.root)
-        super().prepare_data()
-
-
-class TableDataModule(ChestXrayDataModule):
-    """The same over a table of images; see `pneumonia.data.table`.
-
-    Args:
-        table: CSV file with columns `path,label[,split,patient,subtype]`.
-        root: Folder that relative paths start from; None: the table's own.
-        **settings: As for `ChestXrayDataModule`; `patients=column` takes the table's column.
-    """
-
-    def __init__(
-        self, table: str | Path, root: str | Path | None = None, **settings: object
-    ) -> None:
-        file = Path(table).expanduser()
-        super().__init__(
-            file.parent if root is None else root,
-            **cast(dict, settings),  # type: ignore[type-arg]
-        )
-        self.file = file
-        self._table: Table | None = None
-
-    def prepare_data(self) -> None:
-        """Check the whole table, and that its files are there.
-
-        Raises:
-            DataError: If something is wrong with it.
-        """
-        read_table(self.file, self.root)
-
-    def has(self, split: str) -> bool:
-        """Whether the table has rows of a split."""
-        return self._rows().has(split)
-
-    def _read(self, split: str) -> Samples:
-        return self._rows().read(split, self.patients)
-
-    def _rows(self) -> Table:
-        if self._table is None:
-            self._table = read_table(self.file, self.root)
-        return self._table
-
-
-class PhantomDataModule(ChestXrayDataModule):
-    """The same over radiographs that the package draws itself; needs no download.
-
-    Args:
-        root: Where they are written, or already lie.
-        images: How many are drawn.
-        phantom_seed: Of the drawing; the same seed gives the same bytes.
-        **settings: As for `ChestXrayDataModule`.
-    """
-
-    synthetic = True
-
-    def __init__(
-        self,
-        root: str | Path = "data/phantom",
-        images: int = 600,
-        phantom_seed: int = 0,
-        **settings: object,
-    ) -> None:
-        super().__init__(root, **cast(dict, settings))  # type: ignore[type-arg]
-        self.images = images
-        self.phantom_seed = phantom_seed
-
-    def prepare_data(self) -> None:
-        """Draw the data set if it is not there yet.
-
-        Raises:
-            DataError: If it cannot be written.
-        """
-        if not self.root.exists():
-            write_phantom(self.root, self.images, self.phantom_seed)
-        super().prepare_data()

@@ -51,6 +51,11 @@ class Preflight(Callback):
                 "trainer.use_distributed_sampler must be false: the data module divides the"
                 " images over the processes itself."
             )
+        if datamodule.sampler == "balanced" and pl_module.hparams.get("pos_weight") == "balanced":
+            raise ConfigError(
+                "data.sampler=balanced and model.pos_weight=balanced would correct the balance"
+                " twice; set one of them to null."
+            )
         if not dev_run(trainer) and isinstance(pl_module, PneumoniaClassifier):
             _check_monitors(trainer, pl_module)
             val = datamodule.splits["val"]

@@ -11,8 +11,9 @@ from torch.utils.data import DataLoader
 
 from pneumonia.data.augment import Augmentation
 from pneumonia.data.cache import list_caches
-from pneumonia.data.datamodule import ChestXrayDataModule, PhantomDataModule
+from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.data.holdout import Holdout
+from pneumonia.data.sources import PhantomDataModule
 from pneumonia.errors import ConfigError, DataError, sentence
 
 

@@ -229,6 +229,7 @@ def test_balanced_weight_is_the_ratio_of_the_training_split(train, tmp_path):
     ("overrides", "message"),
     [
         (["data.batch_size=5000"], "data.batch_size=5000 is more than the"),
+        (["data.sampler=balanced", "model.pos_weight=balanced"], "the balance twice"),
         (["monitor=val/auc"], "val/auc, which is never logged; did you mean val/auroc"),
         (["monitor=val/loss"], "val/loss with mode max, but better is min"),
         (["trainer.limit_val_batches=0"], "validation would never run"),
