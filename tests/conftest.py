@@ -49,7 +49,7 @@ def shared(pytestconfig) -> Path:
 def phantom(tmp_path_factory) -> Path:
     """A phantom data set, written once. Read only: copy it to change it."""
     root = tmp_path_factory.mktemp("phantom") / "set"
-    return write_phantom(root, images=60, workers=1, progress=False)
+    return write_phantom(root, images=60, workers=1)
 
 
 @pytest.fixture(scope="session")

@@ -6,25 +6,20 @@ streams of names that each count patients on their own, several images of one pa
 a test split made of contiguous blocks of ids.
 """
 
+import functools
 import logging
 import os
 import shutil
-import signal
-import threading
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pneumonia.data.anatomy import chest, expose
+from pneumonia.data.pool import cores, spread
 from pneumonia.errors import DataError
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
 
@@ -90,7 +85,6 @@ def write_phantom(
     seed: int = 0,
     *,
     workers: int | None = None,
-    progress: bool = True,
 ) -> Path:
     """Writes a data set of synthetic chest X-rays, all of it or nothing.
 
@@ -104,7 +98,6 @@ def write_phantom(
         images: Number of images in all splits together, at least `MINIMUM`.
         seed: Source of all randomness, 0 or more.
         workers: Number of processes; 1 draws in this one. Default: the number of usable cores.
-        progress: Show a progress bar on standard error.
 
     Returns:
         The root, as an absolute path.
@@ -128,13 +121,10 @@ def write_phantom(
     try:
         for folder in {Path(file).parent for patient in patients for file in patient.files}:
             (partial / folder).mkdir(parents=True)
-        _draw_all(partial, patients, workers or _cores(), progress)
+        draw = functools.partial(_draw, partial)
+        for _ in spread(draw, patients, "drawing radiographs", workers or cores()):
+            pass
         partial.rename(root)
-    except BrokenProcessPool as error:
-        raise DataError(
-            f"A worker process died while drawing {root}: try again with workers=1, and in a "
-            "script call write_phantom under `if __name__ == '__main__':`."
-        ) from error
     except OSError as error:
         if os.path.lexists(root):  # made by someone else in the meantime
             raise _occupied(root) from error
@@ -196,56 +186,13 @@ def _groups(size: int, rng: np.random.Generator) -> Iterator[int]:
         yield group
 
 
-def _draw_all(root: Path, patients: list[Patient], workers: int, progress: bool) -> None:
-    bar = Progress(
-        TextColumn("drawing radiographs"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        console=Console(stderr=True),
-        disable=not progress,
-    )
-    with bar:
-        task = bar.add_task("", total=sum(len(patient.files) for patient in patients))
-        if workers == 1:
-            for patient in patients:
-                bar.advance(task, _draw(root, patient))
-            return
-        # Spawned, not forked: the caller may hold torch threads, which a fork would break.
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), _follow_parent)
-        try:
-            for done in as_completed([pool.submit(_draw, root, p) for p in patients]):
-                bar.advance(task, done.result())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _draw(root: Path, patient: Patient) -> int:
-    """Draws one patient and returns the number of images written."""
+def _draw(root: Path, patient: Patient) -> None:
+    """Draws one patient."""
     attenuation = chest(patient.subtype, np.random.default_rng(patient.key))
     for k, file in enumerate(patient.files, start=1):
         rng = np.random.default_rng((*patient.key, k))
         film = Image.fromarray(expose(attenuation, rng))
         film.save(root / file, "JPEG", quality=int(rng.integers(75, 93)))
-    return len(patient.files)
-
-
-def _follow_parent() -> None:
-    """Makes a worker leave Ctrl-C to its parent, and end when the parent is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
-
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)  # nobody is left to hear an exception
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _cores() -> int:
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def _occupied(root: Path) -> DataError:
