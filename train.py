@@ -44,11 +44,12 @@ def main(config: DictConfig) -> float | None:
     facts = gather(plain(config), datamodule, trainer, started)
     point = freeze(trainer, checkpoint, datamodule, config.evaluation, facts)
 
-    final = {f"best/{config.monitor}": score}
+    final, written = {f"best/{config.monitor}": score}, "Record of the run (test split not opened)"
     console = Console(quiet=not trainer.is_global_zero)
     if test:
         result = test_checkpoint(trainer, checkpoint, datamodule, directory)
         if result is not None:
+            written = "Report, metrics and predictions"
             console.print(summary(result))
             final |= result.assessment.plain("test/")
     log_hyperparameters(trainer, config, job.overrides.task, final)
@@ -56,7 +57,7 @@ def main(config: DictConfig) -> float | None:
         f"The hold-out ({config.monitor} {score:.4f}) promised sensitivity {point.sensitivity:.3f}"
         f" and specificity {point.specificity:.3f}; new images keep less of it than that\n"
         f"Checkpoint to deploy: {checkpoint}\n"
-        f"Report, metrics and predictions: {directory}\n"
+        f"{written}: {directory}\n"
         f"Monitor: tensorboard --logdir {directory}",
         soft_wrap=True,
         highlight=False,

@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
@@ -97,8 +98,8 @@ class ChestXrayDataModule(LightningDataModule):
         self._caches: dict[str, Cache | None] = {}
         self._first_epoch = 0
 
-    def prepare_data(self) -> None:
-        """Check that the data set is there; called once a machine, before `setup`.
+    def check_root(self) -> None:
+        """Check that the data set is there, or can be made; touches nothing.
 
         Raises:
             DataError: If it is not.
@@ -110,6 +111,14 @@ class ChestXrayDataModule(LightningDataModule):
                 " paultimothymooney/chest-xray-pneumonia so that train, val and test lie there,"
                 " or go on now with data=phantom, which needs no download."
             )
+
+    def prepare_data(self) -> None:
+        """Check that the data set is there; called once a machine, before `setup`.
+
+        Raises:
+            DataError: If it is not.
+        """
+        self.check_root()
 
     def setup(self, stage: str) -> None:
         """List the splits that the stage needs, check that they share no patient, and cache them.
@@ -123,6 +132,9 @@ class ChestXrayDataModule(LightningDataModule):
         """
         if stage in ("fit", "validate") and "train" not in self.splits:
             train, val = self._split_off_holdout()
+            val = _mixed(val)  # a part of it, by limit_val_batches, then has both classes
+            if getattr(self.trainer, "overfit_batches", 0):
+                train = _mixed(train)  # Lightning then takes the first rows, unshuffled
             self.splits |= {"train": train, "val": val}
             self._report("train", "val")
             # One cache of both: whichever images the hold-out takes, they are the same ones.
@@ -246,3 +258,7 @@ class ChestXrayDataModule(LightningDataModule):
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
+
+
+def _mixed(samples: Samples) -> Samples:
+    return samples.take(np.random.default_rng(0).permutation(len(samples)))

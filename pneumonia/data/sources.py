@@ -17,15 +17,27 @@ KAGGLE_ROOT = Path("data/chest_xray")
 class KaggleDataModule(ChestXrayDataModule):
     """The same over Kaggle's data set, downloaded to `KAGGLE_ROOT` if it is not there."""
 
+    def check_root(self) -> None:
+        """Check that the data set is there, unless it is the one to download.
+
+        Raises:
+            DataError: If it is not.
+        """
+        if not self._downloads():
+            super().check_root()
+
     def prepare_data(self) -> None:
         """Download the data set if it is missing and the root is the default one.
 
         Raises:
             DataError: If it cannot be downloaded, or another root is not there.
         """
-        if self.root == KAGGLE_ROOT and not os.path.lexists(self.root):
+        if self._downloads():
             download(self.root)
         super().prepare_data()
+
+    def _downloads(self) -> bool:
+        return self.root == KAGGLE_ROOT and not os.path.lexists(self.root)
 
 
 class TableDataModule(ChestXrayDataModule):
@@ -48,13 +60,13 @@ class TableDataModule(ChestXrayDataModule):
         self.file = file
         self._table: Table | None = None
 
-    def prepare_data(self) -> None:
+    def check_root(self) -> None:
         """Check the whole table, and that its files are there.
 
         Raises:
             DataError: If something is wrong with it.
         """
-        read_table(self.file, self.root)
+        self._rows()
 
     def has(self, split: str) -> bool:
         """Whether the table has rows of a split."""
@@ -92,12 +104,21 @@ class PhantomDataModule(ChestXrayDataModule):
         self.images = images
         self.phantom_seed = phantom_seed
 
+    def check_root(self) -> None:
+        """Check what lies at the root, if anything does.
+
+        Raises:
+            DataError: If it is no data set.
+        """
+        if os.path.lexists(self.root):
+            super().check_root()
+
     def prepare_data(self) -> None:
         """Draw the data set if it is not there yet.
 
         Raises:
             DataError: If it cannot be written.
         """
-        if not self.root.exists():
+        if not os.path.lexists(self.root):
             write_phantom(self.root, self.images, self.phantom_seed)
         super().prepare_data()

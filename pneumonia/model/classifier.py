@@ -75,6 +75,9 @@ class PneumoniaClassifier(LightningModule):
         ):
             if not 0 <= share < 1:
                 raise ConfigError(f"model.{name}={share} must be 0 to below 1.")
+        rate = (optimizer or {}).get("lr", 0.0)
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)):
+            raise ConfigError(f"model.optimizer.lr={rate!r} must be a number.")
         if isinstance(pos_weight, str) and pos_weight != "balanced":
             raise ConfigError(f"model.pos_weight={pos_weight!r} is no number, balanced or null.")
         if isinstance(pos_weight, (int, float)) and not 0 < pos_weight < math.inf:
@@ -150,8 +153,11 @@ class PneumoniaClassifier(LightningModule):
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Logits and labels of a batch, with the rows they belong to."""
+        # In full precision whatever the fit had: threshold and temperature are frozen on these.
+        with torch.autocast(self.device.type, enabled=False):
+            logits = self(batch["image"])
         return {
-            "logit": self(batch["image"]),
+            "logit": logits,
             "label": batch["label"],
             "index": batch["index"],
         }

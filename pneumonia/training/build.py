@@ -52,8 +52,10 @@ def build(config: DictConfig, run_directory: str | Path, test: bool = False) -> 
         Throughput(),
         *_named("callbacks", config, Callback),
     ]
+    datamodule = _instantiate("data", config.data)
+    datamodule.check_root()  # before weights are downloaded for nothing
     return Parts(
-        datamodule=_instantiate("data", config.data),
+        datamodule=datamodule,
         model=_instantiate("model", config.model),
         trainer=_instantiate(
             "trainer", config.trainer, callbacks=callbacks, logger=_named("logger", config, Logger)

@@ -8,10 +8,14 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pneumonia.errors import ConfigError, PneumoniaError, sentence
+from pneumonia.errors import CheckpointError, ConfigError, PneumoniaError, sentence
 from pneumonia.model.checkpoint import read_checkpoint
 
 _SHOW_TRACEBACK = "HYDRA_FULL_ERROR"
+_MOST_SEED = 2**32 - 1
+
+_APPENDICES = ("Config search path:", "full_key:")
+"""What Hydra and OmegaConf put behind their sentence."""
 
 
 def run(main: Callable[[], object]) -> None:
@@ -30,7 +34,10 @@ def run(main: Callable[[], object]) -> None:
     try:
         main()
     except (PneumoniaError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(f"Error: {sentence(error)}\n({_SHOW_TRACEBACK}=1 shows the traceback.)")
+        text = sentence(error)
+        for appendix in _APPENDICES:
+            text = text.partition(appendix)[0].rstrip()
+        sys.exit(f"Error: {text}\n({_SHOW_TRACEBACK}=1 shows the traceback.)")
     finally:
         del os.environ[_SHOW_TRACEBACK]
 
@@ -46,11 +53,19 @@ def refuse_impossible(config: DictConfig, sweep: bool) -> None:
         ConfigError: If a sweep would start further processes, each of which would be a sweep.
         CheckpointError: If the checkpoint to resume is missing or is not one.
     """
-    strategy = str(config.trainer.get("strategy", "auto"))
-    if sweep and strategy.startswith("ddp"):
+    strategy, devices = config.trainer.get("strategy", "auto"), config.trainer.get("devices", 1)
+    if sweep and (strategy not in ("auto", "single_device") or devices != 1):
         raise ConfigError(
-            f"a multirun with trainer.strategy={strategy} would start a whole sweep in each"
-            " process; sweep with one device for each job, or run the jobs one by one."
+            f"a multirun with trainer.strategy={strategy} trainer.devices={devices} would start a"
+            " whole sweep in each process; sweep with one device for each job, or run the jobs"
+            " one by one."
         )
+    if isinstance(config.seed, int) and not 0 <= config.seed <= _MOST_SEED:
+        raise ConfigError(f"seed={config.seed} must lie in 0 to {_MOST_SEED}.")
     if config.ckpt_path is not None:
-        read_checkpoint(config.ckpt_path)
+        checkpoint = read_checkpoint(config.ckpt_path)
+        if "optimizer_states" not in checkpoint:
+            raise CheckpointError(
+                f"{config.ckpt_path} is sealed for use and cannot be trained on; resume from the"
+                " last.ckpt beside it."
+            )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.data.dataset import Radiographs
+from pneumonia.errors import ConfigError
 from pneumonia.evaluation import figures, gallery, metrics
 from pneumonia.evaluation.calibration import fit_temperature
 from pneumonia.evaluation.drawings import reliability_diagram
@@ -30,11 +31,19 @@ class Figures(Callback):
         every_n_epochs: How often the hold-out's figures are drawn, at least 1.
         policy: How the operating point is chosen; see `pneumonia.evaluation.operating_point`.
         target: Of the policy.
+
+    Raises:
+        ConfigError: If `every_n_epochs` is below 1.
     """
 
     def __init__(
         self, every_n_epochs: int = 1, policy: str = "sensitivity", target: float | None = None
     ) -> None:
+        if every_n_epochs < 1:
+            raise ConfigError(
+                f"callbacks.figures.every_n_epochs={every_n_epochs} must be at least 1;"
+                " callbacks.figures=null draws nothing."
+            )
         self.every_n_epochs = every_n_epochs
         self.policy = policy
         self.target = target

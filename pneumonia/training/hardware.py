@@ -6,6 +6,8 @@ from datetime import datetime
 import torch
 from omegaconf import OmegaConf
 
+from pneumonia.errors import ConfigError
+
 
 def precision(accelerator: str) -> str:
     """The mixed precision that the accelerator is fast and safe with.
@@ -27,11 +29,20 @@ def run_name() -> str:
     """Name of a run: the time to the microsecond, or the scheduler's job.
 
     All processes that a scheduler starts must name the same run, and their clocks differ.
+
+    Raises:
+        ConfigError: If torchrun was started without a name for the run.
     """
-    for variable in ("SLURM_JOB_ID", "TORCHELASTIC_RUN_ID"):
-        job = os.environ.get(variable, "none")
-        if job != "none":
-            return f"job-{job}"
+    environment = os.environ
+    if int(environment.get("SLURM_NTASKS", "1")) > 1:
+        return f"job-{environment['SLURM_JOB_ID']}-{environment.get('SLURM_STEP_ID', '0')}"
+    if int(environment.get("WORLD_SIZE", "1")) > 1 and "TORCHELASTIC_RUN_ID" in environment:
+        if environment["TORCHELASTIC_RUN_ID"] == "none":
+            raise ConfigError(
+                "the processes that torchrun started cannot agree on a name for the run; start it"
+                " with --standalone or --rdzv-id=NAME, or give hydra.run.dir."
+            )
+        return f"job-{environment['TORCHELASTIC_RUN_ID']}"
     return f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S-%f}"
 
 

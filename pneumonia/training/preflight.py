@@ -40,12 +40,14 @@ class Preflight(Callback):
         if stage != "fit":
             return
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        if self.test:
+            if not datamodule.has("test"):
+                raise DataError(
+                    f"{datamodule.root} has no test split to open after the fit; add one, or train"
+                    " without it by test=false."
+                )
+            datamodule.setup("test")  # lists it: a fault must not show after hours of training
         _check_splits(datamodule)
-        if self.test and not datamodule.has("test"):
-            raise DataError(
-                f"{datamodule.root} has no test split to open after the fit; add one, or train"
-                " without it by test=false."
-            )
         if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:  # noqa: SLF001
             raise ConfigError(
                 "trainer.use_distributed_sampler must be false: the data module divides the"
@@ -57,6 +59,7 @@ class Preflight(Callback):
                 " twice; set one of them to null."
             )
         if not dev_run(trainer) and isinstance(pl_module, PneumoniaClassifier):
+            _check_input(datamodule, pl_module)
             _check_monitors(trainer, pl_module)
             val = datamodule.splits["val"]
             patients = [len(set(val.patients[val.labels == label])) for label in (0, 1)]
@@ -68,13 +71,14 @@ class Preflight(Callback):
         Raises:
             ConfigError: If the checkpoint's schedule was made for another number of steps.
         """
+        given = pl_module.hparams.get("schedule") or {}
         for config in trainer.lr_scheduler_configs:
             length = trainer.estimated_stepping_batches
             if config.interval == "epoch":
                 length = trainer.max_epochs or 0
             for name in ("total_steps", "T_max", "total_iters"):
                 planned = getattr(config.scheduler, name, length)
-                if trainer.global_step and planned != length:
+                if trainer.global_step and name not in given and planned != length:
                     raise ConfigError(
                         f"the checkpoint goes on with a schedule of {planned} {config.interval}s"
                         f" ({name}) and this run has {length}; resume with the trainer.max_epochs,"
@@ -104,8 +108,7 @@ def best_checkpoint(trainer: Trainer) -> tuple[str, float]:
 
 
 def _check_splits(datamodule: ChestXrayDataModule) -> None:
-    for name in ("train", "val"):
-        samples = datamodule.splits[name]
+    for name, samples in datamodule.splits.items():
         for count, label in zip(samples.class_counts(), CLASSES, strict=True):
             if count == 0:
                 raise DataError(
@@ -121,6 +124,15 @@ def _check_splits(datamodule: ChestXrayDataModule) -> None:
         )
 
 
+def _check_input(datamodule: ChestXrayDataModule, model: PneumoniaClassifier) -> None:
+    for name, given in vars(datamodule.preprocessing).items():
+        if model.hparams[name] != given:
+            raise ConfigError(
+                f"model.{name}={model.hparams[name]} contradicts data.{name}={given}, and it is"
+                f" the model's that its users would read images with; set data.{name} only."
+            )
+
+
 def _check_monitors(trainer: Trainer, model: PneumoniaClassifier) -> None:
     epochs = trainer.max_epochs
     every = trainer.check_val_every_n_epoch
@@ -130,7 +142,13 @@ def _check_monitors(trainer: Trainer, model: PneumoniaClassifier) -> None:
             " trainer.limit_val_batches above 0 and trainer.check_val_every_n_epoch within"
             " trainer.max_epochs."
         )
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    if not any(isinstance(c, ModelCheckpoint) and c.monitor for c in callbacks):
+        raise ConfigError(
+            "nothing keeps the best checkpoint, so there would be no model to test; keep"
+            " callbacks.best."
+        )
+    for callback in callbacks:
         if not isinstance(callback, (ModelCheckpoint, EarlyStopping)) or not callback.monitor:
             continue
         logged = model.monitors()

@@ -8,7 +8,7 @@ import difflib
 import inspect
 import types
 import typing
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from os import PathLike
 from typing import Any
 
@@ -28,6 +28,7 @@ ROOT: dict[str, Any] = {
 }
 """Types of the settings that belong to the run itself."""
 
+_GROUPS = {"data", "model", "trainer", "callbacks", "logger"}
 _RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -46,8 +47,22 @@ def check(config: Mapping[str, Any]) -> None:
         for part in key.split("."):
             value = value[part]
         _check_value(key, value, hint)
+    sections = {key.partition(".")[0] for key in ROOT} | _GROUPS
+    _refuse_unknown("", config, sections)
+    evaluation = {key.partition(".")[2] for key in ROOT if key.startswith("evaluation.")}
+    _refuse_unknown("evaluation.", config["evaluation"], evaluation)
     for path, node in _calls(config, ""):
         _check_call(path, node)
+
+
+def _refuse_unknown(prefix: str, node: Mapping[str, Any], known: Iterable[str]) -> None:
+    for key in node:
+        if key not in known:
+            close = difflib.get_close_matches(str(key), known, 1)
+            raise ConfigError(
+                f"{prefix}{key} is no setting"
+                + (f"; did you mean {close[0]}?" if close else f"; there is {', '.join(known)}.")
+            )
 
 
 def _calls(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

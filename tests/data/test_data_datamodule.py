@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning import Trainer
 from torch.utils.data import DataLoader
 
 from pneumonia.data.augment import Augmentation
@@ -327,3 +328,18 @@ def test_the_real_data_split(shared):
     assert 0.08 < len(val) / (len(train) + len(val)) < 0.18
     assert min(val.class_counts()) > 50
     assert datamodule.splits["test"].class_counts() == (151, 612)
+
+
+def test_any_first_part_of_the_holdout_has_both_classes(phantom):
+    datamodule = ChestXrayDataModule(phantom, image_size=16, num_workers=0)
+    datamodule.setup("fit")
+    assert set(datamodule.splits["val"].labels[:4]) == {0, 1}
+
+
+def test_overfitting_a_few_batches_means_batches_of_both_classes(phantom):
+    datamodule = ChestXrayDataModule(phantom, image_size=16, num_workers=0)
+    datamodule.trainer = Trainer(
+        accelerator="cpu", overfit_batches=1, logger=False, enable_checkpointing=False
+    )
+    datamodule.setup("fit")
+    assert set(datamodule.splits["train"].labels[:8]) == {0, 1}

@@ -25,6 +25,9 @@ SMALL = ("model.pretrained=false", "model.backbone=resnet10t", "data.num_workers
 @pytest.mark.parametrize("choice", FILES)
 def test_every_config_file_composes_and_instantiates(choice, composed, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "chest_xray" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "table.csv").write_text("path,label\nx.jpeg,NORMAL\n")
+    (tmp_path / "data" / "x.jpeg").touch()
     accelerator = ["trainer.accelerator=cpu"] if choice in NEEDS_GPU else []
     devices = ["trainer.accelerator=cpu", "trainer.devices=1"] if choice == "trainer=ddp" else []
     config = composed(choice, *SMALL, *accelerator, *devices)

@@ -81,6 +81,21 @@ def test_a_resume_without_its_best_checkpoint_is_refused(train, tmp_path):
         )
 
 
+def test_a_sealed_checkpoint_is_not_trained_on(train, tmp_path):
+    train("trainer.max_epochs=1", "test=false", directory=tmp_path / "first")
+    best = tmp_path / "first" / "checkpoints" / "best.ckpt"
+    with pytest.raises(PneumoniaError, match=r"is sealed for use .* last\.ckpt beside it"):
+        train(f"ckpt_path={best}", directory=tmp_path / "second")
+
+
+def test_a_schedule_of_a_length_that_the_user_gave_resumes(train, tmp_path):
+    schedule = ("model.schedule.name=CosineAnnealingLR", "+model.schedule.T_max=500")
+    short = ("~model.schedule.pct_start", "test=false", "trainer.max_epochs=1")
+    train(*schedule, *short, directory=tmp_path / "first")
+    last = tmp_path / "first" / "checkpoints" / "last.ckpt"
+    train(*schedule, *short[:2], f"ckpt_path={last}", directory=tmp_path / "second")
+
+
 def test_a_resume_with_another_length_of_schedule_is_refused(train, tmp_path):
     train("trainer.max_epochs=1", "test=false", directory=tmp_path / "first")
     last = tmp_path / "first" / "checkpoints" / "last.ckpt"

@@ -19,6 +19,7 @@ from pneumonia.errors import ConfigError, DataError, PneumoniaError
 from pneumonia.evaluation.metrics import sigmoid
 from pneumonia.evaluation.operating_point import OperatingPoint
 from pneumonia.evaluation.predictions import Predictions
+from pneumonia.inference.classifier import Classifier
 from pneumonia.model.classifier import PneumoniaClassifier
 from pneumonia.training.entry import refuse_impossible
 
@@ -117,6 +118,7 @@ import numpy as np, torch
 from pneumonia.data.image import Preprocessing
 from pneumonia.evaluation.predictions import Predictions
 from pneumonia.model.classifier import PneumoniaClassifier
+from pneumonia.inference.classifier import Classifier
 from pneumonia.training.entry import refuse_impossible
 model = PneumoniaClassifier.load_from_checkpoint(
     {str(run_directory / "checkpoints" / "best.ckpt")!r}, weights_only=True).eval()
@@ -236,7 +238,13 @@ def test_balanced_weight_is_the_ratio_of_the_training_split(train, tmp_path):
         (["trainer.check_val_every_n_epoch=9"], "validation would never run"),
         (["ckpt_path=last"], "last does not exist"),
         (["trainer.max_epochs=0"], "without saving a best checkpoint"),
-        (["callbacks.best=null"], "without saving a best checkpoint"),
+        (["callbacks.best=null"], "nothing keeps the best checkpoint"),
+        (["model.image_size=64"], "model.image_size=64 contradicts data.image_size=32"),
+        (["seed=-1"], "seed=-1 must lie in 0 to 4294967295"),
+        (["callbacks.figures.every_n_epochs=0"], "callbacks.figures.every_n_epochs=0"),
+        (["model.optimizer.lr=fast"], "model.optimizer.lr='fast' must be a number"),
+        (["+evaluation.targt=0.9"], "evaluation.targt is no setting; did you mean target"),
+        (["+modle=3"], "modle is no setting; did you mean mode"),
         (["evaluation.operating_point=sensitivity"], "A sensitivity of 0.95 cannot be set with"),
         (["evaluation.operating_point=youdon"], "evaluation.operating_point='youdon'"),
         (["evaluation.target=0.9"], "target 0.9 for the operating point policy youden"),
@@ -262,8 +270,29 @@ def test_a_missing_root_is_refused_with_the_way_out(train):
         train("data.root=nowhere")
 
 
+def test_a_faulty_test_split_is_refused_before_the_fit(train, phantom, tmp_path):
+    root = tmp_path / "lopsided"
+    shutil.copytree(phantom, root)
+    shutil.rmtree(root / "test" / "NORMAL")
+    with pytest.raises(DataError, match="has no folder NORMAL"):
+        train(f"data.root={root}")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    train(f"data.root={root}", "test=false", directory=tmp_path / "without")
+
+
+def test_a_missing_root_is_refused_before_weights_are_downloaded(train):
+    with pytest.raises(DataError, match="data.root=nowhere does not exist"):
+        train("data.root=nowhere", "model.pretrained=true")
+
+
+@pytest.mark.parametrize("setting", ["trainer.strategy=fsdp", "trainer.devices=2"])
+def test_a_multirun_over_several_devices_is_refused(setting, composed):
+    with pytest.raises(ConfigError, match="multirun"):
+        refuse_impossible(composed("model.pretrained=false", setting), sweep=True)
+
+
 def test_a_multirun_over_processes_is_refused():
-    config = OmegaConf.create({"trainer": {"strategy": "ddp"}, "ckpt_path": None})
+    config = OmegaConf.create({"trainer": {"strategy": "ddp"}, "ckpt_path": None, "seed": 0})
     with pytest.raises(ConfigError, match="multirun"):
         refuse_impossible(config, sweep=True)
 
@@ -324,7 +353,11 @@ def test_bfloat16_autocast_trains_on_the_cpu(train, tmp_path):
     train("trainer.precision=bf16-mixed")
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
     assert all(v.dtype != torch.bfloat16 for v in checkpoint["state_dict"].values())
-    assert len(Predictions.read(tmp_path / "run" / "predictions.csv")) > 0
+    # The frozen threshold is of full-precision logits, which is what every later use gives.
+    predictions = Predictions.read(tmp_path / "run" / "predictions.csv")
+    classifier = Classifier.load(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    logits = classifier.logits([str(path) for path in predictions.path])
+    assert logits == pytest.approx(predictions.logit, abs=1e-5)
 
 
 @pytest.mark.slow
