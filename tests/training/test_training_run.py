@@ -281,7 +281,7 @@ def test_a_faulty_test_split_is_refused_before_the_fit(train, phantom, tmp_path)
 
 
 def test_a_missing_root_is_refused_before_weights_are_downloaded(train):
-    with pytest.raises(DataError, match="data.root=nowhere does not exist"):
+    with pytest.raises(DataError, match=r"data\.root=nowhere does not exist"):
         train("data.root=nowhere", "model.pretrained=true")
 
 
