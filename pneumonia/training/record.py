@@ -25,6 +25,8 @@ _SHOWN = (
     "seed",
     "trainer.max_epochs",
 )
+_PLACES = {"data.root", "data.cache_dir", "ckpt_path"}
+"""Settings that say where things lie, not what the run is."""
 
 
 class RunRecord(Callback):
@@ -92,7 +94,7 @@ def log_hyperparameters(
     shown = {
         key: value if isinstance(value, (bool, int, float, str)) else str(value)
         for key, value in known.items()
-        if not isinstance(value, DictConfig)
+        if key not in _PLACES and value is not None and not isinstance(value, DictConfig)
     }
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
