@@ -349,6 +349,22 @@ def test_two_processes_test_every_image_once_and_agree_with_one(cli, phantom, tm
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("balance", ["data.sampler=balanced", "model.pos_weight=balanced"])
+def test_two_processes_train_with_either_balance(balance, cli, phantom, tmp_path):
+    done = cli(
+        f"data.root={phantom}",
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+        "trainer.max_epochs=1",
+        balance,
+        f"hydra.run.dir={tmp_path / 'run'}",
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "metrics.json").is_file()
+
+
+@pytest.mark.slow
 def test_bfloat16_autocast_trains_on_the_cpu(train, tmp_path):
     train("trainer.precision=bf16-mixed")
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
