@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pneumonia.commands.predict import predict_command
 from pneumonia.errors import ConfigError, DataError, PneumoniaError, sentence
 
 REFUSED = 2
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Look at a data set.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
+app.command("predict")(predict_command)
 
 Root = Annotated[
     Path,

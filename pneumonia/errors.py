@@ -34,6 +34,18 @@ class EvaluationError(PneumoniaError):
     """Labels and scores that cannot be evaluated."""
 
 
+class ExtraError(PneumoniaError):
+    """A part of the project whose libraries were not installed with it.
+
+    Args:
+        what: What the user asked for.
+        extra: The extra that brings it.
+    """
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f"{what} needs the extra [{extra}]: pip install 'pneumonia[{extra}]'.")
+
+
 def sentence(error: BaseException) -> str:
     """The one sentence to show for an error.
 

@@ -18,7 +18,8 @@ from pneumonia.evaluation.inputs import check_labels
 from pneumonia.evaluation.metrics import sigmoid
 from pneumonia.evaluation.operating_point import OperatingPoint, check_policy, choose
 from pneumonia.evaluation.recalibration import recalibrate
-from pneumonia.inference.classifier import Calibration, Classifier
+from pneumonia.inference.classifier import Classifier
+from pneumonia.inference.frozen import Calibration
 from pneumonia.model.checkpoint import read_checkpoint
 
 SPLITS = ("train", "val", "test")

@@ -1,50 +1,29 @@
-"""A checkpoint, ready to answer: network, preprocessing, calibration and operating point."""
+"""A model file, ready to answer: engine, preprocessing, calibration and operating point."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike, NDArray
 
 from pneumonia.data.image import Preprocessing
-from pneumonia.data.pool import cores
-from pneumonia.errors import CheckpointError, EvaluationError
-from pneumonia.evaluation.metrics import sigmoid
+from pneumonia.errors import CheckpointError, ConfigError
+from pneumonia.evaluation.abstention import Band
 from pneumonia.evaluation.operating_point import OperatingPoint
-from pneumonia.model.checkpoint import read_checkpoint
-from pneumonia.model.network import PneumoniaNetwork
+from pneumonia.inference.batches import batches
+from pneumonia.inference.engine import Engine, Pixels
+from pneumonia.inference.frozen import (
+    Calibration,
+    read_band,
+    read_calibration,
+    read_operating_point,
+    read_unlike_from,
+)
 
 BATCH_SIZE = 32
-_AHEAD = 2
-"""Batches whose images are decoded while the network works."""
-_PREFIX = "network."
-
-Pixels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What makes a logit a probability: sigmoid(logit / temperature + offset).
-
-    Attributes:
-        temperature: Above 0; 1 leaves logits as they are.
-        offset: Added log odds; 0 unless the model was moved to another prevalence.
-    """
-
-    temperature: float = 1.0
-    offset: float = 0.0
-
-    def __call__(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Give probabilities of PNEUMONIA.
-
-        Args:
-            logits: Any shape, finite.
-        """
-        return sigmoid(np.asarray(logits, np.float64) / self.temperature + self.offset)
+EXPORTED = ".onnx"
 
 
 @dataclass(frozen=True)
@@ -52,57 +31,74 @@ class Classifier:
     """A trained model and all that it needs to be asked. Made by `load`.
 
     Attributes:
-        network: On its device, in evaluation mode.
-        preprocessing: How a file becomes its input.
-        calibration: None if the checkpoint holds none; probabilities are then raw.
-        operating_point: None if the checkpoint holds none.
+        engine: What runs the network.
+        preprocessing: How an image becomes its input.
+        calibration: None if the file holds none; probabilities are then raw.
+        operating_point: None if the file holds none.
+        band: Where the model abstains; None if the file holds none.
+        unlike_from: The detector's score from which an image is unlike the training's; None if
+            the file holds no detector.
         checkpoint: What else the file says, without the weights: plain values.
     """
 
-    network: PneumoniaNetwork
+    engine: Engine
     preprocessing: Preprocessing
     calibration: Calibration | None
     operating_point: OperatingPoint | None
+    band: Band | None
+    unlike_from: float | None
     checkpoint: Mapping[str, Any]
 
     @classmethod
-    def load(cls, path: str | Path) -> "Classifier":
-        """Open a checkpoint; nothing else is needed, and no code in it is run.
+    def load(cls, path: str | Path, device: str = "auto") -> "Classifier":
+        """Open a model file; nothing else is needed, and no code in it is run.
 
         Args:
-            path: A `.ckpt` file of this project.
+            path: A `.ckpt` file of this project, or the `.onnx` file exported from one, which
+                is opened without torch.
+            device: `cpu`, `cuda`, `cuda:1`, `mps`; or `auto`: CUDA if there is any, or else the
+                CPU. An `.onnx` file runs on the CPU.
 
         Raises:
             CheckpointError: If it is none, or is damaged.
+            ConfigError: If there is no such device.
         """
-        checkpoint = read_checkpoint(path)
-        settings = checkpoint.get("hyper_parameters", {})
+        engine: Engine
+        # Imported here, since each engine needs a library that the other can do without.
+        if Path(path).suffix.lower() == EXPORTED:
+            from pneumonia.inference.runtime import open_exported  # noqa: PLC0415
+
+            if device not in ("auto", "cpu"):
+                raise ConfigError(
+                    f"device {device}: an exported model runs on the CPU; use the checkpoint."
+                )
+            engine, content = open_exported(path)
+        else:
+            from pneumonia.inference.eager import open_checkpoint  # noqa: PLC0415
+
+            engine, content = open_checkpoint(path, device)
+        settings = content.get("hyper_parameters", {})
         try:
-            network = PneumoniaNetwork(settings["backbone"], image_size=settings["image_size"])
             preprocessing = Preprocessing(
                 settings["image_size"], settings["fit"], settings["interpolation"]
             )
-            state = checkpoint.pop("state_dict")
-            network.load_state_dict(
-                {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
-            )
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        except (KeyError, TypeError, ConfigError) as error:
             raise CheckpointError(
-                f"{path} lacks what a model of this project has ({str(error).splitlines()[0]});"
-                " name the best.ckpt of a run."
+                f"{path} does not say how an image becomes the model's input ({error}); name the"
+                " best.ckpt of a run."
             ) from error
-        if settings.get("channels_last", True):
-            network.to(memory_format=torch.channels_last)
         return cls(
-            network.eval(),
+            engine,
             preprocessing,
-            read_calibration(checkpoint, path),
-            read_operating_point(checkpoint, path),
-            checkpoint,
+            read_calibration(content, path),
+            read_operating_point(content, path),
+            read_band(content, path),
+            read_unlike_from(content, path),
+            content,
         )
 
     def probabilities(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Turn logits into probabilities of PNEUMONIA, calibrated if the checkpoint can.
+        """Turn logits into probabilities of PNEUMONIA, calibrated if the file can.
 
         Args:
             logits: Any shape, finite.
@@ -142,88 +138,10 @@ class Classifier:
         Raises:
             DataError: If a file cannot be read; the message names it.
         """
-        device = self.network.scale.device
-        found = np.empty(len(paths))
-        start = 0
-        with torch.inference_mode():
-            for images in self._batches(paths, change, batch_size):
-                batch = torch.from_numpy(np.stack(images)).unsqueeze(1).to(device)
-                found[start : start + len(images)] = self.network(batch).cpu().numpy()
-                start += len(images)
-        return found
 
-    def _batches(
-        self,
-        paths: Sequence[str],
-        change: Callable[[Pixels], Pixels] | None,
-        batch_size: int,
-    ) -> Iterator[list[Pixels]]:
         def read(path: str) -> Pixels:
             pixels = self.pixels(path)
             return pixels if change is None else change(pixels)
 
-        with ThreadPoolExecutor(min(4, cores())) as pool:  # Pillow decodes without the GIL
-            waiting: list[list[Future[Pixels]]] = []
-            try:
-                for start in range(0, len(paths), batch_size):
-                    waiting.append(
-                        [pool.submit(read, path) for path in paths[start : start + batch_size]]
-                    )
-                    if len(waiting) > _AHEAD:
-                        yield [future.result() for future in waiting.pop(0)]
-                while waiting:
-                    yield [future.result() for future in waiting.pop(0)]
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
-
-
-def read_calibration(checkpoint: Mapping[str, Any], name: str | Path) -> Calibration | None:
-    """Read the calibration of a checkpoint.
-
-    Args:
-        checkpoint: Its content.
-        name: What to call it in a message.
-
-    Returns:
-        None if the checkpoint is older than calibration.
-
-    Raises:
-        CheckpointError: If it is damaged.
-    """
-    values = checkpoint.get("calibration")
-    if values is None:
-        return None
-    try:
-        found = Calibration(float(values["temperature"]), float(values.get("offset", 0.0)))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(
-            f"{name} holds a calibration without a temperature; name the best.ckpt of a run."
-        ) from error
-    if not (0 < found.temperature < np.inf and np.isfinite(found.offset)):
-        raise CheckpointError(
-            f"{name} holds the temperature {found.temperature} and offset {found.offset}, expected"
-            " finite numbers, the temperature above 0; name the best.ckpt of a run."
-        )
-    return found
-
-
-def read_operating_point(checkpoint: Mapping[str, Any], name: str | Path) -> OperatingPoint | None:
-    """Read the operating point of a checkpoint.
-
-    Args:
-        checkpoint: Its content.
-        name: What to call it in a message.
-
-    Returns:
-        None if the checkpoint is older than operating points.
-
-    Raises:
-        CheckpointError: If it is damaged.
-    """
-    values = checkpoint.get("operating_point")
-    if values is None:
-        return None
-    try:
-        return OperatingPoint.from_dict(values)
-    except (EvaluationError, TypeError) as error:
-        raise CheckpointError(f"{name} holds a damaged operating point: {error}") from error
+        answers = [self.engine(np.stack(images)) for images in batches(read, paths, batch_size)]
+        return np.concatenate([answer.logits for answer in answers] or [np.empty(0)])

@@ -17,7 +17,8 @@ from pneumonia.evaluation.dossier import CARD, Dossier, compile_dossier, write_d
 from pneumonia.evaluation.predictions import Predictions
 from pneumonia.evaluation.shortcut import Probe
 from pneumonia.evaluation.subject import Subject
-from pneumonia.inference.classifier import Classifier, read_calibration, read_operating_point
+from pneumonia.inference.classifier import Classifier
+from pneumonia.inference.frozen import read_calibration, read_operating_point
 from pneumonia.inference.probe import probe as measure_shortcuts
 from pneumonia.model.checkpoint import read_checkpoint
 

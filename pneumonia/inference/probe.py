@@ -18,7 +18,8 @@ from pneumonia.evaluation.intervals import Estimate
 from pneumonia.evaluation.metrics import sigmoid
 from pneumonia.evaluation.sample import Sample
 from pneumonia.evaluation.shortcut import Probe
-from pneumonia.inference.classifier import Classifier, Pixels
+from pneumonia.inference.classifier import Classifier
+from pneumonia.inference.engine import Pixels
 
 BORDER = 0.1
 """The lung field is taken to begin this share of the side from every edge: the middle 80% of width

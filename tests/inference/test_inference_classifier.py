@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pneumonia.errors import CheckpointError, DataError
-from pneumonia.inference.classifier import Calibration, Classifier
+from pneumonia.inference.classifier import Classifier
+from pneumonia.inference.frozen import Calibration
 from pneumonia.model.classifier import PneumoniaClassifier
 
 

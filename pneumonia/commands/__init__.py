@@ -1,0 +1,1 @@
+"""The commands of `pneumonia`, each importing what it needs when it runs."""

@@ -1,0 +1,134 @@
+"""`pneumonia predict`: files -> rows on the screen, in a pipe or in a file."""
+# ruff: noqa: PLC0415  see the package
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pneumonia.inference.predict import Result, Tally
+    from pneumonia.inference.predictor import Predictor
+
+Write = Callable[[list["Result"]], None]
+
+
+def predict_command(
+    checkpoint: Annotated[
+        Path, typer.Option(help="Model: best.ckpt of a run, or an exported .onnx.")
+    ],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="Files, folders, patterns, or - for a list of files on standard input: JPEG, PNG,"
+            " TIFF, BMP, WebP, DICOM.",
+            metavar="PATH...",
+        ),
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Table to write: .csv or .jsonl, complete as it grows.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a table that was interrupted.")
+    ] = False,
+    explain: Annotated[
+        Path | None, typer.Option(help="Folder for a picture of each image with its heat map.")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Take part 3 of 16: 3/16, for array jobs.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images at once.")] = 32,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+) -> None:
+    """Ask a model about images.
+
+    Exit code 0: all answered; 1: some could not be read, the others were answered; 2: nothing
+    done.
+    """
+    from pneumonia.errors import ConfigError
+    from pneumonia.inference.inputs import list_images, take_shard
+    from pneumonia.inference.rows import RowFile, check_format, digest
+
+    if resume and out is None:
+        raise ConfigError("--resume goes with --out FILE, the table to go on with.")
+    if out is not None:
+        check_format(out)
+    paths = list_images(images, sys.stdin)
+    if shard is not None:
+        paths = take_shard(paths, shard)
+    predictor = _load(checkpoint, device)
+    writers: list[Write] = []
+    if explain is not None:
+        from pneumonia.inference.explain import HeatMaps
+
+        writers.append(HeatMaps(predictor, explain, paths).write)
+    failed = 0
+    if out is not None:
+        file = RowFile(out, digest(checkpoint), resume)
+        paths, failed = [path for path in paths if path not in file.done], file.failed
+        try:
+            tally = _predict(predictor, paths, [file.write, *writers], batch_size, bar=True)
+        finally:
+            file.close()
+        typer.echo(f"Wrote {out}", err=True)
+    else:
+        shown = _screen if sys.stdout.isatty() else _pipe(digest(checkpoint))
+        bar = not sys.stdout.isatty()
+        tally = _predict(predictor, paths, [shown, *writers], batch_size, bar=bar)
+    typer.echo(str(tally), err=True)
+    if tally.failed or failed:
+        raise typer.Exit(1)
+
+
+def _load(checkpoint: Path, device: str) -> "Predictor":
+    from pneumonia.inference.predictor import Predictor
+
+    predictor = Predictor.load(checkpoint, device)
+    if predictor.classifier.band is None or predictor.classifier.unlike_from is None:
+        typer.echo(
+            f"Note: {checkpoint} comes from an older version: it cannot tell when it is uncertain"
+            " or when an image is unlike those of its training.",
+            err=True,
+        )
+    return predictor
+
+
+def _predict(
+    predictor: "Predictor", paths: list[str], writers: list[Write], batch_size: int, *, bar: bool
+) -> "Tally":
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from pneumonia.inference.predict import predict_files
+
+    console = Console(stderr=True)
+    shown = bar and console.is_terminal
+    with Progress(console=console, transient=True, disable=not shown) as progress:
+        task = progress.add_task("Predicting", total=len(paths))
+
+        def write(results: list["Result"]) -> None:
+            for one in writers:
+                one(results)
+            progress.advance(task, len(results))
+
+        return predict_files(predictor, paths, write, batch_size)
+
+
+def _screen(results: list["Result"]) -> None:
+    from pneumonia.inference.rows import as_text
+
+    for result in results:
+        typer.echo(as_text(result))
+
+
+def _pipe(model: str) -> Write:
+    from pneumonia.inference.rows import as_csv, as_row
+
+    typer.echo(as_csv(), nl=False)
+
+    def write(results: list["Result"]) -> None:
+        typer.echo("".join(as_csv(as_row(result, model)) for result in results), nl=False)
+
+    return write

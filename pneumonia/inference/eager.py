@@ -1,0 +1,103 @@
+"""A checkpoint, run by torch."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pneumonia.errors import CheckpointError, ConfigError
+from pneumonia.inference.engine import Answers, Pixels
+from pneumonia.model.checkpoint import read_checkpoint
+from pneumonia.model.network import PneumoniaNetwork
+
+if TYPE_CHECKING:
+    from pneumonia.model.detector import Detector
+
+_PREFIX = "network."
+
+
+class Eager:
+    """A network and its detector on one device, in full precision.
+
+    Attributes:
+        network: In evaluation mode.
+        detector: None if the checkpoint holds none.
+    """
+
+    def __init__(
+        self, network: PneumoniaNetwork, detector: "Detector | None", device: torch.device
+    ) -> None:
+        self.network = network.eval().to(device)
+        self.detector = detector.eval().to(device) if detector is not None else None
+
+    def __call__(self, images: Pixels) -> Answers:
+        """Ask the network and the detector, in one pass; see `Engine`."""
+        batch = torch.from_numpy(images).unsqueeze(1).to(self.network.scale.device)
+        with torch.inference_mode():
+            logits, embedding = self.network.embed(batch)
+            found = self.detector(batch, embedding) if self.detector is not None else None
+        return Answers(
+            logits.cpu().numpy().astype(np.float64),
+            found.cpu().numpy().astype(np.float64) if found is not None else None,
+        )
+
+
+def open_checkpoint(path: str | Path, device: str = "auto") -> tuple[Eager, dict[str, Any]]:
+    """Open a checkpoint; no code in it is run.
+
+    Args:
+        path: A `.ckpt` file of this project.
+        device: As for `choose_device`.
+
+    Returns:
+        The engine, and what else the file says, without the weights.
+
+    Raises:
+        CheckpointError: If it is none, or is damaged.
+        ConfigError: If there is no such device.
+    """
+    place = choose_device(device)
+    checkpoint = read_checkpoint(path)
+    settings = checkpoint.get("hyper_parameters", {})
+    try:
+        network = PneumoniaNetwork(settings["backbone"], image_size=settings["image_size"])
+        state = checkpoint.pop("state_dict")
+        network.load_state_dict(
+            {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
+        )
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{path} lacks what a model of this project has ({str(error).splitlines()[0]});"
+            " name the best.ckpt of a run."
+        ) from error
+    if settings.get("channels_last", True):
+        network.to(memory_format=torch.channels_last)
+    detector = None
+    if (values := checkpoint.get("detector")) is not None:
+        from pneumonia.model.detector import Detector  # noqa: PLC0415
+
+        detector = Detector.from_dict(values)
+    return Eager(network, detector, place), checkpoint
+
+
+def choose_device(name: str) -> torch.device:
+    """Find the device to run on.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:1`, `mps`; or `auto`: CUDA if there is any, or else the CPU.
+
+    Raises:
+        ConfigError: If there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"device {name} is not to be had here ({str(error).splitlines()[0]}); choose auto,"
+            " cpu, cuda, cuda:1 or mps."
+        ) from error
+    return device

@@ -1,0 +1,59 @@
+"""Whatever a caller has of an image -> what the network sees of it, and what is wrong with it."""
+
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from pneumonia.data.image import Preprocessing, read_grey
+from pneumonia.errors import DataError
+from pneumonia.inference.engine import Pixels
+from pneumonia.inference.quality import check_size, warnings
+
+Source = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.integer]
+"""An image: a file's path, a file's content, a PIL image of any mode, or an array as
+`pneumonia.data.image.from_array` takes it."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An image, read.
+
+    Attributes:
+        name: What to call it.
+        whole: As decoded, mode `L`.
+        pixels: What the network sees, uint8 [S, S].
+        warnings: What is wrong with it, in words.
+    """
+
+    name: str
+    whole: Image.Image
+    pixels: Pixels
+    warnings: tuple[str, ...]
+
+
+def see(source: Source, preprocessing: Preprocessing, name: str | None = None) -> Seen:
+    """Read an image as the network sees it.
+
+    Args:
+        source: The image.
+        preprocessing: Of the model.
+        name: What to call it; None for its path.
+
+    Raises:
+        DataError: If it cannot be read or is no image.
+    """
+    if name is None:
+        name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the image"
+    image = _decode(source, name)
+    check_size(image, name)
+    pixels = preprocessing(image)
+    return Seen(name, image, pixels, warnings(image, pixels))
+
+
+def _decode(source: Source, name: str) -> Image.Image:
+    if isinstance(source, str | os.PathLike):
+        return read_grey(source)
+    raise DataError(f"{name} is a {type(source).__name__}; give a path.")

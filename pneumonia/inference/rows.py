@@ -1,0 +1,250 @@
+"""Predictions, one row each: CSV or JSON lines written as they come, or text for a terminal."""
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from pneumonia.errors import ConfigError
+from pneumonia.inference.prediction import Failure, Prediction
+
+COLUMNS = (
+    "path",
+    "probability",
+    "decision",
+    "uncertain",
+    "unlike",
+    "unlikeness",
+    "warnings",
+    "error",
+    "model",
+)
+"""Of every row; `model` is the digest of the model file that made it."""
+
+FORMATS = (".csv", ".jsonl")
+
+_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+"""How a file is opened: names of files come back as the bytes they were."""
+
+
+def as_row(result: Prediction | Failure, model: str) -> dict[str, Any]:
+    """Lay a result out in `COLUMNS`.
+
+    Args:
+        result: Of one image.
+        model: Digest of the model file.
+
+    Returns:
+        Plain values; None for what there is not.
+    """
+    row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"path": result.path, "model": model}
+    if isinstance(result, Failure):
+        return row | {"error": result.error}
+    return row | {
+        "probability": result.probability,
+        "decision": result.decision,
+        "uncertain": result.uncertain,
+        "unlike": result.unlike,
+        "unlikeness": result.unlikeness,
+        "warnings": "; ".join(result.warnings) or None,
+    }
+
+
+def as_csv(row: dict[str, Any] | None = None) -> str:
+    """Write a row as CSV, numbers with as many digits as they need to be read back exactly.
+
+    Args:
+        row: In `COLUMNS`; None for the header.
+
+    Returns:
+        One record with its line end. Truth values are `true` and `false`, what there is not is
+        empty.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if row is None:
+        writer.writerow(COLUMNS)
+    else:
+        writer.writerow(
+            str(value).lower() if isinstance(value, bool) else value for value in row.values()
+        )
+    return text.getvalue()
+
+
+def as_json(row: dict[str, Any]) -> str:
+    """Write a row as a line of JSON.
+
+    Args:
+        row: In `COLUMNS`.
+    """
+    return json.dumps(row) + "\n"
+
+
+def as_text(result: Prediction | Failure) -> str:
+    """Write a result as a line for a person: probability, decision, file, doubts.
+
+    Args:
+        result: Of one image.
+    """
+    if isinstance(result, Failure):
+        return _printable(f"     -  unreadable  {result.error}")
+    doubts = [
+        *(["unlike the training data: do not use"] if result.unlike else []),
+        *(["uncertain"] if result.uncertain else []),
+        *result.warnings,
+    ]
+    doubt = f"  [{'; '.join(doubts)}]" if doubts else ""
+    return _printable(f"{result.probability:6.3f}  {result.decision:10}  {result.path}{doubt}")
+
+
+def _printable(text: str) -> str:
+    """Escape what would steer a terminal, as a file's name may."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+class RowFile:
+    """A file of rows that is complete after every batch, and can be gone on with.
+
+    Args:
+        path: `.csv` or `.jsonl`.
+        model: Digest of the model file, kept in every row.
+        resume: Keep the complete rows that are there, and go on behind them.
+
+    Attributes:
+        done: Paths that have a row already.
+        failed: How many of these rows hold an error.
+
+    Raises:
+        ConfigError: If the file is of another kind, cannot be written, is there already without
+            `resume`, or was written by another model.
+    """
+
+    def __init__(self, path: str | Path, model: str, resume: bool = False) -> None:
+        self._path, self._model = Path(path), model
+        check_format(self._path)
+        self._csv = self._path.suffix.lower() == ".csv"
+        self.done: set[str] = set()
+        self.failed = 0
+        there = self._path.exists() and self._path.stat().st_size > 0
+        if there and not resume:
+            raise ConfigError(
+                f"{path} exists; --resume goes on with it, or name another file or remove it."
+            )
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            end = self._take_over() if there else 0
+            self._file = self._path.open(
+                "a", encoding="utf-8", errors="surrogateescape", newline=""
+            )
+            self._file.truncate(end)
+            if self._csv and end == 0:
+                self._file.write(as_csv())
+                self._file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def write(self, results: list[Prediction | Failure]) -> None:
+        """Add rows, and hand them to the operating system.
+
+        Args:
+            results: In order.
+
+        Raises:
+            ConfigError: If they cannot be written; what was written before stays.
+        """
+        rows = (as_row(result, self._model) for result in results)
+        try:
+            self._file.write("".join(map(as_csv if self._csv else as_json, rows)))
+            self._file.flush()
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def close(self) -> None:
+        """Close the file."""
+        try:
+            self._file.close()
+        except OSError as error:  # what a full disk did not take is tried once more
+            raise self._unwritable(error) from error
+
+    def _take_over(self) -> int:
+        """Note the complete rows, and give the position behind them."""
+        end = 0
+        with self._path.open(**_TEXT) as file:
+            records = _records(file, self._csv)
+            for number, text in enumerate(records):
+                if not (self._csv and number == 0):
+                    self._note(text)
+                elif text != as_csv():
+                    raise ConfigError(f"{self._path} is no table of predictions; name another.")
+                end += len(text.encode("utf-8", "surrogateescape"))
+        return end
+
+    def _note(self, text: str) -> None:
+        try:
+            row = (
+                dict(zip(COLUMNS, next(csv.reader([text])), strict=True))
+                if self._csv
+                else json.loads(text)
+            )
+            path, model, error = row["path"], row["model"], row["error"]
+        except (ValueError, KeyError, TypeError, csv.Error) as problem:
+            raise ConfigError(
+                f"{self._path} is no table of predictions ({problem}); name another file."
+            ) from problem
+        if model != self._model:
+            raise ConfigError(
+                f"{self._path} was written by another model ({model}, and this one is"
+                f" {self._model}); name another file."
+            )
+        self.done.add(path)
+        self.failed += bool(error)
+
+    def _unwritable(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"{self._path} cannot be written ({error.strerror or error}); rows already in it stay:"
+            " make room and go on with --resume, or name another file."
+        )
+
+
+def check_format(path: Path) -> None:
+    """Refuse a file name that names no kind of table.
+
+    Args:
+        path: The file to write.
+
+    Raises:
+        ConfigError: If it ends neither in `.csv` nor in `.jsonl`, or is a folder.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise ConfigError(f"{path} must end in {' or '.join(FORMATS)}.")
+    if path.is_dir():
+        raise ConfigError(f"{path} is a folder; name a file.")
+
+
+def _records(file: TextIO, quoted: bool) -> Iterator[str]:
+    """Give the complete records; one cut short by a kill at the end is left out."""
+    record = ""
+    for line in file:
+        record += line
+        inside = quoted and record.count('"') % 2 == 1  # a file name may hold a line end
+        if line.endswith("\n") and not inside:
+            yield record
+            record = ""
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """Name a file by its content.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The first 12 digits of its SHA-256, hexadecimal.
+    """
+    import hashlib  # noqa: PLC0415 - only a file of rows asks for it
+
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
