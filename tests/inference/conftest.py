@@ -1,11 +1,18 @@
 """Fixtures of inference: a small model that was never trained."""
 
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from lightning import Trainer
 
+from pneumonia.data.folder import read_split
+from pneumonia.evaluation.abstention import Band
+from pneumonia.evaluation.operating_point import choose
+from pneumonia.inference.classifier import Classifier
+from pneumonia.model.checkpoint import seal_checkpoint
 from pneumonia.model.classifier import PneumoniaClassifier
 
 
@@ -22,4 +29,29 @@ def model_file(tmp_path_factory) -> Path:
     trainer.strategy.connect(model)
     path = tmp_path_factory.mktemp("model") / "best.ckpt"
     trainer.save_checkpoint(path, weights_only=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def older_file(model_file, phantom, tmp_path_factory) -> Path:
+    """The same with a calibration and a threshold, as of the time before abstention."""
+    classifier, split = Classifier.load(model_file), read_split(phantom, "train")
+    logits = classifier.logits([str(path) for path in split.paths])
+    temperature = float(np.std(logits))
+    probabilities = classifier.probabilities(logits / temperature)
+    point = choose(split.labels, probabilities, split.patients, "youden", None)
+    path = tmp_path_factory.mktemp("older") / "older.ckpt"
+    shutil.copyfile(model_file, path)
+    seal_checkpoint(path, calibration={"temperature": temperature}, operating_point=point.to_dict())
+    return path
+
+
+@pytest.fixture(scope="session")
+def sealed_file(older_file, tmp_path_factory) -> Path:
+    """The same, complete: as a finished run leaves it."""
+    content = torch.load(older_file, weights_only=True)
+    threshold = content["operating_point"]["threshold"]
+    band = Band(threshold / 2, (1 + threshold) / 2, 0.05, 30, 30)
+    path = tmp_path_factory.mktemp("sealed") / "best.ckpt"
+    torch.save(content | {"abstention": band.to_dict()}, path)
     return path
