@@ -96,6 +96,11 @@ def build_schedule(
         return {"scheduler": factory(optimizer, **keywords), **follows}
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.schedule: {error}.") from error
+    except ZeroDivisionError as error:  # a phase of the schedule has no step of its own
+        raise ConfigError(
+            f"model.schedule.name={name} cannot be spread over a run of {length} {interval}s; train"
+            " for longer, or set model.schedule=null."
+        ) from error
 
 
 def _named(key: str, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:

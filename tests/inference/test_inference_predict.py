@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
@@ -258,6 +257,7 @@ def test_a_shard_of_nothing_is_a_table_of_nothing(predict, images, tmp_path):
 
 
 def test_control_characters_of_a_name_do_not_reach_the_terminal(images, sealed_file, tmp_path):
+    pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
     evil = tmp_path / "a\x1b[2Jb.jpeg"
     evil.write_bytes(images[0].read_bytes())
     command = [sys.executable, "-m", "pneumonia.cli", "predict", "--checkpoint", sealed_file, evil]
