@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pneumonia.evaluation.abstention import Band
 from pneumonia.evaluation.operating_point import OperatingPoint
 
 Origin = Literal["hold-out", "site", "given", "default", "missing"]
@@ -22,6 +23,7 @@ class Subject:
         calibration: Temperature and offset, `sigmoid(logit / temperature + offset)`; None
             where there is none.
         operating_point: Where the threshold comes from; None if nothing is known.
+        band: Around that threshold, in which images are left undecided; None where there is none.
         facts: Of data, hold-out, training and model: plain nested values, any of them missing.
         history: What calibrating at a site replaced, oldest first: plain nested values.
         warnings: What else to doubt, a sentence each.
@@ -32,6 +34,7 @@ class Subject:
     checkpoint: bool = False
     calibration: tuple[float, float] | None = None
     operating_point: OperatingPoint | None = None
+    band: Band | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()

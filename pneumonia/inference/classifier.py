@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from pneumonia.data.image import Preprocessing
 from pneumonia.data.pool import cores
 from pneumonia.errors import CheckpointError, EvaluationError
+from pneumonia.evaluation.abstention import Band
 from pneumonia.evaluation.metrics import sigmoid
 from pneumonia.evaluation.operating_point import OperatingPoint
 from pneumonia.model.checkpoint import read_checkpoint
@@ -227,3 +228,25 @@ def read_operating_point(checkpoint: Mapping[str, Any], name: str | Path) -> Ope
         return OperatingPoint.from_dict(values)
     except (EvaluationError, TypeError) as error:
         raise CheckpointError(f"{name} holds a damaged operating point: {error}") from error
+
+
+def read_band(checkpoint: Mapping[str, Any], name: str | Path) -> Band | None:
+    """Read the band of a checkpoint in which images are left undecided.
+
+    Args:
+        checkpoint: Its content.
+        name: What to call it in a message.
+
+    Returns:
+        None if the checkpoint is older than abstention.
+
+    Raises:
+        CheckpointError: If it is damaged.
+    """
+    values = checkpoint.get("abstention")
+    if values is None:
+        return None
+    try:
+        return Band.from_dict(values)
+    except (EvaluationError, TypeError) as error:
+        raise CheckpointError(f"{name} holds a damaged band of abstention: {error}") from error

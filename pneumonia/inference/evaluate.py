@@ -17,7 +17,12 @@ from pneumonia.evaluation.dossier import CARD, Dossier, compile_dossier, write_d
 from pneumonia.evaluation.predictions import Predictions
 from pneumonia.evaluation.shortcut import Probe
 from pneumonia.evaluation.subject import Subject
-from pneumonia.inference.classifier import Classifier, read_calibration, read_operating_point
+from pneumonia.inference.classifier import (
+    Classifier,
+    read_band,
+    read_calibration,
+    read_operating_point,
+)
 from pneumonia.inference.probe import probe as measure_shortcuts
 from pneumonia.model.checkpoint import read_checkpoint
 
@@ -154,7 +159,7 @@ def describe(
         warnings: What to doubt.
 
     Raises:
-        CheckpointError: If calibration or operating point are damaged.
+        CheckpointError: If calibration, operating point or band are damaged.
     """
     calibration = read_calibration(checkpoint, path)
     facts = checkpoint.get("facts")
@@ -186,6 +191,7 @@ def describe(
         checkpoint=True,
         calibration=(calibration.temperature, calibration.offset) if calibration else None,
         operating_point=read_operating_point(checkpoint, path),
+        band=read_band(checkpoint, path),
         facts=facts,
         history=history,
         warnings=warnings,
