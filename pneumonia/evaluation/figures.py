@@ -167,7 +167,9 @@ def histogram(
         tallest = max(tallest, float(np.max(heights)))
     axes.axvline(threshold, label=f"threshold {threshold:.3g}", **_REFERENCE)
     if band is not None:
-        axes.axvspan(band.lower, min(band.upper, 1), color="0.8", lw=0, zorder=0, label="uncertain")
+        axes.axvspan(
+            band.lower, min(band.upper, 1), color="0.87", lw=0, zorder=0, label="uncertain"
+        )
     axes.set_yscale("log")
     axes.set_ylim(0.7, max(10.0, 1.3 * tallest))  # below 1, so that a bin of one image is seen
     axes.yaxis.set_major_formatter("{x:.0f}")

@@ -125,7 +125,9 @@ def abstention(assessment: Assessment) -> str:
     return (
         f"{undecided(band)} That leaves a coverage of {figure(m['coverage'])}, the share of images"
         f" decided; among these the sensitivity is {figure(m['decided/sensitivity'])} and the"
-        f" specificity {figure(m['decided/specificity'])}."
+        f" specificity {figure(m['decided/specificity'])}. An image is confidently called wrong in"
+        f" {figure(m['decided/missed_patients'])} of PNEUMONIA patients and"
+        f" {figure(m['decided/alarmed_patients'])} of NORMAL ones."
     )
 
 

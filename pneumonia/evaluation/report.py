@@ -186,7 +186,7 @@ def _band(dossier: Dossier) -> dict[str, Any] | None:
     if band is None:
         return None
     return {
-        "result": prose.abstention(found),
+        "undecided": prose.undecided(band),
         "guarantee": prose.guarantee(band, dossier.origin),
         "promised": [(name, found.metrics[key]) for name, key in PROMISED],
         "decided": [(name, found.metrics[key]) for name, key in DECIDED],

@@ -23,10 +23,10 @@ class Subject:
         calibration: Temperature and offset, `sigmoid(logit / temperature + offset)`; None
             where there is none.
         operating_point: Where the threshold comes from; None if nothing is known.
-        band: Around that threshold, in which images are left undecided; None where there is none.
         facts: Of data, hold-out, training and model: plain nested values, any of them missing.
         history: What calibrating at a site replaced, oldest first: plain nested values.
         warnings: What else to doubt, a sentence each.
+        band: Around that threshold, in which images are left undecided; None where there is none.
     """
 
     name: str
@@ -34,10 +34,10 @@ class Subject:
     checkpoint: bool = False
     calibration: tuple[float, float] | None = None
     operating_point: OperatingPoint | None = None
-    band: Band | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
+    band: Band | None = None
 
     def fact(self, *keys: str) -> Any:
         """Look a fact up.

@@ -191,10 +191,10 @@ def describe(
         checkpoint=True,
         calibration=(calibration.temperature, calibration.offset) if calibration else None,
         operating_point=read_operating_point(checkpoint, path),
-        band=read_band(checkpoint, path),
         facts=facts,
         history=history,
         warnings=warnings,
+        band=read_band(checkpoint, path),
     )
 
 
