@@ -267,13 +267,20 @@ def calibrate_command(
         ),
     ] = None,
     target: Annotated[float | None, typer.Option(help="Of the policy, such as 0.95.")] = None,
+    abstention_error: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of a class's patients that may be called confidently wrong; by default the"
+            " model's."
+        ),
+    ] = None,
     patients: Rule = None,
 ) -> None:
-    """Refit temperature and threshold on a site's own labelled images."""
-    from pneumonia.evaluation.prose import promise
+    """Refit temperature, threshold and band on a site's own labelled images."""
+    from pneumonia.evaluation.prose import guarantee, promise, undecided
     from pneumonia.inference.calibrate import calibrate
 
-    calibration, point = calibrate(
+    calibration, point, band = calibrate(
         checkpoint,
         root,
         out,
@@ -282,6 +289,7 @@ def calibrate_command(
         policy=policy,
         target=target,
         prevalence=prevalence,
+        abstention_error=abstention_error,
     )
     moved = f", offset {calibration.offset:+.3f}" if calibration.offset else ""
     typer.echo(
@@ -290,6 +298,7 @@ def calibrate_command(
         + (f" {point.target:g}" if point.target is not None else "")
         + f").\nThere {promise(point)} give sensitivity {point.sensitivity:.3f} and specificity"
         f" {point.specificity:.3f}: seen on the images that chose it, so new ones give less.\n"
+        f"{undecided(band)} {guarantee(band, 'site')}\n"
         f"Wrote {out}; what it replaced is kept in it."
     )
 

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pneumonia.errors import EvaluationError
 from pneumonia.evaluation import areas
+from pneumonia.evaluation.abstention import Band
 from pneumonia.evaluation.bootstrap import REPLICATES, draw_patients, estimate
 from pneumonia.evaluation.calibration import Reliability, reliability
 from pneumonia.evaluation.decision import DecisionCurve, decision_curve
@@ -15,6 +16,7 @@ from pneumonia.evaluation.inputs import check_threshold
 from pneumonia.evaluation.intervals import Estimate, wilson
 from pneumonia.evaluation.metrics import Confusion, confusion
 from pneumonia.evaluation.sample import FEW_PATIENTS, Sample
+from pneumonia.evaluation.selective import broken_promises, selective
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA, UNKNOWN_SUBTYPE
 
 log = logging.getLogger(__name__)
@@ -33,11 +35,13 @@ class Assessment:
         metrics: By name, without `test/`. Plain names hold at the operating point, `at_0.5/...`
             at 0.5, `<subtype>/...` and `<subtype>/at_0.5/...` for the PNEUMONIA images of a
             subtype beside all NORMAL images; a subtype's predictive values, accuracy and
-            calibration are therefore those of another share of PNEUMONIA.
+            calibration are therefore those of another share of PNEUMONIA. With a band, also those
+            of `pneumonia.evaluation.selective.selective`.
         confusion: Images by label and call, at the operating point.
         reliability: Points of the reliability diagram.
         decision: The decision curve.
         notes: What to doubt, a sentence each.
+        band: In which images were left undecided; None for a test without.
     """
 
     threshold: float
@@ -46,6 +50,7 @@ class Assessment:
     reliability: Reliability
     decision: DecisionCurve
     notes: tuple[str, ...]
+    band: Band | None = None
 
     def plain(self, prefix: str = "") -> dict[str, float]:
         """The defined metrics at the operating point over all images, as plain numbers."""
@@ -63,6 +68,7 @@ def assess(
     subtypes: ArrayLike | None = None,
     *,
     threshold: float,
+    band: Band | None = None,
     scores: ArrayLike | None = None,
     seed: int = 0,
     replicates: int = REPLICATES,
@@ -76,6 +82,7 @@ def assess(
             own, which every method says.
         subtypes: Shape (n,), text; read of PNEUMONIA images only, `unknown` and empty left out.
         threshold: Of the operating point, in [0, 1].
+        band: In which images are left undecided; None for no such band.
         scores: Shape (n,), finite: raw logits to rank by; by default the probabilities.
         seed: Of the bootstrap.
         replicates: Of the bootstrap, at least 200.
@@ -98,6 +105,9 @@ def assess(
         of_part = _metrics(part, threshold, draw_patients(part, replicates, seed))
         metrics |= {f"{subtype}/{name}": found for name, found in of_part.items()}
     notes = _notes(sample)
+    if band is not None:
+        metrics |= selective(sample, band, weights)
+        notes += broken_promises(sample, band)
     for note in notes:
         log.warning(note)
     return Assessment(
@@ -107,6 +117,7 @@ def assess(
         reliability(sample.labels, sample.probabilities),
         decision_curve(sample, weights),
         notes,
+        band,
     )
 
 

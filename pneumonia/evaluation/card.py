@@ -64,6 +64,7 @@ def model_card(dossier: Dossier) -> str:
         _calibration(dossier),
         "",
         *_promise(dossier),
+        *_band(dossier),
         "## Test",
         "",
         f"On {_safe(subject.data)}: {prose.size(found)}.",
@@ -128,6 +129,13 @@ def _promise(dossier: Dossier) -> list[str]:
         ),
         "",
     ]
+
+
+def _band(dossier: Dossier) -> list[str]:
+    found = dossier.assessment
+    if found.band is None:
+        return []
+    return [f"{prose.abstention(found)} {prose.guarantee(found.band, dossier.origin)}", ""]
 
 
 def _counts(row: dict[str, str]) -> list[str]:

@@ -60,6 +60,8 @@ def compile_dossier(
 ) -> Dossier:
     """Evaluate predictions and put what is known of them together.
 
+    The subject's band belongs to its own threshold: it is left out where another is given.
+
     Args:
         cases: The predictions.
         subject: What made them.
@@ -73,15 +75,16 @@ def compile_dossier(
         EvaluationError: If the images are of one class, or the threshold is none.
     """
     origin = subject.origin(threshold)
-    cut = HALF if threshold is None else threshold
+    cut, band = HALF if threshold is None else threshold, None
     if origin in {"hold-out", "site"} and subject.operating_point is not None:
-        cut = subject.operating_point.threshold
+        cut, band = subject.operating_point.threshold, subject.band
     assessment = assess(
         cases.labels,
         cases.probabilities,
         cases.patients,
         cases.subtypes,
         threshold=cut,
+        band=band,
         scores=cases.scores,
         seed=seed,
         replicates=replicates,

@@ -115,6 +115,18 @@ def reliability_diagram(
     return figure
 
 
+def undecided(cases: Cases, assessment: Assessment) -> Figure:
+    """Draw how probabilities spread, with the band in which images are left undecided.
+
+    Args:
+        cases: The images.
+        assessment: Their result, with a band.
+    """
+    return figures.histogram(
+        cases.labels, cases.probabilities, assessment.threshold, assessment.band
+    )
+
+
 def decision_curve(curve: DecisionCurve, threshold: float) -> Figure:
     """Draw net benefit beside treating everyone and treating no one.
 

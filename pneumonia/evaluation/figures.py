@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from pneumonia.evaluation import curves, metrics
+from pneumonia.evaluation.abstention import Band
 from pneumonia.evaluation.inputs import check_labels, check_probabilities
 from pneumonia.evaluation.metrics import Confusion
 from pneumonia.evaluation.verdict import counts
@@ -127,13 +128,16 @@ def confusion_matrix(confusion: Confusion) -> Figure:
     return figure
 
 
-def histogram(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5) -> Figure:
+def histogram(
+    labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.5, band: Band | None = None
+) -> Figure:
     """Draw how many images of each class got which probability, on a logarithmic scale.
 
     Args:
         labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
         probabilities: Shape (n,), in [0, 1].
         threshold: In [0, 1]; PNEUMONIA means probability >= threshold.
+        band: In which images are left undecided, shaded; None for none.
 
     Returns:
         The figure; its title gives the errors of both kinds at the threshold.
@@ -162,6 +166,10 @@ def histogram(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.
         )
         tallest = max(tallest, float(np.max(heights)))
     axes.axvline(threshold, label=f"threshold {threshold:.3g}", **_REFERENCE)
+    if band is not None:
+        axes.axvspan(
+            band.lower, min(band.upper, 1), color="0.87", lw=0, zorder=0, label="uncertain"
+        )
     axes.set_yscale("log")
     axes.set_ylim(0.7, max(10.0, 1.3 * tallest))  # below 1, so that a bin of one image is seen
     axes.yaxis.set_major_formatter("{x:.0f}")
@@ -170,7 +178,7 @@ def histogram(labels: ArrayLike, probabilities: ArrayLike, threshold: float = 0.
     axes.set_xlabel(f"probability of {CLASSES[PNEUMONIA]}")
     axes.set_ylabel("images (log scale)")
     figure.suptitle(f"At {threshold:.3g} it {counts(errors)}", fontsize=9)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    figure.legend(loc="outside lower center", ncols=3 if band is None else 2, fontsize=8)
     return figure
 
 

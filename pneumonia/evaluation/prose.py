@@ -2,6 +2,7 @@
 
 import math
 
+from pneumonia.evaluation.abstention import Band
 from pneumonia.evaluation.assess import Assessment
 from pneumonia.evaluation.intervals import Estimate
 from pneumonia.evaluation.operating_point import OperatingPoint
@@ -110,6 +111,59 @@ def verdict(assessment: Assessment, subject: Subject, origin: Origin) -> tuple[s
             f" specificity of {point.specificity:.3f}"
         )
     return first, f"{second}."
+
+
+def abstention(assessment: Assessment) -> str:
+    """Say what a band of abstention left decided, and how right that was.
+
+    Args:
+        assessment: The result, with a band.
+    """
+    m, band = assessment.metrics, assessment.band
+    if band is None:
+        return ""
+    return (
+        f"{undecided(band)} That leaves a coverage of {figure(m['coverage'])}, the share of images"
+        f" decided; among these the sensitivity is {figure(m['decided/sensitivity'])} and the"
+        f" specificity {figure(m['decided/specificity'])}. An image is confidently called wrong in"
+        f" {figure(m['decided/missed_patients'])} of PNEUMONIA patients and"
+        f" {figure(m['decided/alarmed_patients'])} of NORMAL ones."
+    )
+
+
+def undecided(band: Band) -> str:
+    """Say which images a band leaves undecided.
+
+    Args:
+        band: The band.
+    """
+    if band.lower == band.upper:
+        return "No image is uncertain: the threshold alone keeps the stated error."
+    if band.lower <= 0 and band.upper > 1:
+        return "All images are uncertain, as too few patients chose the band."
+    if band.lower <= 0:
+        return f"Images with a probability below {band.upper:.3g} are uncertain."
+    if band.upper > 1:
+        return f"Images with a probability from {band.lower:.3g} up are uncertain."
+    return f"Images with a probability from {band.lower:.3g} to {band.upper:.3g} are uncertain."
+
+
+def guarantee(band: Band, origin: Origin) -> str:
+    """Say what a band promises, and to whom it does not.
+
+    Args:
+        band: The band.
+        origin: Of the threshold that it stands around, and of itself.
+    """
+    whose = "a site's own labelled images" if origin == "site" else "the hold-out"
+    return (
+        f"The band was chosen on {whose} so that of patients like those"
+        f" ({band.n_patients_positive} PNEUMONIA, {band.n_patients_negative} NORMAL) at most"
+        f" {100 * band.error:.3g}% of the PNEUMONIA ones have an image confidently called NORMAL,"
+        f" and at most {100 * band.error:.3g}% of the NORMAL ones an image confidently called"
+        " PNEUMONIA: on average, within each class, and not of the decided images. No guarantee"
+        " holds under shift: other hospitals, machines or ages, or Kaggle's own test split."
+    )
 
 
 def size(assessment: Assessment) -> str:

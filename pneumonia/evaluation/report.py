@@ -50,6 +50,19 @@ THRESHOLD_FREE = (
     ("calibration intercept", "calibration_intercept"),
 )
 
+DECIDED = (
+    ("coverage: images decided", "coverage"),
+    ("coverage of PNEUMONIA", "coverage_positive"),
+    ("coverage of NORMAL", "coverage_negative"),
+    ("sensitivity among the decided", "decided/sensitivity"),
+    ("specificity among the decided", "decided/specificity"),
+    ("accuracy among the decided (1 - selective risk)", "decided/accuracy"),
+)
+PROMISED = (
+    ("PNEUMONIA patients with an image confidently called NORMAL", "decided/missed_patients"),
+    ("NORMAL patients with an image confidently called PNEUMONIA", "decided/alarmed_patients"),
+)
+
 
 def report(dossier: Dossier) -> str:
     """Draw the report.
@@ -82,6 +95,7 @@ def _content(dossier: Dossier) -> dict[str, Any]:
         "origin": prose.threshold_origin(dossier.origin, subject.operating_point),
         "point": subject.operating_point if dossier.origin in {"hold-out", "site"} else None,
         "promise": prose.promise,
+        "band": _band(dossier),
         "counts": counts(found.confusion),
         "at_threshold": AT_THRESHOLD,
         "threshold_free": THRESHOLD_FREE,
@@ -164,6 +178,20 @@ def _calibration(dossier: Dossier) -> list[tuple[str, str, str]]:
         for name, key in THRESHOLD_FREE
         if key in before
     ]
+
+
+def _band(dossier: Dossier) -> dict[str, Any] | None:
+    """Give what is said and drawn of a band of abstention."""
+    band, found = dossier.assessment.band, dossier.assessment
+    if band is None:
+        return None
+    return {
+        "undecided": prose.undecided(band),
+        "guarantee": prose.guarantee(band, dossier.origin),
+        "promised": [(name, found.metrics[key]) for name, key in PROMISED],
+        "decided": [(name, found.metrics[key]) for name, key in DECIDED],
+        "drawn": _drawn(drawings.undecided(dossier.cases, found)),
+    }
 
 
 def _subtypes(dossier: Dossier) -> list[tuple[str, int, Estimate, Estimate]]:

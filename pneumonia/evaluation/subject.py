@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from pneumonia.evaluation.abstention import Band
 from pneumonia.evaluation.operating_point import OperatingPoint
 
 Origin = Literal["hold-out", "site", "given", "default", "missing"]
@@ -25,6 +26,7 @@ class Subject:
         facts: Of data, hold-out, training and model: plain nested values, any of them missing.
         history: What calibrating at a site replaced, oldest first: plain nested values.
         warnings: What else to doubt, a sentence each.
+        band: Around that threshold, in which images are left undecided; None where there is none.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Subject:
     facts: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
+    band: Band | None = None
 
     def fact(self, *keys: str) -> Any:
         """Look a fact up.

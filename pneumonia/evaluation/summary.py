@@ -44,6 +44,10 @@ def summary(dossier: Dossier) -> Group:
     found = dossier.assessment
     parts = [table(found), *_probes(dossier)]
     parts.append(Text(" ".join(prose.verdict(found, dossier.subject, dossier.origin))))
+    if found.band is not None:
+        parts.append(
+            Text(f"{prose.abstention(found)} {prose.guarantee(found.band, dossier.origin)}")
+        )
     parts += [Text(w, "yellow") for w in (*dossier.subject.warnings, *found.notes)]
     return Group(*parts, Text(prose.NOT_A_DEVICE))
 

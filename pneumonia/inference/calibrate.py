@@ -1,4 +1,4 @@
-"""A checkpoint moved to a site: temperature, threshold and prevalence from its own images."""
+"""A checkpoint moved to a site: temperature, threshold, band and prevalence from its images."""
 
 import os
 from datetime import UTC, datetime
@@ -13,17 +13,19 @@ from pneumonia import __version__
 from pneumonia.data.folder import read_split
 from pneumonia.data.samples import Samples
 from pneumonia.errors import CheckpointError, DataError, EvaluationError
+from pneumonia.evaluation.abstention import ERROR, Band, check_error, choose_band
 from pneumonia.evaluation.calibration import TEMPERATURES, fit_temperature
 from pneumonia.evaluation.inputs import check_labels
 from pneumonia.evaluation.metrics import sigmoid
 from pneumonia.evaluation.operating_point import OperatingPoint, check_policy, choose
 from pneumonia.evaluation.recalibration import recalibrate
 from pneumonia.inference.classifier import Classifier
-from pneumonia.inference.frozen import Calibration
+from pneumonia.inference.frozen import Calibration, read_band
 from pneumonia.model.checkpoint import read_checkpoint
 
 SPLITS = ("train", "val", "test")
 _HALVINGS = 200
+_REPLACED = ("calibration", "operating_point", "abstention")
 
 
 def calibrate(
@@ -36,8 +38,9 @@ def calibrate(
     policy: str | None = None,
     target: float | None = None,
     prevalence: float | None = None,
-) -> tuple[Calibration, OperatingPoint]:
-    """Refit temperature and threshold on a site's labelled images, into a new checkpoint.
+    abstention_error: float | None = None,
+) -> tuple[Calibration, OperatingPoint, Band]:
+    """Refit temperature, threshold and band on a site's labelled images, into a new checkpoint.
 
     The weights stay as they are. What was in force before goes to the end of the list
     `recalibration` of the new checkpoint, together with what was done.
@@ -52,9 +55,11 @@ def calibrate(
         target: Of the policy; None for the one in the checkpoint, if the policy is.
         prevalence: The share of PNEUMONIA among those the site X-rays, if its labelled images
             have another.
+        abstention_error: That the band of abstention is chosen for; None for the one in the
+            checkpoint, or 0.05.
 
     Returns:
-        The new calibration and operating point.
+        The new calibration, operating point and band.
 
     Raises:
         CheckpointError: If the checkpoint cannot be used, or `out` is that very file or cannot
@@ -69,11 +74,19 @@ def calibrate(
         raise EvaluationError(f"The prevalence is {prevalence}; give a share between 0 and 1.")
     classifier = Classifier.load(checkpoint)
     policy, target = _policy(classifier.operating_point, policy, target)
+    if abstention_error is None:
+        before = read_band(classifier.checkpoint, checkpoint)
+        abstention_error = ERROR if before is None else before.error
+    check_error(abstention_error)
     samples = _samples(root, split, patients)
     check_labels(samples.labels)  # before minutes of work
     logits = classifier.logits([str(path) for path in samples.paths])
     calibration = fit(samples.labels, logits, prevalence)
-    point = choose(samples.labels, calibration(logits), samples.patients, policy, target)
+    probabilities = calibration(logits)
+    point = choose(samples.labels, probabilities, samples.patients, policy, target)
+    band = choose_band(
+        samples.labels, probabilities, samples.patients, point.threshold, abstention_error
+    )
     content = read_checkpoint(checkpoint)
     normal, pneumonia = samples.class_counts()
     entry = {
@@ -87,13 +100,14 @@ def calibrate(
         "PNEUMONIA": pneumonia,
         "fingerprint": samples.fingerprint(),
         "prevalence": prevalence,
-        "replaced": {key: content.get(key) for key in ("calibration", "operating_point")},
+        "replaced": {key: content.get(key) for key in _REPLACED},
     }
     content["calibration"] = {"temperature": calibration.temperature, "offset": calibration.offset}
     content["operating_point"] = point.to_dict()
+    content["abstention"] = band.to_dict()
     content["recalibration"] = [*(content.get("recalibration") or ()), entry]
     _save(content, out)
-    return calibration, point
+    return calibration, point, band
 
 
 def fit(

@@ -18,7 +18,7 @@ from pneumonia.evaluation.predictions import Predictions
 from pneumonia.evaluation.shortcut import Probe
 from pneumonia.evaluation.subject import Subject
 from pneumonia.inference.classifier import Classifier
-from pneumonia.inference.frozen import read_calibration, read_operating_point
+from pneumonia.inference.frozen import read_band, read_calibration, read_operating_point
 from pneumonia.inference.probe import probe as measure_shortcuts
 from pneumonia.model.checkpoint import read_checkpoint
 
@@ -155,7 +155,7 @@ def describe(
         warnings: What to doubt.
 
     Raises:
-        CheckpointError: If calibration or operating point are damaged.
+        CheckpointError: If calibration, operating point or band are damaged.
     """
     calibration = read_calibration(checkpoint, path)
     facts = checkpoint.get("facts")
@@ -190,6 +190,7 @@ def describe(
         facts=facts,
         history=history,
         warnings=warnings,
+        band=read_band(checkpoint, path),
     )
 
 

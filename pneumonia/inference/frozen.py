@@ -88,10 +88,10 @@ def read_operating_point(checkpoint: Mapping[str, Any], name: str | Path) -> Ope
 
 
 def read_band(checkpoint: Mapping[str, Any], name: str | Path) -> Band | None:
-    """Read the band in which the model abstains.
+    """Read the band of a checkpoint in which images are left undecided.
 
     Args:
-        checkpoint: Content of a model file.
+        checkpoint: Its content.
         name: What to call it in a message.
 
     Returns:

@@ -46,7 +46,12 @@ def build(config: DictConfig, run_directory: str | Path, test: bool = False) -> 
     settings = plain(config)
     check(settings)
     callbacks = [
-        Preflight(config.evaluation.operating_point, config.evaluation.target, test),
+        Preflight(
+            config.evaluation.operating_point,
+            config.evaluation.target,
+            test,
+            config.evaluation.abstention_error,
+        ),
         RunRecord(run_directory, settings),
         Reseed(config.seed),
         Throughput(),

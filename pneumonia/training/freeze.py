@@ -1,6 +1,6 @@
-"""After the fit: calibrate and choose the operating point on the hold-out, and seal the model.
+"""After the fit: calibrate and choose operating point and band on the hold-out, seal the model.
 
-Both are chosen before the test split is opened, and travel in the checkpoint.
+All are chosen before the test split is opened, and travel in the checkpoint.
 """
 
 import logging
@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from torch.utils.data import DataLoader
 
 from pneumonia.data.datamodule import ChestXrayDataModule
+from pneumonia.evaluation.abstention import choose_band
 from pneumonia.evaluation.calibration import fit_temperature
 from pneumonia.evaluation.metrics import sigmoid
 from pneumonia.evaluation.operating_point import OperatingPoint, choose
@@ -28,13 +29,13 @@ def freeze(
     policy: DictConfig,
     facts: dict[str, Any],
 ) -> OperatingPoint:
-    """Fit the temperature and choose the threshold on the hold-out, into the checkpoint.
+    """Fit the temperature, choose threshold and band on the hold-out, into the checkpoint.
 
     Args:
         trainer: Used for its device.
         checkpoint: The best `.ckpt` of the run; replaced by its sealed self.
         datamodule: Its hold-out is read.
-        policy: `operating_point` and `target`.
+        policy: `operating_point`, `target` and `abstention_error`.
         facts: How the model came to be, plain values, stored beside.
 
     Returns:
@@ -44,20 +45,19 @@ def freeze(
         EvaluationError: If the hold-out cannot support the policy's target.
     """
     scores = score(trainer, checkpoint, datamodule.val_dataloader())
-    samples = datamodule.splits["val"]
+    patients = datamodule.splits["val"].patients[scores.rows]
     temperature = fit_temperature(scores.labels, scores.logits)
-    point = choose(
-        scores.labels,
-        sigmoid(scores.logits / temperature),
-        samples.patients[scores.rows],
-        policy.operating_point,
-        policy.target,
+    probabilities = sigmoid(scores.logits / temperature)
+    point = choose(scores.labels, probabilities, patients, policy.operating_point, policy.target)
+    band = choose_band(
+        scores.labels, probabilities, patients, point.threshold, policy.abstention_error
     )
     if trainer.is_global_zero:
         seal_checkpoint(
             checkpoint,
             calibration={"temperature": temperature},
             operating_point=point.to_dict(),
+            abstention=band.to_dict(),
             facts=facts,
         )
         log.info(
@@ -68,6 +68,13 @@ def freeze(
             point.policy,
             point.sensitivity,
             point.specificity,
+        )
+        log.info(
+            "uncertain from %.4f to below %.4f, for an error of %g; the hold-out: %.1f%% decided",
+            band.lower,
+            band.upper,
+            band.error,
+            100 * (1 - band.uncertain(probabilities).mean()),
         )
     trainer.strategy.barrier()
     return point

@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import ConfigError, DataError, TrainingError
+from pneumonia.evaluation.abstention import ERROR, check_error
 from pneumonia.evaluation.operating_point import check_support
 from pneumonia.labels import CLASSES
 from pneumonia.model.classifier import PneumoniaClassifier
@@ -19,14 +20,20 @@ class Preflight(Callback):
         policy: How the operating point will be chosen.
         target: Of the policy.
         test: Whether the test split will be opened after the fit.
+        abstention_error: That the band of abstention will be chosen for.
     """
 
     def __init__(
-        self, policy: str = "sensitivity", target: float | None = None, test: bool = False
+        self,
+        policy: str = "sensitivity",
+        target: float | None = None,
+        test: bool = False,
+        abstention_error: float = ERROR,
     ) -> None:
         self.policy = policy
         self.target = target
         self.test = test
+        self.abstention_error = abstention_error
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check splits, batch size and monitors before a fit.
@@ -35,10 +42,12 @@ class Preflight(Callback):
             DataError: If a split is empty or has one class.
             ConfigError: If the batch is larger than the split, validation would never run,
                 or a monitored metric would never be logged.
-            EvaluationError: If the hold-out cannot support the operating point asked for.
+            EvaluationError: If the hold-out cannot support the operating point asked for, or the
+                error of the band is none.
         """
         if stage != "fit":
             return
+        check_error(self.abstention_error)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         if self.test:
             if not datamodule.has("test"):

@@ -25,6 +25,7 @@ ROOT: dict[str, Any] = {
     "ckpt_path": str | None,
     "evaluation.operating_point": Policy,
     "evaluation.target": float | None,
+    "evaluation.abstention_error": float,
 }
 """Types of the settings that belong to the run itself."""
 

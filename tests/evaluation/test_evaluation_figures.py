@@ -8,6 +8,7 @@ import pytest
 
 from pneumonia.errors import EvaluationError
 from pneumonia.evaluation import figures, gallery, metrics
+from pneumonia.evaluation.abstention import ABOVE_ONE, Band
 from pneumonia.evaluation.metrics import Confusion
 
 CASES = {
@@ -53,6 +54,9 @@ def test_titles_give_the_number_that_matters():
     histogram = text(figures.histogram(labels, metrics.sigmoid(logits)))
     assert "misses 1 of 2 PNEUMONIA, alarms on 1 of 2 NORMAL" in histogram
     assert "NORMAL (n = 2)" in histogram
+    assert "uncertain" not in histogram
+    band = Band(0.3, ABOVE_ONE, 0.05, 5, 5)
+    assert "uncertain" in text(figures.histogram(labels, metrics.sigmoid(logits), 0.5, band))
 
 
 def test_the_confusion_matrix_gives_counts_and_shares_of_each_class():

@@ -1,24 +1,30 @@
 """The report, from anyone's predictions: whole, escaped, honest about what is missing."""
 
 import html.parser
+import io
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from pneumonia.errors import EvaluationError
+from pneumonia.evaluation.abstention import ABOVE_ONE, Band, choose_band
+from pneumonia.evaluation.card import model_card
 from pneumonia.evaluation.cases import Cases, read_cases
 from pneumonia.evaluation.claim import ITEMS
 from pneumonia.evaluation.dossier import compile_dossier, write_dossier
 from pneumonia.evaluation.intervals import Estimate
 from pneumonia.evaluation.operating_point import choose
 from pneumonia.evaluation.pair import compare_files
-from pneumonia.evaluation.prose import errors_of_hundred, figure, of_hundred
+from pneumonia.evaluation.prose import errors_of_hundred, figure, guarantee, of_hundred, undecided
 from pneumonia.evaluation.report import report
 from pneumonia.evaluation.shortcut import MEANING, Probe
 from pneumonia.evaluation.subject import Subject
+from pneumonia.evaluation.summary import summary
 
 ORDER = ["verdict", "confusion", "curves", "calibration", "subtypes", "prevalence", "errors"]
 ORDER += ["probe", "cohort", "training", "limits", "claim"]
@@ -95,6 +101,56 @@ def test_verdict_stands_first_with_promise_and_counts_in_words():
     assert "What was promised, and what the test gave" in text
     assert "not a medical device" in text
     assert "CC BY 4.0" in text
+
+
+def with_band(found: Cases, *, prevalence_moved: bool = False) -> Subject:
+    subject = checkpoint(found)
+    point = subject.operating_point
+    assert point is not None
+    band = choose_band(found.labels, found.probabilities, found.patients, point.threshold, 0.1)
+    history = ({"when": "now"},) if prevalence_moved else ()
+    return replace(subject, band=band, history=history)
+
+
+def test_band_stands_with_its_coverage_and_to_whom_it_promises_nothing():
+    found = cases(seed=3)
+    dossier = compile_dossier(found, with_band(found), replicates=200)
+    written, console = page(dossier), Console(width=200, record=True, file=io.StringIO())
+    console.print(summary(dossier))
+    coverage = figure(dossier.assessment.metrics["coverage"])
+    assert 0 < dossier.assessment.metrics["coverage"].value < 1
+    for text in (written.text, model_card(dossier), " ".join(console.export_text().split())):
+        assert coverage.partition(" ")[0] in text
+        assert "The band was chosen on the hold-out so that of patients like those" in text
+        assert "at most 10% of the PNEUMONIA ones have an image confidently called NORMAL" in text
+        assert "No guarantee holds under shift" in text
+    assert "Left undecided" in written.text
+    assert written.ids == ORDER
+
+
+def test_a_band_of_a_site_says_so_and_a_checkpoint_without_one_says_nothing():
+    found = cases()
+    site = page(compile_dossier(found, with_band(found, prevalence_moved=True), replicates=200))
+    assert "The band was chosen on a site's own labelled images" in site.text
+    older = page(compile_dossier(found, checkpoint(found), replicates=200)).text
+    assert "undecided" not in older
+    assert "coverage" not in older
+
+
+@pytest.mark.parametrize(
+    ("ends", "words"),
+    [
+        ((0.25, 0.75), "Images with a probability from 0.25 to 0.75 are uncertain."),
+        ((0.0, 0.75), "Images with a probability below 0.75 are uncertain."),
+        ((0.25, ABOVE_ONE), "Images with a probability from 0.25 up are uncertain."),
+        ((0.0, ABOVE_ONE), "All images are uncertain, as too few patients chose the band."),
+        ((0.5, 0.5), "No image is uncertain: the threshold alone keeps the stated error."),
+    ],
+)
+def test_a_band_in_words(ends, words):
+    band = Band(*ends, 0.025, 259, 129)
+    assert undecided(band) == words
+    assert "at most 2.5% of the NORMAL ones" in guarantee(band, "hold-out")
 
 
 def test_degenerate_classifier_is_the_first_line():

@@ -10,26 +10,33 @@ from scipy.optimize import minimize
 from pneumonia.errors import CheckpointError, DataError, EvaluationError
 from pneumonia.evaluation.metrics import sigmoid
 from pneumonia.inference.calibrate import calibrate, fit
-from pneumonia.inference.classifier import Classifier
+from pneumonia.inference.classifier import Classifier, read_band
 from pneumonia.inference.evaluate import evaluate_checkpoint
 
 
 def test_writes_a_new_file_and_keeps_what_it_replaced(model_file, phantom, tmp_path):
     before = hashlib.sha256(model_file.read_bytes()).digest()
     out, again = tmp_path / "new/site.ckpt", tmp_path / "again.ckpt"
-    calibration, point = calibrate(model_file, phantom, out, policy="youden")
+    calibration, point, band = calibrate(
+        model_file, phantom, out, policy="youden", abstention_error=0.2
+    )
     assert hashlib.sha256(model_file.read_bytes()).digest() == before
     classifier = Classifier.load(out)
     assert classifier.calibration == calibration
     assert classifier.operating_point == point
     (entry,) = classifier.checkpoint["recalibration"]
-    assert entry["replaced"] == {"calibration": None, "operating_point": None}
+    assert entry["replaced"] == {"calibration": None, "operating_point": None, "abstention": None}
+    assert read_band(classifier.checkpoint, out) == band
+    assert band.error == 0.2
+    assert band.lower <= point.threshold <= band.upper
     assert entry["images"] == 60
     calibrate(out, phantom, again, "test", prevalence=0.1)
     content = torch.load(again, weights_only=True)
     assert [e["splits"] for e in content["recalibration"]] == ["all", "test"]
     assert content["recalibration"][1]["replaced"]["operating_point"] == point.to_dict()
     assert content["operating_point"]["policy"] == "youden"  # the model's own, by default
+    assert content["recalibration"][1]["replaced"]["abstention"] == band.to_dict()
+    assert content["abstention"]["error"] == 0.2  # likewise
     assert content["calibration"]["offset"] != 0
     dossier, _ = evaluate_checkpoint(again, phantom, tmp_path / "out")
     assert dossier.origin == "site"
@@ -43,6 +50,8 @@ def test_refuses_its_input_and_what_it_cannot_use(model_file, phantom, tmp_path)
         calibrate(model_file, phantom, tmp_path / "a.ckpt", prevalence=1)
     with pytest.raises(EvaluationError, match="policy 'best'"):
         calibrate(model_file, phantom, tmp_path / "a.ckpt", policy="best")
+    with pytest.raises(EvaluationError, match=r"abstention error 0\.5"):
+        calibrate(model_file, phantom, tmp_path / "a.ckpt", abstention_error=0.5)
     with pytest.raises(DataError, match="holds none of the folders"):
         calibrate(model_file, tmp_path, tmp_path / "a.ckpt")
     with pytest.raises(CheckpointError, match="cannot be written"):

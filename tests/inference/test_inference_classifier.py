@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from pneumonia.errors import CheckpointError, DataError
+from pneumonia.evaluation.abstention import Band
 from pneumonia.inference.classifier import Classifier
-from pneumonia.inference.frozen import Calibration
+from pneumonia.inference.frozen import Calibration, read_band
 from pneumonia.model.classifier import PneumoniaClassifier
 
 
@@ -53,6 +54,16 @@ def test_calibration_and_operating_point_come_from_the_file(model_file, tmp_path
 def test_a_damaged_checkpoint_is_a_sentence(model_file, tmp_path, values, message):
     with pytest.raises(CheckpointError, match=message):
         Classifier.load(change(model_file, tmp_path / "c.ckpt", **values))
+
+
+def test_a_band_comes_from_the_file_or_is_none(model_file, tmp_path):
+    assert read_band(Classifier.load(model_file).checkpoint, model_file) is None
+    band = Band(0.25, 0.75, 0.05, 40, 30)
+    new = change(model_file, tmp_path / "c.ckpt", abstention=band.to_dict())
+    assert read_band(Classifier.load(new).checkpoint, new) == band
+    for damaged in ({"lower": 0.5}, band.to_dict() | {"lower": 0.9}, 3):
+        with pytest.raises(CheckpointError, match=r"c\.ckpt holds a damaged band"):
+            read_band({"abstention": damaged}, "c.ckpt")
 
 
 def test_a_broken_image_is_named(model_file, phantom, tmp_path):

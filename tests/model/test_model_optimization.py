@@ -181,7 +181,6 @@ def test_a_schedule_over_a_run_without_end_is_refused(interval, total, epochs):
 
 def test_a_run_too_short_for_its_schedule_is_refused_with_its_length():
     optimizer = build_optimizer(network(), {"name": "sgd", "lr": 0.1})
-    settings = {"name": "OneCycleLR", "pct_start": 0.3}
-    with pytest.raises(ConfigError, match=r"a run of (3|4) steps"):
-        for total in (3, 4):
-            build_schedule(optimizer, settings, total, 1)
+    settings = {"name": "OneCycleLR", "pct_start": 0.25}
+    with pytest.raises(ConfigError, match="a run of 4 steps"):
+        build_schedule(optimizer, settings, 4, 1)

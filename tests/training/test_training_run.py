@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import ConfigError, DataError, PneumoniaError
+from pneumonia.evaluation.abstention import Band
 from pneumonia.evaluation.metrics import sigmoid
 from pneumonia.evaluation.operating_point import OperatingPoint
 from pneumonia.evaluation.predictions import Predictions
@@ -93,6 +94,11 @@ def test_the_checkpoint_carries_calibration_and_operating_point(run_directory):
     with (run_directory / "holdout.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == point.n_positive + point.n_negative
+    band = Band.from_dict(checkpoint["abstention"])
+    assert band.lower <= point.threshold <= band.upper
+    assert band.n_patients_positive == point.n_patients_positive
+    assert metrics_of(run_directory)["test/abstention_error"]["value"] == band.error == 0.05
+    assert 0 <= metrics_of(run_directory)["test/coverage"]["value"] <= 1
     facts = checkpoint["facts"]
     assert facts["data"]["splits"]["val"]["images"] == len(rows)
     assert facts["training"]["versions"]["torch"]
@@ -246,6 +252,8 @@ def test_balanced_weight_is_the_ratio_of_the_training_split(train, tmp_path):
         (["+evaluation.targt=0.9"], "evaluation.targt is no setting; did you mean target"),
         (["+modle=3"], "modle is no setting; did you mean mode"),
         (["evaluation.operating_point=sensitivity"], "A sensitivity of 0.95 cannot be set with"),
+        (["evaluation.abstention_error=0.5"], "abstention error 0.5, expected the share"),
+        (["evaluation.abstention_error=null"], "abstention_error=None is of the wrong type"),
         (["evaluation.operating_point=youdon"], "evaluation.operating_point='youdon'"),
         (["evaluation.target=0.9"], "target 0.9 for the operating point policy youden"),
         (["model.optimizer.name=adamm"], "model.optimizer.name=adamm is unknown"),
