@@ -99,7 +99,12 @@ def _read(content: bytes) -> Image.Image:
     dataset.file_meta = FileMetaDataset(meta)
     bits, signed = _check(dataset)
     _check_length(dataset, decoder, syntax)
-    pixels, _ = decoder.as_array(dataset, index=0, raw=True)
+    try:
+        pixels, _ = decoder.as_array(dataset, index=0, raw=True)
+    except Exception:  # noqa: BLE001  decoders raise anything
+        raise UnusableError(
+            f"its pixels cannot be decoded as {UID(syntax).name}; export it uncompressed"
+        ) from None
     lowest = -(1 << (bits - 1)) if signed else 0
     stored = np.arange(lowest, lowest + (1 << bits))
     rows = pixels.astype(np.int32) - lowest
@@ -141,8 +146,11 @@ def _check(dataset: Dataset) -> tuple[int, bool]:
         raise UnusableError(f"it has {frames} frames; give one image")
     meaning = str(dataset.get("PhotometricInterpretation", ""))
     if not meaning.startswith("MONOCHROME") or integer(dataset, "SamplesPerPixel", 1) != 1:
-        named = meaning if re.fullmatch(r"(RGB|YBR_[A-Z_0-9]+|PALETTE COLOR)", meaning) else "not"
-        raise UnusableError(f"its pixels are {named}, expected MONOCHROME1 or MONOCHROME2")
+        known = re.fullmatch(r"RGB|YBR_[A-Z_0-9]{3,12}|PALETTE COLOR", meaning)
+        raise UnusableError(
+            f"its pixels are {meaning if known else 'of no known kind'}, expected MONOCHROME1 or"
+            " MONOCHROME2"
+        )
     rows, columns = integer(dataset, "Rows"), integer(dataset, "Columns")
     if not (rows > 0 and columns > 0 and rows * columns <= MOST_PIXELS):
         raise UnusableError(

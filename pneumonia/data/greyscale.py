@@ -88,7 +88,7 @@ def shown(dataset: Dataset, stored: NDArray[np.int64]) -> NDArray[np.uint8]:
 def _brightness(dataset: Dataset, stored: NDArray[np.int64]) -> NDArray[np.float64]:
     """Modality LUT or rescale, then VOI LUT or window; 0 to 1."""
     values = stored.astype(np.float64)
-    share = (values - values[0]) / len(values)
+    share: NDArray[np.float64] = (values - values[0]) / len(values)
     slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
     if table := dataset.get("ModalityLUTSequence"):
         values, depth = _look_up(dataset, table[0], values)
@@ -116,15 +116,13 @@ def _window(
         raise UnusableError("its VOILUTFunction is none of LINEAR, LINEAR_EXACT and SIGMOID")
     if width < 1 if function == "LINEAR" else width <= 0:
         raise UnusableError(f"its WindowWidth of {width:g} is too small")
-    if function == "SIGMOID":
-        exponent: NDArray[np.float64] = np.clip(-4 * (values - centre) / width, -700, 700)
-        return 1 / (1 + np.exp(exponent))
+    if function == "SIGMOID":  # 1 / (1 + exp(-4 x)), which cannot overflow when written so
+        return 0.5 + 0.5 * np.tanh(2 * (values - centre) / width)
     if function == "LINEAR":
         centre, width = centre - 0.5, width - 1
     if not width:
         return (values > centre).astype(np.float64)
-    ramp: NDArray[np.float64] = np.clip((values - centre) / width + 0.5, 0, 1)
-    return ramp
+    return ((values - centre) / width + 0.5).clip(0, 1)
 
 
 def _look_up(
