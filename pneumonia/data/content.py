@@ -1,8 +1,9 @@
-"""A path or bytes -> the bytes of one image file, within bounds."""
+"""A path or bytes -> the open content of one image file, within bounds."""
 
 import os
 import stat
-from pathlib import Path
+from io import BytesIO
+from typing import BinaryIO
 
 Source = str | os.PathLike[str] | bytes
 """Where an image comes from: a file's path, or what is in the file."""
@@ -20,45 +21,42 @@ AFTER_PREAMBLE = 128 + len(_MARK)
 """Where the content of a DICOM file begins."""
 
 
-def read_content(source: Source) -> bytes:
-    """Read a file from end to end, in bounds; bytes are checked and handed back.
+def open_content(source: Source) -> BinaryIO:
+    """Open what a source holds, once it is known to be in bounds.
 
     Args:
         source: A path, or a file's content.
 
     Returns:
-        Between 1 and `MOST_BYTES` bytes.
+        At its first byte; for the caller to close.
 
     Raises:
         ValueError: If it is no regular file, is empty, or is too large. A pipe or a device,
             which could be waited on for ever, is not opened.
-        OSError: If the file is missing or cannot be read.
+        OSError: If the file is missing or cannot be opened.
     """
     if isinstance(source, bytes):
         _check_size(len(source))
-        return source
-    status = os.stat(source)  # noqa: PTH116  for every image of an epoch: a Path takes longer
+        return BytesIO(source)
+    status = os.stat(source)  # noqa: PTH116  a Path takes longer, for every image of an epoch
     if stat.S_ISDIR(status.st_mode):
         raise ValueError("it is a folder")
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("it is not a regular file")
     _check_size(status.st_size)
-    with Path(source).open("rb") as file:
-        content = file.read(MOST_BYTES + 1)
-    _check_size(len(content))  # it may have grown or shrunk
-    return content
+    return open(source, "rb")  # noqa: PTH123  likewise
 
 
-def is_dicom(content: bytes) -> bool:
-    """Whether a file's content has the mark of DICOM: `DICM` after 128 bytes (PS3.10, 7.1).
+def is_dicom(start: bytes) -> bool:
+    """Whether a file has the mark of DICOM: `DICM` after 128 bytes (PS3.10, 7.1).
 
     A file without it is not guessed at: its encoding could only be tried out, and anything
     parses as something. `dcmconv` or an export from the archive writes the mark.
 
     Args:
-        content: The file, or its first 132 bytes.
+        start: At least the first `AFTER_PREAMBLE` bytes.
     """
-    return content[AFTER_PREAMBLE - len(_MARK) : AFTER_PREAMBLE] == _MARK
+    return start[AFTER_PREAMBLE - len(_MARK) : AFTER_PREAMBLE] == _MARK
 
 
 def _check_size(size: int) -> None:

@@ -17,16 +17,18 @@ from pydicom.encaps import get_frame
 from pydicom.filereader import read_dataset
 from pydicom.pixels.decoders.base import Decoder, get_decoder
 from pydicom.tag import Tag
-from pydicom.uid import UID
+from pydicom.uid import (
+    UID,
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ImplicitVRLittleEndian,
+    JPEGLSTransferSyntaxes,
+    RLELossless,
+)
 
 from pneumonia.data.content import AFTER_PREAMBLE, MOST_BYTES, MOST_PIXELS
 from pneumonia.data.greyscale import UnusableError, integer, shown
-from pneumonia.data.quiet import quiet
-
-_IMPLICIT = "1.2.840.10008.1.2"
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-_BIG_ENDIAN = "1.2.840.10008.1.2.2"
-_RLE = "1.2.840.10008.1.2.5"
+from pneumonia.data.quiet import hush, quiet
 
 _KEYWORDS = (
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
@@ -41,6 +43,9 @@ _FRAME_HEADERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
 """Second bytes of the markers that open a JPEG or JPEG-LS frame (ITU T.81 B.1, T.87 C.1)."""
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _J2K_START = b"\xff\x4f\xff\x51"
+_END = b"\xff\xd9"
+_SLACK = 16
+"""Bytes that may pad a stream behind its end."""
 
 
 def read_dicom(content: bytes) -> Image.Image:
@@ -66,6 +71,7 @@ def read_dicom(content: bytes) -> Image.Image:
             compressed in a way that the installed decoders cannot read. The message and its
             context hold no value of the file but technical ones.
     """
+    hush()
     with quiet():
         try:
             return _read(content)
@@ -88,12 +94,12 @@ def _read(content: bytes) -> Image.Image:
     )
     syntax = str(meta.get("TransferSyntaxUID", ""))
     decoder = _decoder(syntax)
-    if syntax == _DEFLATED:
+    if syntax == DeflatedExplicitVRLittleEndian:
         file = BytesIO(_inflate(file.read()))
     dataset = read_dataset(
         file,
-        is_implicit_VR=syntax == _IMPLICIT,
-        is_little_endian=syntax != _BIG_ENDIAN,
+        is_implicit_VR=syntax == ImplicitVRLittleEndian,
+        is_little_endian=syntax != ExplicitVRBigEndian,
         specific_tags=[Tag(keyword) for keyword in _KEYWORDS],
     )
     dataset.file_meta = FileMetaDataset(meta)
@@ -176,10 +182,13 @@ def _check_length(dataset: Dataset, decoder: Decoder, syntax: str) -> None:
             raise UnusableError("its pixels are truncated")
         return
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
-    if syntax == _RLE:
+    if syntax == RLELossless:
         if len(frame) > 2 * expected + 1024:  # literal bytes take a control byte each at worst
             raise UnusableError("its pixels are more than its header says")
         return
+    # CharLS searches for 8 s, and beyond the stream, for an end that is not there.
+    if syntax in JPEGLSTransferSyntaxes and _END not in frame[-_SLACK:]:
+        raise UnusableError("its compressed pixels are truncated")
     found = _frame_size(frame)
     if found != (*size, 1):
         raise UnusableError(

@@ -5,7 +5,6 @@ The one way in, for training and after it.
 
 import os
 from dataclasses import dataclass
-from io import BytesIO
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -13,7 +12,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from pneumonia.data.content import MOST_PIXELS, Source, is_dicom, read_content
+from pneumonia.data.content import AFTER_PREAMBLE, MOST_PIXELS, Source, is_dicom, open_content
 from pneumonia.data.quiet import quiet
 from pneumonia.errors import ConfigError, DataError
 
@@ -148,13 +147,13 @@ def read_grey(source: Source, at_least: int | None = None, name: str | None = No
     if name is None and not isinstance(source, bytes):
         name = os.fspath(source)
     try:
-        content = read_content(source)
-        with quiet():
-            if is_dicom(content):
+        with open_content(source) as file, quiet():
+            start = file.read(AFTER_PREAMBLE)
+            if is_dicom(start):
                 from pneumonia.data.dicom import read_dicom  # noqa: PLC0415  an extra, and slow
 
-                return read_dicom(content)
-            with Image.open(BytesIO(content), formats=FORMATS) as image:
+                return read_dicom(start + file.read())
+            with Image.open(file, formats=FORMATS) as image:
                 return _to_grey(image, at_least)
     except Exception as error:  # Pillow raises anything on broken bytes
         raise _refusal(error, name) from error

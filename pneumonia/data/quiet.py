@@ -25,9 +25,15 @@ _readers = 0
 _show = warnings.showwarning
 
 
+def hush() -> None:
+    """Make the loggers of DICOM libraries heed `quiet`; otherwise they stay as they are."""
+    for name in _LOGGERS:
+        logging.getLogger(name).addFilter(_logged_elsewhere)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop the warnings that this thread would print, and what DICOM libraries would log.
+    """Drop the warnings that this thread would print, and what loggers that `hush` knows log.
 
     `warnings.catch_warnings` would swap state of the whole process, which decoding threads may
     leave swapped for good, and would make every other warning of the process show anew. Here
@@ -50,20 +56,14 @@ def _enter() -> None:
         if warnings.showwarning is not _show_elsewhere:
             _show = warnings.showwarning
             warnings.showwarning = _show_elsewhere
-        if _readers == 1:
-            for name in _LOGGERS:
-                logging.getLogger(name).addFilter(_logged_elsewhere)
 
 
 def _leave() -> None:
     global _readers  # noqa: PLW0603
     with _lock:
         _readers -= 1
-        if _readers == 0:
-            if warnings.showwarning is _show_elsewhere:
-                warnings.showwarning = _show
-            for name in _LOGGERS:
-                logging.getLogger(name).removeFilter(_logged_elsewhere)
+        if _readers == 0 and warnings.showwarning is _show_elsewhere:
+            warnings.showwarning = _show
 
 
 def _show_elsewhere(*args: Any, **kwargs: Any) -> None:

@@ -1,5 +1,6 @@
 """DICOM files made to measure."""
 
+import warnings
 from collections.abc import Callable
 from io import BytesIO
 
@@ -47,23 +48,27 @@ def make_dicom() -> MakeDicom:
             data = pixels.astype(pixels.dtype.newbyteorder(order)).tobytes()
             dataset.PixelData = data + b"\0" * (len(data) % 2)
             dataset["PixelData"].VR = "OW" if bits == 16 else "OB"
-        for keyword, value in attributes.items():
-            if value is None:
-                delattr(dataset, keyword)
-            else:
-                setattr(dataset, keyword, value)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of wrong values, which are wanted here
+            for keyword, value in attributes.items():
+                if value is None:
+                    delattr(dataset, keyword)
+                else:
+                    setattr(dataset, keyword, value)
         if not stream:
             if syntax in NATIVE or str(syntax).endswith(".99"):
                 dataset.file_meta.TransferSyntaxUID = syntax
             else:
                 dataset.compress(syntax)
         file = BytesIO()
-        dataset.save_as(
-            file,
-            implicit_vr=syntax == ImplicitVRLittleEndian,
-            little_endian=syntax != ExplicitVRBigEndian,
-            enforce_file_format=True,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            dataset.save_as(
+                file,
+                implicit_vr=syntax == ImplicitVRLittleEndian,
+                little_endian=syntax != ExplicitVRBigEndian,
+                enforce_file_format=True,
+            )
         return file.getvalue()
 
     return make
