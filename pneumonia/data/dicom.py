@@ -28,7 +28,7 @@ from pydicom.uid import (
 
 from pneumonia.data.content import AFTER_PREAMBLE, MOST_BYTES, MOST_PIXELS
 from pneumonia.data.greyscale import UnusableError, integer, shown
-from pneumonia.data.quiet import hush, quiet
+from pneumonia.data.quiet import hush_dicom, quiet
 
 _KEYWORDS = (
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
@@ -71,7 +71,7 @@ def read_dicom(content: bytes) -> Image.Image:
             compressed in a way that the installed decoders cannot read. The message and its
             context hold no value of the file but technical ones.
     """
-    hush()
+    hush_dicom()
     with quiet():
         try:
             return _read(content)

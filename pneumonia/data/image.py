@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pneumonia.data.content import AFTER_PREAMBLE, MOST_PIXELS, Source, is_dicom, open_content
-from pneumonia.data.quiet import quiet
+from pneumonia.data.quiet import hush_libtiff, quiet
 from pneumonia.errors import ConfigError, DataError
 
 Fit = Literal["squash", "pad", "crop"]
@@ -223,6 +223,8 @@ def _to_grey(image: Image.Image, at_least: int | None) -> Image.Image:
     # A camera's MPO holds its photograph first, then the same one smaller.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise ValueError(f"it has {getattr(image, 'n_frames', 'several')} frames; give one image")
+    if image.format == "TIFF":
+        hush_libtiff()
     if image.mode.startswith("I"):  # 16 bits: `convert` would clip, not scale
         plain = _from_16_bits(np.asarray(image))
     elif image.mode == "F":

@@ -1,11 +1,15 @@
 """Silence while libraries read a file: what they warn about may quote the file."""
 
+import ctypes
+import functools
 import logging
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from PIL import _imaging
 
 _LOGGERS = (
     "pydicom",
@@ -25,15 +29,30 @@ _readers = 0
 _show = warnings.showwarning
 
 
-def hush() -> None:
-    """Make the loggers of DICOM libraries heed `quiet`; otherwise they stay as they are."""
+def hush_dicom() -> None:
+    """Make the loggers of DICOM libraries heed `quiet`; elsewhere they log as before."""
     for name in _LOGGERS:
         logging.getLogger(name).addFilter(_logged_elsewhere)
 
 
+@functools.cache
+def hush_libtiff() -> None:
+    """Make the libtiff inside Pillow keep its messages; they go to standard error, past Python.
+
+    They cannot be told apart by thread, and Pillow reports the failure itself, so this lasts
+    as long as the process. Where libtiff is linked into Pillow (Windows), it stays as it is.
+    """
+    library = ctypes.CDLL(_imaging.__file__)
+    for name in ("TIFFSetErrorHandler", "TIFFSetWarningHandler"):
+        handler = getattr(library, name, None)
+        if handler is not None:
+            handler.restype = ctypes.c_void_p
+            handler(None)
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop the warnings that this thread would print, and what loggers that `hush` knows log.
+    """Drop the warnings that this thread would print, and what its DICOM libraries log.
 
     `warnings.catch_warnings` would swap state of the whole process, which decoding threads may
     leave swapped for good, and would make every other warning of the process show anew. Here
