@@ -74,7 +74,7 @@ def shown(dataset: Dataset, stored: NDArray[np.int64]) -> NDArray[np.uint8]:
     share = _brightness(dataset, stored)
     levels = np.minimum(256 * share, 255).astype(np.uint8)  # 16 bits become 8 as by a shift
     inverse = str(dataset.get("PresentationLUTShape", "")).strip().upper() == "INVERSE"
-    # One inversion, not two: PS3.3 C.8.11.3.1.2 asks for both attributes in an inverted image.
+    # One inversion, not two: PS3.3 C.8.11.3 asks for both attributes in an inverted image.
     if str(dataset.get("PhotometricInterpretation")) == "MONOCHROME1" or inverse:
         levels = 255 - levels
     first = _stored(dataset, "PixelPaddingValue", stored)

@@ -276,6 +276,8 @@ def _reason(error: Exception, name: str | None) -> str:
             reason = "it lacks the mark DICM that a DICOM file has at byte 128; export it anew"
     elif isinstance(error, MemoryError):
         reason = "it takes more memory than there is"
-    elif isinstance(error, OSError | ValueError | SyntaxError | Image.DecompressionBombError):
+    elif isinstance(
+        error, OSError | ValueError | SyntaxError | Warning | Image.DecompressionBombError
+    ):
         reason = getattr(error, "strerror", None) or str(error) or reason
     return reason

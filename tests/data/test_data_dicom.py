@@ -29,6 +29,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from pneumonia.data.audit.inspection import inspect
 from pneumonia.data.folder import read_split
 from pneumonia.data.image import read_grey
 from pneumonia.errors import DataError
@@ -380,6 +381,14 @@ def test_other_threads_and_times_keep_their_warnings_and_logs(make_dicom, caplog
         warnings.warn("still here", UserWarning, stacklevel=1)
     pydicom.config.logger.warning("still here")
     assert "still here" in caplog.text
+
+
+def test_an_audit_reads_dicom_as_training_would(make_dicom, tmp_path):
+    (tmp_path / "x.dcm").write_bytes(make_dicom(EIGHT))
+    (tmp_path / "y.dcm").write_bytes(make_dicom(EIGHT, Rows=5))
+    seen = inspect(str(tmp_path / "x.dcm"))
+    assert (seen.fault, seen.mode, seen.width, seen.height) == (None, "L", 6, 4)
+    assert inspect(str(tmp_path / "y.dcm")).fault == "unreadable"
 
 
 def test_a_folder_of_dicom_files_is_a_split(make_dicom, tmp_path):
