@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from torchvision.datasets import ImageFolder
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from pneumonia.data.inventory import EXTENSIONS
 from pneumonia.data.samples import Samples
 from pneumonia.errors import DataError
 from pneumonia.labels import CLASSES
@@ -90,7 +90,7 @@ class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no 
             files = [str(entry) for entry in entries if is_valid_file(str(entry))]
             if not files and not allow_empty:
                 raise DataError(
-                    f"{folder} holds no image ({', '.join(IMG_EXTENSIONS)}); a split needs both"
+                    f"{folder} holds no image ({', '.join(EXTENSIONS)}); a split needs both"
                     " classes."
                 )
             samples.extend((file, label) for file in files)
@@ -118,7 +118,7 @@ def _counts(entry: Path) -> bool:
 
 
 def _is_image(path: str) -> bool:
-    return path.lower().endswith(IMG_EXTENSIONS)
+    return path.lower().endswith(EXTENSIONS)
 
 
 def _expected() -> str:

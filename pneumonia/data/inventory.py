@@ -8,8 +8,12 @@ from pneumonia.labels import CLASSES
 
 SPLITS = ("train", "val", "test")
 
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""What torchvision's `ImageFolder`, and so training, takes for an image; importing it takes 2 s."""
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),
+    *(".dcm", ".dicom"),
+)
+"""What training takes for an image: by its name, what torchvision's `ImageFolder` does, and
+DICOM; what it holds is only looked at when it is read."""
 
 _ARCHIVE_DEBRIS = "__MACOSX"
 

@@ -261,7 +261,7 @@ def test_lookalikes_join_through_others_and_across_blocks(monkeypatch) -> None:
 
 
 def test_same_extensions_as_training() -> None:
-    assert set(EXTENSIONS) == set(IMG_EXTENSIONS)
+    assert set(EXTENSIONS) == {*IMG_EXTENSIONS, ".dcm", ".dicom"}
 
 
 def test_processes_do_not_change_the_answer(kaggle) -> None:

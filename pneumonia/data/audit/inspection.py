@@ -10,7 +10,8 @@ from typing import Literal
 from PIL import Image, UnidentifiedImageError
 
 from pneumonia.data.audit.fingerprint import fingerprint
-from pneumonia.data.image import read_grey
+from pneumonia.data.content import AFTER_PREAMBLE, is_dicom
+from pneumonia.data.image import FORMATS, read_grey
 from pneumonia.errors import DataError
 
 Fault = Literal["empty", "not an image", "truncated", "oversized", "unreadable"]
@@ -24,7 +25,7 @@ class Inspection:
         fault: What keeps the file from being read as an image; None if it decodes.
         detail: The fault in the words of whoever met it.
         size: Bytes.
-        mode: Pillow's colour mode, such as `L` or `RGB`.
+        mode: Pillow's colour mode, such as `L` or `RGB`; `L` for DICOM, which is only read grey.
         width: Pixels.
         height: Pixels.
         digest: SHA-256 of the bytes; equal for identical files.
@@ -71,13 +72,18 @@ def _look(path: str) -> Inspection:
     if not status.st_size:
         return Inspection("empty", "it has 0 bytes")
     with Path(path).open("rb") as file:
+        dicom = is_dicom(file.read(AFTER_PREAMBLE))
+        file.seek(0)
         digest = hashlib.file_digest(file, "sha256").digest()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        with Image.open(path) as image:  # the header alone
-            mode, width, height = image.mode, image.width, image.height
+    mode, size = "L", (0, 0)
+    if not dicom:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path, formats=FORMATS) as image:  # the header alone
+                mode, size = image.mode, image.size
     try:
         grey = read_grey(path)
     except DataError as error:
         raise error.__cause__ or error from None
+    width, height = grey.size if dicom else size
     return Inspection(None, "", status.st_size, mode, width, height, digest, fingerprint(grey))
