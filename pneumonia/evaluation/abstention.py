@@ -26,8 +26,9 @@ patients, from 1.7% to 8.8% in 95 of 100 hold-outs.
 logits keeps their order, and the guarantee rests on ranks alone. The threshold only widens the
 band: an end that conformal prediction would put beyond it is moved to it, so that no decided image
 is called against the operating point. What does touch it is that the hold-out chose the epoch,
-whose scores on it are therefore a little too good: strictly, the guarantee holds for images that
-chose nothing of the weights, such as a site's own (`pneumonia calibrate`).
+whose scores on it are therefore too good, the more so the fewer its patients: strictly, the
+guarantee holds for images that chose nothing of the weights, such as a site's own (`pneumonia
+calibrate`).
 
 *Not of a decided image.* Errors are counted within a class, among all its patients: how often a
 decided image is called wrong depends on the share of PNEUMONIA and on how many are undecided. It

@@ -155,14 +155,17 @@ def guarantee(band: Band, origin: Origin) -> str:
         band: The band.
         origin: Of the threshold that it stands around, and of itself.
     """
-    whose = "a site's own labelled images" if origin == "site" else "the hold-out"
+    site = origin == "site"
+    whose = "a site's own labelled images" if site else "the hold-out"
+    flattered = "" if site else " The hold-out chose the epoch too, and so flatters it."
     return (
         f"The band was chosen on {whose} so that of patients like those"
         f" ({band.n_patients_positive} PNEUMONIA, {band.n_patients_negative} NORMAL) at most"
         f" {100 * band.error:.3g}% of the PNEUMONIA ones have an image confidently called NORMAL,"
         f" and at most {100 * band.error:.3g}% of the NORMAL ones an image confidently called"
-        " PNEUMONIA: on average, within each class, and not of the decided images. No guarantee"
-        " holds under shift: other hospitals, machines or ages, or Kaggle's own test split."
+        f" PNEUMONIA: on average, within each class, and not of the decided images.{flattered}"
+        " No guarantee holds under shift: other hospitals, machines or ages, or Kaggle's own test"
+        " split."
     )
 
 

@@ -102,7 +102,7 @@ def broken_promises(sample: Sample, band: Band) -> tuple[str, ...]:
         verdict = (
             f"chance alone gives as many in {p:.0%} of tests"
             if p >= _MORE_THAN_CHANCE
-            else "that is more than chance: these patients are not like those that chose the band"
+            else "that is more than chance: the promise does not hold for these patients"
         )
         sentences.append(
             f"Above the promise: {wrong} of {n} {CLASSES[label]} {sample.unit}s ({wrong / n:.1%}) "

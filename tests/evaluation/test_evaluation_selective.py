@@ -93,7 +93,7 @@ def test_a_broken_promise_is_flagged_with_what_chance_explains():
     assert "the band promised 0.05 at most; chance alone gives as many in" in sick
     both = broken_promises(crowd(30, 30), BAND)
     assert len(both) == 2
-    assert all("more than chance: these patients are not like those" in text for text in both)
+    assert all("that is more than chance: the promise does not hold" in text for text in both)
 
 
 def test_a_test_without_a_band_has_no_such_metrics():
