@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from pneumonia.data.content import AFTER_PREAMBLE, MOST_PIXELS, Source, is_dicom, open_content
 from pneumonia.data.quiet import hush_libtiff, quiet
-from pneumonia.errors import ConfigError, DataError
+from pneumonia.errors import ConfigError, DataError, ExtraError
 
 Fit = Literal["squash", "pad", "crop"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -29,11 +29,8 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM", "GIF")
 """Pillow's names of the formats that are tried, besides DICOM. Its others are never run: EPS
 starts Ghostscript, and what holds no radiographs can only do harm."""
 
-DECODER = f"2/{PIL.__version__}"
+DECODER = f"3/{PIL.__version__}"
 """Changes when the same file may give other pixels than before; part of a cache's name."""
-
-_MARGIN = 2
-"""A JPEG is decoded at a reduced size only while that is this many times the target."""
 
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -53,14 +50,9 @@ _ARRAYS = "uint8 or uint16 of shape [H, W], or uint8 of shape [H, W, 3] or [H, W
 class Preprocessing:
     """How an image becomes the square that the network sees.
 
-    JPEGs are decoded at a half, quarter or eighth of their size (libjpeg's scaled inverse
-    cosine transform) where that still leaves twice the target's resolution. Measured on 68
-    originals of the Kaggle set, squash to 224, against a full decode and the same antialiased
-    resize: 1.4 times the speed for a mean difference of 0.14 grey levels (0.72 in the image
-    that differs most; 99.9% of all pixels within 4). Without the factor of two it would be 1.8
-    times the speed for 0.59 (1.99). torchvision's decoder and resize took as long as Pillow's
-    full decode. At other sizes from 32 to 320 the mean difference was
-    0.03 to 0.61. `nearest` picks single pixels, so it always decodes in full.
+    Every image is decoded in full, so that a file, its bytes, a decoded picture, an array and the
+    DICOM of the same image give the same pixels. libjpeg's decoding at a reduced size would take
+    0.7 of the time and change 0.14 grey levels on average.
 
     Attributes:
         image_size: Side of the square in pixels, at least 16.
@@ -98,8 +90,7 @@ class Preprocessing:
         Raises:
             DataError: As `read_grey`.
         """
-        exact = self.interpolation == "nearest"
-        return self(read_grey(source, None if exact else _MARGIN * self.image_size, name))
+        return self(read_grey(source, name))
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
         """Fit a grey image, decoded in full, to the square.
@@ -121,7 +112,7 @@ class Preprocessing:
         return np.asarray(fitted)
 
 
-def read_grey(source: Source, at_least: int | None = None, name: str | None = None) -> Image.Image:
+def read_grey(source: Source, name: str | None = None) -> Image.Image:
     """Read an image file as one grey channel of 8 bits, whatever its mode.
 
     Colour is a shortcut in this data set (all RGB files are of one class), so it never
@@ -133,8 +124,6 @@ def read_grey(source: Source, at_least: int | None = None, name: str | None = No
     Args:
         source: Path of a JPEG (of an MPO, the first picture), PNG, TIFF, BMP, WebP, PGM, PPM,
             GIF or DICOM file, or the bytes of one. The pixels are the same either way.
-        at_least: A JPEG may come at a half, quarter or eighth of its size, as long as neither
-            side falls below this many pixels. None: at its own size.
         name: What to call the source in a message. None: its path; for bytes, "the image".
 
     Returns:
@@ -154,17 +143,18 @@ def read_grey(source: Source, at_least: int | None = None, name: str | None = No
 
                 return read_dicom(start + file.read())
             with Image.open(file, formats=FORMATS) as image:
-                return _to_grey(image, at_least)
+                return _to_grey(image)
     except Exception as error:  # Pillow raises anything on broken bytes
         raise _refusal(error, name) from error
 
 
-def grey(image: Image.Image) -> Image.Image:
+def grey(image: Image.Image, name: str | None = None) -> Image.Image:
     """Turn a picture into one grey channel of 8 bits, by the rules of `read_grey`.
 
     Args:
         image: Any mode that a file can have. A file that Pillow opened gives what `read_grey`
             gives for it.
+        name: What to call it in a message. None: "the image".
 
     Returns:
         Mode `L`; the picture itself may be decoded by this, but not changed.
@@ -174,20 +164,23 @@ def grey(image: Image.Image) -> Image.Image:
             decoded, or has pixels of unknown range.
     """
     if not isinstance(image, Image.Image):
-        raise DataError(f"The image is a {type(image).__name__}, expected a PIL image.")
+        raise DataError(f"{_called(name)} is a {type(image).__name__}, expected a PIL image.")
     try:
         with quiet():
-            return _to_grey(image, None)
+            return _to_grey(image)
     except Exception as error:  # as above: it may only now be decoded
-        raise _refusal(error, None) from error
+        raise _refusal(error, name) from error
 
 
-def from_array(array: NDArray[np.uint8] | NDArray[np.uint16]) -> Image.Image:
+def from_array(
+    array: NDArray[np.uint8] | NDArray[np.uint16], name: str | None = None
+) -> Image.Image:
     """Turn an array into one grey channel of 8 bits, by the rules of `read_grey`.
 
     Args:
         array: uint8 or uint16 [H, W], grey; or uint8 [H, W, 3] or [H, W, 4], red, green, blue
             and opacity. 0 is black.
+        name: What to call it in a message. None: "the image".
 
     Returns:
         Mode `L`.
@@ -196,11 +189,11 @@ def from_array(array: NDArray[np.uint8] | NDArray[np.uint16]) -> Image.Image:
         DataError: If it is anything else. Floats and booleans are not guessed at.
     """
     if not isinstance(array, np.ndarray):
-        raise DataError(f"The image is a {type(array).__name__}, expected a numpy array.")
+        raise DataError(f"{_called(name)} is a {type(array).__name__}, expected a numpy array.")
     if array.dtype == np.bool_ or np.issubdtype(array.dtype, np.floating):
         why = "no grey levels" if array.dtype == np.bool_ else "a range that cannot be known"
         raise DataError(
-            f"The image is an array of {array.dtype}, which has {why}; scale it to 0..255 and"
+            f"{_called(name)} is an array of {array.dtype}, which has {why}; scale it to 0..255 and"
             f" give {_ARRAYS}."
         )
     colour = array.ndim == 3 and array.shape[2] in {3, 4}  # noqa: PLR2004  [H, W, channels]
@@ -208,13 +201,13 @@ def from_array(array: NDArray[np.uint8] | NDArray[np.uint16]) -> Image.Image:
     deep = array.dtype.newbyteorder("=") == np.uint16 and array.ndim == 2  # noqa: PLR2004
     if not (known or deep) or not array.size:
         raise DataError(
-            f"The image is an array of {array.dtype} and shape {list(array.shape)}, expected"
+            f"{_called(name)} is an array of {array.dtype} and shape {list(array.shape)}, expected"
             f" {_ARRAYS}."
         )
-    return grey(Image.fromarray(array.astype(np.uint16) if deep else array))
+    return grey(Image.fromarray(array.astype(np.uint16) if deep else array), name)
 
 
-def _to_grey(image: Image.Image, at_least: int | None) -> Image.Image:
+def _to_grey(image: Image.Image) -> Image.Image:
     if image.width * image.height > MOST_PIXELS:
         raise ValueError(
             f"its {image.width:,} x {image.height:,} pixels are more than the"
@@ -234,8 +227,6 @@ def _to_grey(image: Image.Image, at_least: int | None) -> Image.Image:
         opaque = Image.new("RGBA", image.size, "black")
         plain = Image.alpha_composite(opaque, straight.convert("RGBA")).convert("L")
     else:
-        if at_least is not None:
-            image.draft("L", (at_least, at_least))
         plain = image.convert("L")
     turn = _UPRIGHT.get(_orientation(image))
     return plain if turn is None else plain.transpose(turn)
@@ -256,10 +247,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _refusal(error: Exception, name: str | None) -> DataError:
     if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("pydicom"):
-        return DataError(
-            f"{name or 'The image'} is a DICOM file, which needs pydicom:"
-            ' `pip install "pneumonia[dicom]"` adds it.'
-        )
+        return DataError(str(ExtraError(f"{_called(name)} is a DICOM file, which", "dicom")))
     reason = _reason(error, name)
     if name is None:
         return DataError(f"The image cannot be read ({reason}); give another one.")
@@ -281,3 +269,7 @@ def _reason(error: Exception, name: str | None) -> str:
     ):
         reason = getattr(error, "strerror", None) or str(error) or reason
     return reason
+
+
+def _called(name: str | None) -> str:
+    return name or "The image"

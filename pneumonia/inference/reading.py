@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pneumonia.data.image import Preprocessing, read_grey
+from pneumonia.data.image import Preprocessing, from_array, grey, read_grey
 from pneumonia.errors import DataError
 from pneumonia.inference.engine import Pixels
 from pneumonia.inference.quality import check_size, warnings
 
-Source = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.integer]
+Source = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | NDArray[np.uint16]
 """An image: a file's path, a file's content, a PIL image of any mode, or an array as
 `pneumonia.data.image.from_array` takes it."""
 
@@ -54,6 +54,13 @@ def see(source: Source, preprocessing: Preprocessing, name: str | None = None) -
 
 
 def _decode(source: Source, name: str) -> Image.Image:
-    if isinstance(source, str | os.PathLike):
-        return read_grey(source)
-    raise DataError(f"{name} is a {type(source).__name__}; give a path.")
+    if isinstance(source, str | os.PathLike | bytes):
+        return read_grey(source, name=name)
+    if isinstance(source, Image.Image):
+        return grey(source, name)
+    if isinstance(source, np.ndarray):
+        return from_array(source, name)
+    raise DataError(
+        f"{name} is a {type(source).__name__}; give a path, bytes, a PIL image, a numpy array, or"
+        " a list of them."
+    )

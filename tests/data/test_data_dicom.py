@@ -282,7 +282,7 @@ def test_a_missing_extra_says_what_adds_it(make_dicom, tmp_path):
     )
     command = [sys.executable, "-c", script, str(tmp_path / "x.dcm")]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert 'x.dcm is a DICOM file, which needs pydicom: `pip install "pneumonia[dicom]"`' in said
+    assert "x.dcm is a DICOM file, which needs the extra [dicom]: pip install" in said
 
 
 @pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.name)
