@@ -78,9 +78,27 @@ class PneumoniaNetwork(nn.Module):
         Returns:
             float32 [N], raw: the probability is their sigmoid.
         """
-        normalised = images.to(self.scale.dtype) * self.scale + self.shift
-        logits: Tensor = self.backbone(normalised)
+        logits: Tensor = self.backbone(self._normalise(images))
         return logits.squeeze(1).float()
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of pneumonia, and what the last layer makes them from, in one pass.
+
+        Args:
+            images: As for `forward`.
+
+        Returns:
+            The logits, float32 [N], those of `forward`; and the embedding, float32 [N, D]: the
+            backbone's pooled features.
+        """
+        backbone = cast(Any, self.backbone)  # every timm model has these two halves
+        features = backbone.forward_features(self._normalise(images))
+        embedding: Tensor = backbone.forward_head(features, pre_logits=True)
+        logits: Tensor = backbone.forward_head(features)
+        return logits.squeeze(1).float(), embedding.flatten(1).float()
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        return images.to(self.scale.dtype) * self.scale + self.shift
 
 
 def _pretrained_cfg(backbone: str) -> dict[str, Any]:
