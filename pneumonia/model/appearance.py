@@ -1,0 +1,122 @@
+"""What of an image can show that it is no chest X-ray: its layout, and its texture."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
+
+SIDE = 64
+"""Every image is averaged to this side first: finer detail is more of the scanner and the JPEG
+than of the patient."""
+
+_LAYOUT = 8
+_FAINT = 8.0
+"""Grey levels of contrast that count as none, so that a blank image does not become noise."""
+
+_DEGREES = 5.0
+_SHIFT = 0.03
+_ZOOM = 1.06
+
+
+class Appearance(nn.Module):
+    """Square grey pixels -> two short vectors.
+
+    *Layout* is an 8 x 8 thumbnail less its mean over its contrast: where it is bright and where
+    dark. It keeps the places, which features pooled over the image lose, so that an image on
+    its side is another image; and it does not change with brightness and contrast, so that
+    exposure is none.
+
+    *Texture* is how rough the image is, at four scales (64, 32, 16 and 8 pixels a side) and
+    across as well as down: the mean square root of the steps between neighbours, which a few
+    hard edges (a black border, a marker) hardly move; and its contrast.
+
+    Args:
+        image_size: S, side of the images in pixels.
+    """
+
+    averaging: Tensor
+
+    def __init__(self, image_size: int) -> None:
+        super().__init__()
+        self.register_buffer("averaging", _averaging(image_size, SIDE), persistent=False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Both vectors of each image.
+
+        Args:
+            images: uint8 [N, 1, S, S].
+
+        Returns:
+            The layout, float32 [N, 64], and the texture, float32 [N, 9].
+        """
+        small = self.shrink(images)
+        return layout(small), texture(small)
+
+    def shrink(self, images: Tensor) -> Tensor:
+        """Average images to 64 pixels a side.
+
+        Args:
+            images: uint8 [N, 1, S, S].
+
+        Returns:
+            float32 [N, 1, 64, 64], 0 to 255.
+        """
+        # Two products, since adaptive pooling exports for whole ratios only.
+        return self.averaging @ images.to(self.averaging.dtype) @ self.averaging.T
+
+
+def layout(small: Tensor) -> Tensor:
+    """Where an image is bright and where dark, float32 [N, 64].
+
+    Args:
+        small: float32 [N, 1, 64, 64], 0 to 255.
+    """
+    thumbnail = avg_pool2d(small, SIDE // _LAYOUT).flatten(1)
+    centred = thumbnail - thumbnail.mean(1, keepdim=True)
+    return centred / (centred.square().mean(1, keepdim=True) + _FAINT**2).sqrt()
+
+
+def texture(small: Tensor) -> Tensor:
+    """How rough an image is at each scale, and its contrast; logarithms, float32 [N, 9].
+
+    Args:
+        small: float32 [N, 1, 64, 64], 0 to 255.
+    """
+    centred = small - small.mean((1, 2, 3), keepdim=True)
+    deviation = centred.square().mean((1, 2, 3)).sqrt()
+    found = [(deviation + 2).log()]
+    while small.shape[-1] >= _LAYOUT:
+        for steps in (small.diff(dim=2), small.diff(dim=3)):
+            found.append((steps.abs().sqrt().mean((1, 2, 3)) + 0.3).log())  # noqa: PERF401  reads as what it is
+        small = avg_pool2d(small, 2)
+    return torch.stack(found, 1)
+
+
+def move(small: Tensor, random: Tensor) -> Tensor:
+    """Turn, shift and zoom images a little, as patients lie before the plate.
+
+    Up to 5 degrees, 3% of the side and 6% in size; black where the image was moved away.
+
+    Args:
+        small: float32 [N, 1, H, W].
+        random: float [N, 4], uniform in [-1, 1].
+
+    Returns:
+        float32 [N, 1, H, W].
+    """
+    angle = random[:, 0] * math.radians(_DEGREES)
+    zoom = (random[:, 1] * math.log(_ZOOM)).exp()
+    cos, sin = angle.cos() * zoom, angle.sin() * zoom
+    shift = random[:, 2:] * 2 * _SHIFT  # affine_grid counts from -1 to 1
+    pose = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], 1).view(-1, 2, 3)
+    grid = affine_grid(pose.to(small.dtype), list(small.shape), align_corners=False)
+    return grid_sample(small, grid, align_corners=False)
+
+
+def _averaging(source: int, target: int) -> Tensor:
+    # [target, source]: the share of each source pixel in each target pixel, by overlap.
+    edges = torch.arange(target + 1, dtype=torch.float64) * source / target
+    pixels = torch.arange(source, dtype=torch.float64)
+    overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
+    return (overlap.clamp(min=0) * target / source).float()
