@@ -86,7 +86,7 @@ def _load(checkpoint: Path, device: str) -> "Predictor":
     from pneumonia.inference.predictor import Predictor
 
     predictor = Predictor.load(checkpoint, device)
-    if predictor.classifier.band is None or predictor.classifier.unlike_from is None:
+    if predictor.classifier.band is None or predictor.classifier.unlike_above is None:
         typer.echo(
             f"Note: {checkpoint} comes from an older version: it cannot tell when it is uncertain"
             " or when an image is unlike those of its training.",

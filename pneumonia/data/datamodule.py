@@ -189,6 +189,10 @@ class ChestXrayDataModule(LightningDataModule):
         """The test split, in order."""
         return self._in_order("test")
 
+    def radiographs(self, split: str) -> Radiographs:
+        """All images of the split `val` or `test`, not augmented; there after its `setup`."""
+        return Radiographs(self.splits[split], self.preprocessing, cache=self._caches[split])
+
     def has(self, split: str) -> bool:
         """Whether there is a split `train`, `val` or `test`."""
         return (self.root / split).is_dir()
@@ -237,7 +241,7 @@ class ChestXrayDataModule(LightningDataModule):
 
     def _in_order(self, split: str) -> DataLoader[Item]:
         rank, world_size = self._ranks()
-        dataset = Radiographs(self.splits[split], self.preprocessing, cache=self._caches[split])
+        dataset = self.radiographs(split)
         order = OrderedRows(len(dataset), rank, world_size)
         return self._loader(dataset, order, max(1, self.batch_size // world_size))
 

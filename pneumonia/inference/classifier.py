@@ -19,7 +19,7 @@ from pneumonia.inference.frozen import (
     read_band,
     read_calibration,
     read_operating_point,
-    read_unlike_from,
+    read_unlike_above,
 )
 
 BATCH_SIZE = 32
@@ -36,7 +36,7 @@ class Classifier:
         calibration: None if the file holds none; probabilities are then raw.
         operating_point: None if the file holds none.
         band: Where the model abstains; None if the file holds none.
-        unlike_from: The detector's score from which an image is unlike the training's; None if
+        unlike_above: The detector's score above which an image is unlike the training's; None if
             the file holds no detector.
         checkpoint: What else the file says, without the weights: plain values.
     """
@@ -46,7 +46,7 @@ class Classifier:
     calibration: Calibration | None
     operating_point: OperatingPoint | None
     band: Band | None
-    unlike_from: float | None
+    unlike_above: float | None
     checkpoint: Mapping[str, Any]
 
     @classmethod
@@ -93,7 +93,7 @@ class Classifier:
             read_calibration(content, path),
             read_operating_point(content, path),
             read_band(content, path),
-            read_unlike_from(content, path),
+            read_unlike_above(content, path),
             content,
         )
 

@@ -1,7 +1,7 @@
 """A checkpoint, run by torch."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,10 +9,8 @@ import torch
 from pneumonia.errors import CheckpointError, ConfigError
 from pneumonia.inference.engine import Answers, Pixels
 from pneumonia.model.checkpoint import read_checkpoint
+from pneumonia.model.detector import Detector
 from pneumonia.model.network import PneumoniaNetwork
-
-if TYPE_CHECKING:
-    from pneumonia.model.detector import Detector
 
 _PREFIX = "network."
 
@@ -26,7 +24,7 @@ class Eager:
     """
 
     def __init__(
-        self, network: PneumoniaNetwork, detector: "Detector | None", device: torch.device
+        self, network: PneumoniaNetwork, detector: Detector | None, device: torch.device
     ) -> None:
         self.network = network.eval().to(device)
         self.detector = detector.eval().to(device) if detector is not None else None
@@ -73,11 +71,8 @@ def open_checkpoint(path: str | Path, device: str = "auto") -> tuple[Eager, dict
         ) from error
     if settings.get("channels_last", True):
         network.to(memory_format=torch.channels_last)
-    detector = None
-    if (values := checkpoint.get("detector")) is not None:
-        from pneumonia.model.detector import Detector  # noqa: PLC0415
-
-        detector = Detector.from_dict(values)
+    values = checkpoint.get("detector")
+    detector = Detector.from_dict(values) if values is not None else None
     return Eager(network, detector, place), checkpoint
 
 

@@ -109,8 +109,8 @@ def read_band(checkpoint: Mapping[str, Any], name: str | Path) -> Band | None:
         raise CheckpointError(f"{name} holds a damaged band of abstention: {error}") from error
 
 
-def read_unlike_from(checkpoint: Mapping[str, Any], name: str | Path) -> float | None:
-    """Read the detector's score from which an image is unlike those of the training.
+def read_unlike_above(checkpoint: Mapping[str, Any], name: str | Path) -> float | None:
+    """Read the detector's score above which an image is unlike those of the training.
 
     Args:
         checkpoint: Content of a model file.

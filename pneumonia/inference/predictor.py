@@ -140,7 +140,7 @@ class Predictor:
             yield self._prediction(item, answers, row, float(probabilities[row]))
 
     def _prediction(self, item: Seen, answers: Answers, row: int, probability: float) -> Prediction:
-        band, bound = self.classifier.band, self.classifier.unlike_from
+        band, bound = self.classifier.band, self.classifier.unlike_above
         score = float(answers.unlikeness[row]) if answers.unlikeness is not None else None
         return Prediction(
             path=item.name,
@@ -148,7 +148,7 @@ class Predictor:
             decision=CLASSES[probability >= self.operating_point.threshold],
             uncertain=bool(band.uncertain(np.array([probability]))[0]) if band else None,
             # Written so that a score that is no number is flagged, too.
-            unlike=not score < bound if score is not None and bound is not None else None,
+            unlike=not score <= bound if score is not None and bound is not None else None,
             unlikeness=score,
             warnings=item.warnings,
         )

@@ -17,6 +17,7 @@ from pneumonia.evaluation.metrics import sigmoid
 from pneumonia.evaluation.operating_point import OperatingPoint, choose
 from pneumonia.model.checkpoint import seal_checkpoint
 from pneumonia.model.classifier import PneumoniaClassifier
+from pneumonia.training.novelty import fit_detector
 from pneumonia.training.scores import Scores, SplitScores
 
 log = logging.getLogger(__name__)
@@ -29,7 +30,9 @@ def freeze(
     policy: DictConfig,
     facts: dict[str, Any],
 ) -> OperatingPoint:
-    """Fit the temperature, choose threshold and band on the hold-out, into the checkpoint.
+    """Choose all but the weights on the hold-out, into the checkpoint.
+
+    That is the temperature, the threshold, the band of abstention and the detector.
 
     Args:
         trainer: Used for its device.
@@ -53,12 +56,19 @@ def freeze(
         scores.labels, probabilities, patients, point.threshold, policy.abstention_error
     )
     if trainer.is_global_zero:
+        detector = fit_detector(
+            checkpoint,
+            datamodule.radiographs("val"),
+            trainer.strategy.root_device,
+            datamodule.batch_size,
+        )
         seal_checkpoint(
             checkpoint,
             calibration={"temperature": temperature},
             operating_point=point.to_dict(),
             abstention=band.to_dict(),
             facts=facts,
+            **({"detector": detector.to_dict()} if detector is not None else {}),
         )
         log.info(
             "temperature %.3f; threshold %.4f by %s: the hold-out promises sensitivity %.3f and"

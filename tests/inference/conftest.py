@@ -14,6 +14,7 @@ from pneumonia.evaluation.operating_point import choose
 from pneumonia.inference.classifier import Classifier
 from pneumonia.model.checkpoint import seal_checkpoint
 from pneumonia.model.classifier import PneumoniaClassifier
+from pneumonia.model.detector import Detector
 
 
 @pytest.fixture(scope="session")
@@ -47,11 +48,17 @@ def older_file(model_file, phantom, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def sealed_file(older_file, tmp_path_factory) -> Path:
+def sealed_file(older_file, phantom, tmp_path_factory) -> Path:
     """The same, complete: as a finished run leaves it."""
     content = torch.load(older_file, weights_only=True)
     threshold = content["operating_point"]["threshold"]
     band = Band(threshold / 2, (1 + threshold) / 2, 0.05, 30, 30)
     path = tmp_path_factory.mktemp("sealed") / "best.ckpt"
-    torch.save(content | {"abstention": band.to_dict()}, path)
+    classifier, split = Classifier.load(older_file), read_split(phantom, "train")
+    images = np.stack([classifier.pixels(file) for file in split.paths])
+    batch = torch.from_numpy(images).unsqueeze(1)
+    with torch.no_grad():
+        _, embeddings = classifier.engine.network.embed(batch)
+    detector = Detector.fit(batch, embeddings, split.patients)
+    torch.save(content | {"abstention": band.to_dict(), "detector": detector.to_dict()}, path)
     return path
