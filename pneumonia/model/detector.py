@@ -177,8 +177,8 @@ class Detector(nn.Module):
             )
         _, groups = np.unique(np.asarray(patients), return_inverse=True)
         _check_embeddings(embeddings, len(groups))
-        size, features, copies = _look(images, len(groups))
-        features = (*features, _direction(embeddings.detach().cpu().double()))
+        size, seen, copies = _look(images, len(groups))
+        features = (*seen, _direction(embeddings.detach().cpu().double()))
         n, n_patients = len(groups), int(groups.max(initial=-1)) + 1
         if n < FEWEST_IMAGES or n_patients < FEWEST_PATIENTS:
             raise EvaluationError(
@@ -263,13 +263,22 @@ class Detector(nn.Module):
                 "The checkpoint's detector is damaged: a value is not finite, out of its range or"
                 " of a wrong shape; name the best.ckpt of a run."
             )
-        size = counts.pop("image_size")
-        return cls(size, gaussians, centre, spread, **numbers, **counts)
+        return cls(
+            counts["image_size"],
+            gaussians,
+            centre,
+            spread,
+            threshold=numbers["threshold"],
+            share=numbers["share"],
+            images=counts["images"],
+            patients=counts["patients"],
+        )
 
 
 def _direction(embedding: Tensor) -> Tensor:
     # Of length sqrt(D), so that a component is of the order of 1 with any backbone.
-    return nn.functional.normalize(embedding) * embedding.shape[1] ** 0.5
+    length = math.sqrt(embedding.shape[1])
+    return nn.functional.normalize(embedding) * length
 
 
 def _log(distances: Tensor) -> Tensor:
@@ -298,7 +307,7 @@ def _look(
 ) -> tuple[int, tuple[Tensor, Tensor], list[Tensor]]:
     # The side; layout and texture, float64 [n, D]; layouts of the moved copies, likewise.
     random = torch.Generator().manual_seed(0)
-    batches = images.split(_BATCH) if isinstance(images, Tensor) else images
+    batches = torch.split(images, _BATCH) if isinstance(images, Tensor) else images
     found: list[tuple[Tensor, ...]] = []
     appearance: Appearance | None = None
     for batch in batches:
