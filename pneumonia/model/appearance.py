@@ -1,6 +1,7 @@
 """What of an image can show that it is no chest X-ray: its layout, and its texture."""
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -11,12 +12,18 @@ SIDE = 64
 than of the patient."""
 
 _LAYOUT = 8
+LAYOUT_SIZE = _LAYOUT**2
+TEXTURE_SIZE = 9
+"""Numbers in each of the two vectors."""
+
 _FAINT = 8.0
 """Grey levels of contrast that count as none, so that a blank image does not become noise."""
 
 _DEGREES = 5.0
 _SHIFT = 0.03
 _ZOOM = 1.06
+
+_BATCH = 256
 
 
 class Appearance(nn.Module):
@@ -112,6 +119,34 @@ def move(small: Tensor, random: Tensor) -> Tensor:
     pose = torch.stack([cos, -sin, shift[:, 0], sin, cos, shift[:, 1]], 1).view(-1, 2, 3)
     grid = affine_grid(pose.to(small.dtype), list(small.shape), align_corners=False)
     return grid_sample(small, grid, align_corners=False)
+
+
+def look(
+    images: Tensor | Iterable[Tensor], copies: int
+) -> tuple[int, tuple[Tensor, Tensor], list[Tensor]]:
+    """Describe a whole set of images, a batch at a time; of its pixels nothing is kept.
+
+    Args:
+        images: uint8 [n, 1, S, S]; or batches of it, in order.
+        copies: How many moved copies to make of each image.
+
+    Returns:
+        S, 0 if there are none; their layouts and textures, float64 [n, D]; and the layouts of
+        their copies, likewise, the same however the images are batched.
+    """
+    random = torch.Generator().manual_seed(0)
+    side = 0
+    found: list[tuple[Tensor, ...]] = []
+    for batch in torch.split(images, _BATCH) if isinstance(images, Tensor) else images:
+        side = batch.shape[-1]
+        small = Appearance(side).shrink(batch.cpu())
+        draws = torch.rand(len(small), copies, 4, generator=random) * 2 - 1
+        moved = (layout(move(small, draws[:, copy])) for copy in range(copies))
+        found.append((layout(small), texture(small), *moved))
+    if not found:
+        return 0, (torch.empty(0, LAYOUT_SIZE), torch.empty(0, TEXTURE_SIZE)), []
+    layouts, textures, *others = (torch.cat(column).double() for column in zip(*found, strict=True))
+    return side, (layouts, textures), others
 
 
 def _averaging(source: int, target: int) -> Tensor:

@@ -50,7 +50,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
 from pneumonia.errors import CheckpointError, EvaluationError
-from pneumonia.model.appearance import Appearance, layout, move, texture
+from pneumonia.model.appearance import LAYOUT_SIZE, TEXTURE_SIZE, Appearance, look
 from pneumonia.model.gaussian import Gaussian
 
 VIEWS = ("layout", "texture", "embedding")
@@ -67,10 +67,9 @@ elsewhere lie differently. Without them a shift of 6% was flagged three times as
 
 _FOLDS = 10
 _NEARLY_NOTHING = 1e-3
-"""Added to a distance before its logarithm, so that a view in which all images are equal tells
-rounding from difference."""
-
-_BATCH = 256
+_LEAST_SPREAD = 0.05
+"""Added to a distance, per feature, before its logarithm, and the least spread of these: so that
+a view in which all images are equal tells difference from rounding."""
 
 
 class Detector(nn.Module):
@@ -137,7 +136,7 @@ class Detector(nn.Module):
         """
         features = (*self.appearance(images), _direction(embedding))
         scores = [
-            _log(gaussian(feature))
+            _log(gaussian(feature), feature.shape[1])
             for gaussian, feature in zip(self.gaussians, features, strict=True)
         ]
         return (torch.stack(scores, 1) - self.centre) / self.spread
@@ -177,8 +176,12 @@ class Detector(nn.Module):
             )
         _, groups = np.unique(np.asarray(patients), return_inverse=True)
         _check_embeddings(embeddings, len(groups))
-        size, features, copies = _look(images, len(groups))
-        features = (*features, _direction(embeddings.detach().cpu().double()))
+        size, seen, copies = look(images, _COPIES)
+        if len(seen[0]) != len(groups):
+            raise EvaluationError(
+                f"Found {len(seen[0])} images for {len(groups)} patients, expected one each."
+            )
+        features = (*seen, _direction(embeddings.detach().cpu().double()))
         n, n_patients = len(groups), int(groups.max(initial=-1)) + 1
         if n < FEWEST_IMAGES or n_patients < FEWEST_PATIENTS:
             raise EvaluationError(
@@ -186,14 +189,14 @@ class Detector(nn.Module):
                 f" at least {FEWEST_IMAGES} of {FEWEST_PATIENTS} are needed: enlarge the hold-out."
             )
         folds = _folds(groups)
-        distances = torch.empty(n, len(VIEWS), dtype=torch.float64)
+        logs = torch.empty(n, len(VIEWS), dtype=torch.float64)
         for fold in range(int(folds.max()) + 1):
             inside = torch.from_numpy(folds == fold)
             for view, gaussian in enumerate(_fit(features, copies, ~inside)):
-                distances[inside, view] = gaussian.double()(features[view][inside])
-        logs = _log(distances)
+                feature = features[view][inside]
+                logs[inside, view] = _log(gaussian.double()(feature), feature.shape[1])
         centre = logs.quantile(0.5, 0)
-        spread = (logs.quantile(0.9, 0) - centre).clamp(min=_NEARLY_NOTHING)
+        spread = (logs.quantile(0.9, 0) - centre).clamp(min=_LEAST_SPREAD)
         scores = ((logs - centre) / spread).amax(1).sort().values
         rank = min(n, math.ceil((n + 1) * (1 - share)))
         return cls(
@@ -256,29 +259,33 @@ class Detector(nn.Module):
             and bool((spread > 0).all())
             and all(g.rest.ndim == 0 and g.rest > 0 and (g.variances > 0).all() for g in gaussians)
             and all(d == (*v, *m) and len(m) == len(v) == 1 for m, d, v in shapes)
-            and [g.mean.shape[0] for g in gaussians[:2]] == _sizes()
+            and [g.mean.shape[0] for g in gaussians[:2]] == [LAYOUT_SIZE, TEXTURE_SIZE]
         )
         if not sound:
             raise CheckpointError(
                 "The checkpoint's detector is damaged: a value is not finite, out of its range or"
                 " of a wrong shape; name the best.ckpt of a run."
             )
-        size = counts.pop("image_size")
-        return cls(size, gaussians, centre, spread, **numbers, **counts)
+        return cls(
+            counts["image_size"],
+            gaussians,
+            centre,
+            spread,
+            threshold=numbers["threshold"],
+            share=numbers["share"],
+            images=counts["images"],
+            patients=counts["patients"],
+        )
 
 
 def _direction(embedding: Tensor) -> Tensor:
     # Of length sqrt(D), so that a component is of the order of 1 with any backbone.
-    return nn.functional.normalize(embedding) * embedding.shape[1] ** 0.5
+    length = math.sqrt(embedding.shape[1])
+    return nn.functional.normalize(embedding) * length
 
 
-def _log(distances: Tensor) -> Tensor:
-    return (distances + _NEARLY_NOTHING).log()
-
-
-def _sizes() -> list[int]:
-    with torch.no_grad():
-        return [view.shape[1] for view in Appearance(16)(torch.zeros(1, 1, 16, 16))]
+def _log(distances: Tensor, size: int) -> Tensor:
+    return (distances / size + _NEARLY_NOTHING).log()
 
 
 def _check_embeddings(embeddings: Tensor, n: int) -> None:
@@ -291,30 +298,6 @@ def _check_embeddings(embeddings: Tensor, n: int) -> None:
         raise EvaluationError(
             "An embedding of the hold-out is not finite; look for a diverged training."
         )
-
-
-def _look(
-    images: Tensor | Iterable[Tensor], n: int
-) -> tuple[int, tuple[Tensor, Tensor], list[Tensor]]:
-    # The side; layout and texture, float64 [n, D]; layouts of the moved copies, likewise.
-    random = torch.Generator().manual_seed(0)
-    batches = images.split(_BATCH) if isinstance(images, Tensor) else images
-    found: list[tuple[Tensor, ...]] = []
-    appearance: Appearance | None = None
-    for batch in batches:
-        appearance = appearance or Appearance(batch.shape[-1])
-        small = appearance.shrink(batch.cpu())
-        # By row, so that the copies are the same however the images are batched.
-        draws = torch.rand(len(small), _COPIES, 4, generator=random) * 2 - 1
-        moved = (layout(move(small, draws[:, copy])) for copy in range(_COPIES))
-        found.append((layout(small), texture(small), *moved))
-    columns = [torch.cat(column).double() for column in zip(*found, strict=True)]
-    if appearance is None or len(columns[0]) != n:
-        raise EvaluationError(
-            f"Found {len(columns[0]) if columns else 0} images for {n} patients, expected one each."
-        )
-    side = appearance.averaging.shape[1]
-    return side, (columns[0], columns[1]), columns[2:]
 
 
 def _fit(features: tuple[Tensor, ...], copies: list[Tensor], rows: Tensor) -> list[Gaussian]:

@@ -1,0 +1,400 @@
+"""An image that is no chest X-ray like those of the hold-out is flagged; those are not."""
+
+import copy
+from functools import partial
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import skimage
+import sklearn
+import torch
+from PIL import Image
+from torch import nn
+
+from pneumonia.data.image import Preprocessing, read_grey
+from pneumonia.errors import CheckpointError, EvaluationError
+from pneumonia.model.detector import VIEWS, Detector
+from pneumonia.model.gaussian import Gaussian
+from pneumonia.model.network import PneumoniaNetwork
+
+
+def bodies(count: int = 120, size: int = 48, seed: int = 0) -> torch.Tensor:
+    """Bright bodies with two dark lungs, each a little different."""
+    random = np.random.default_rng(seed)
+    y, x = np.mgrid[0:size, 0:size] / size
+    images = []
+    for _ in range(count):
+        dx, dy, w = random.normal(0, 0.02, 3)
+        body = 150 * np.exp(-(((x - 0.5 - dx) / 0.4) ** 4)) * (0.6 + 0.4 * y)
+        lungs = sum(
+            np.exp(-(((x - c - dx) / (0.1 + w / 2)) ** 2) - ((y - 0.45 - dy) / 0.25) ** 2)
+            for c in (0.3, 0.7)
+        )
+        picture = (body * (1 - 0.7 * lungs) + 20) * random.uniform(0.8, 1.2)
+        picture += random.normal(0, 2, picture.shape)
+        images.append(np.clip(picture, 0, 255).astype(np.uint8))
+    return torch.from_numpy(np.stack(images)).unsqueeze(1)
+
+
+def embeddings(count: int = 120, size: int = 32, seed: int = 0) -> torch.Tensor:
+    random = torch.Generator().manual_seed(seed)
+    return 3 + torch.randn(count, size, generator=random)
+
+
+def fitted(count: int = 120) -> Detector:
+    return Detector.fit(bodies(count), embeddings(count), np.arange(count) // 2)
+
+
+@pytest.fixture(scope="module")
+def detector() -> Detector:
+    return fitted()
+
+
+def flagged(detector: Detector, images: torch.Tensor, embedding: torch.Tensor | None = None):
+    if embedding is None:
+        embedding = embeddings(len(images), seed=9)
+    return (detector(images, embedding) > detector.threshold).numpy()
+
+
+def test_new_images_of_the_same_kind_mostly_pass(detector):
+    assert flagged(detector, bodies(200, seed=1)).mean() <= 0.05
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images: 255 - images,
+        partial(torch.rot90, dims=(2, 3)),
+        partial(torch.rot90, k=-1, dims=(2, 3)),
+        torch.zeros_like,
+        lambda images: torch.full_like(images, 255),
+        lambda images: torch.randint_like(images, 0, 256),
+    ],
+    ids=["inverted", "left side", "right side", "black", "white", "noise"],
+)
+def test_other_images_are_flagged_whatever_their_embedding(detector, change):
+    assert flagged(detector, change(bodies(40, seed=1))).all()
+
+
+def test_a_usual_image_with_an_unusual_embedding_is_flagged(detector):
+    usual, unusual = bodies(40, seed=1), -embeddings(40, seed=1)
+    assert flagged(detector, usual, unusual).all()
+    worst = detector.by_view(usual, unusual).argmax(1)
+    assert (worst == VIEWS.index("embedding")).all()
+
+
+def test_the_length_of_an_embedding_says_nothing(detector):
+    images, embedding = bodies(5, seed=1), embeddings(5, seed=1)
+    assert torch.allclose(detector(images, embedding), detector(images, 7 * embedding), rtol=1e-4)
+
+
+def test_another_brightness_and_contrast_are_the_same_layout(detector):
+    images = bodies(40, seed=1)
+    other = (images.float() * 0.8 + 30).to(torch.uint8)
+    layout = detector.by_view(other, embeddings(40))[:, VIEWS.index("layout")]
+    assert (layout > detector.threshold).float().mean() <= 0.05
+
+
+def test_the_threshold_is_of_images_whose_patient_was_left_out():
+    # Twenty embeddings span what a fit to all of them calls usual: nothing would stand out.
+    images, embedding = bodies(20), embeddings(20, 500)
+    detector = Detector.fit(images, embedding, np.arange(20))
+    seen = detector.by_view(images, embedding)[:, VIEWS.index("embedding")]
+    unseen = detector.by_view(images, embeddings(20, 500, seed=1))[:, VIEWS.index("embedding")]
+    assert seen.median() < unseen.median() < detector.threshold
+
+
+def test_images_of_a_patient_do_not_vouch_for_each_other():
+    # Every image twice: taken for two patients, one half makes the other look expected.
+    images, embedding = (torch.cat([some, some]) for some in (bodies(60), embeddings(60, 200)))
+    pair = np.arange(120) % 60
+    known = Detector.fit(images, embedding, pair)
+    unknown = Detector.fit(images, embedding, np.arange(120))
+    new = bodies(100, seed=1), embeddings(100, 200, seed=1)
+    usual, strange = (some.by_view(*new)[:, 2].median() for some in (known, unknown))
+    assert usual.abs() < 0.5
+    assert strange > 1
+
+
+@pytest.mark.parametrize(("count", "share"), [(30, 1 / 31), (99, 0.01), (150, 0.01)])
+def test_a_small_holdout_says_which_share_it_can_show(count, share):
+    detector = Detector.fit(bodies(count), embeddings(count), np.arange(count) // 2)
+    assert detector.share == pytest.approx(share)
+    assert detector.images == count
+    assert detector.patients == (count + 1) // 2
+
+
+def test_the_same_holdout_gives_the_same_detector_however_it_is_batched(detector):
+    batches = iter(bodies().split(17))
+    again = Detector.fit(batches, embeddings(), [f"patient {n // 2:03d}" for n in range(120)])
+    assert again.threshold == pytest.approx(detector.threshold, rel=1e-5)
+    images, embedding = bodies(9, seed=3), embeddings(9, seed=3)
+    assert torch.allclose(again(images, embedding), detector(images, embedding), rtol=1e-4)
+
+
+def test_embeddings_that_are_all_the_same_are_no_obstacle():
+    same = torch.ones(120, 16)
+    detector = Detector.fit(bodies(), same, np.arange(120) // 2)
+    new = bodies(50, seed=1)
+    rounding = torch.ones(50, 16) + 1e-6 * torch.randn(50, 16)
+    assert flagged(detector, new, rounding).mean() <= 0.06
+    assert flagged(detector, 255 - new, rounding).all()
+
+
+def test_images_that_are_all_the_same_give_finite_scores():
+    detector = Detector.fit(
+        torch.zeros(30, 1, 32, 32, dtype=torch.uint8), torch.zeros(30, 4), np.arange(30)
+    )
+    scores = detector(bodies(5, 32), embeddings(5, 4))
+    assert scores.isfinite().all()
+    assert (scores > detector.threshold).all()
+
+
+@pytest.mark.parametrize(
+    ("images", "embedding", "patients", "message"),
+    [
+        (bodies(19), embeddings(19), range(19), "19 images of 19 patients.*at least 20 of 5"),
+        (bodies(30), embeddings(30), [n % 4 for n in range(30)], "30 images of 4 patients"),
+        (bodies(30), embeddings(29), range(30), r"\(29, 32\) for 30"),
+        (bodies(30), embeddings(30)[:, 0], range(30), r"\(30,\) for 30"),
+        (bodies(29), embeddings(30), range(30), "29 images for 30 patients"),
+        ([], embeddings(30), range(30), "0 images for 30 patients"),
+        (bodies(30), embeddings(30) / 0, range(30), "not finite"),
+    ],
+)
+def test_what_cannot_be_fitted_is_one_sentence(images, embedding, patients, message):
+    with pytest.raises(EvaluationError, match=message):
+        Detector.fit(images, embedding, list(patients))
+
+
+@pytest.mark.parametrize("share", [0, 1, -0.1, float("nan")])
+def test_a_share_out_of_range_is_refused(share):
+    with pytest.raises(EvaluationError, match="share"):
+        Detector.fit(bodies(30), embeddings(30), range(30), share=share)
+
+
+def test_it_survives_a_checkpoint_loaded_without_code(detector, tmp_path):
+    torch.save({"detector": detector.to_dict()}, tmp_path / "file.ckpt")
+    values = torch.load(tmp_path / "file.ckpt", weights_only=True)["detector"]
+    again = Detector.from_dict(values)
+    images, embedding = bodies(9, seed=3), embeddings(9, seed=3)
+    assert torch.equal(again(images, embedding), detector(images, embedding))
+    for name in ("threshold", "share", "images", "patients", "image_size"):
+        assert getattr(again, name) == getattr(detector, name)
+
+
+def test_it_is_small_even_with_a_wide_embedding(tmp_path):
+    wide = Detector.fit(bodies(40), embeddings(40, 2048), range(40))
+    torch.save(wide.to_dict(), tmp_path / "file")
+    assert (tmp_path / "file").stat().st_size < 200_000
+
+
+def drop(values, *keys):
+    for key in keys[:-1]:
+        values = values[key]
+    del values[keys[-1]]
+
+
+def put(value, values, *keys):
+    for key in keys[:-1]:
+        values = values[key]
+    values[keys[-1]] = value
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda v: drop(v, "threshold"),
+        lambda v: drop(v, "views", "texture"),
+        lambda v: drop(v, "views", "layout", "mean"),
+        lambda v: put(float("nan"), v, "threshold"),
+        lambda v: put("high", v, "threshold"),
+        lambda v: put(0.0, v, "share"),
+        lambda v: put(0, v, "image_size"),
+        lambda v: put(None, v, "views"),
+        lambda v: put([1.0, 1.0, 1.0], v, "spread"),
+        lambda v: put(torch.zeros(3), v, "spread"),
+        lambda v: put(torch.ones(2), v, "centre"),
+        lambda v: put(torch.tensor(float("inf")), v, "views", "embedding", "rest"),
+        lambda v: put(torch.tensor(-1.0), v, "views", "embedding", "rest"),
+        lambda v: put(torch.ones(7), v, "views", "embedding", "mean"),
+        lambda v: put(torch.ones(32, dtype=torch.float64), v, "views", "embedding", "mean"),
+        lambda v: put(torch.ones(3, 32), v, "views", "embedding", "directions"),
+    ],
+)
+def test_a_damaged_detector_is_refused(detector, damage):
+    values = copy.deepcopy(detector.to_dict())
+    damage(values)
+    with pytest.raises(CheckpointError, match="detector"):
+        Detector.from_dict(values)
+
+
+def test_a_gaussian_of_full_rank_is_the_mahalanobis_distance():
+    random = np.random.default_rng(0)
+    cloud = random.normal(size=(200, 5)) @ random.normal(size=(5, 5))
+    new = random.normal(size=(10, 5))
+    gaussian = Gaussian.fit(torch.from_numpy(cloud), 4)
+    offset = new - cloud.mean(0)
+    expected = np.einsum("ij,jk,ik->i", offset, np.linalg.inv(np.cov(cloud.T, bias=True)), offset)
+    assert np.allclose(gaussian(torch.from_numpy(new).float()).numpy(), expected, rtol=1e-3)
+
+
+def test_more_features_than_images_give_the_covariance_of_the_same_definition():
+    random = np.random.default_rng(0)
+    cloud = torch.from_numpy(random.normal(size=(12, 30)))
+    gaussian = Gaussian.fit(cloud, 4)
+    found, vectors = np.linalg.eigh(np.cov(cloud.numpy().T, bias=True))
+    rest = found[:-4].sum() / 26
+    covariance = vectors[:, -4:] * found[-4:] @ vectors[:, -4:].T + rest * (
+        np.eye(30) - vectors[:, -4:] @ vectors[:, -4:].T
+    )
+    offset = random.normal(size=(5, 30))
+    expected = np.einsum("ij,jk,ik->i", offset, np.linalg.inv(covariance), offset)
+    new = torch.from_numpy(offset + cloud.numpy().mean(0)).float()
+    assert np.allclose(gaussian(new).numpy(), expected, rtol=1e-3)
+
+
+class Both(nn.Module):
+    """A network and its detector as one graph."""
+
+    def __init__(self, network: PneumoniaNetwork, detector: Detector) -> None:
+        super().__init__()
+        self.network = network
+        self.detector = detector
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, embedding = self.network.embed(images)
+        return logits, self.detector(images, embedding)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("backbone", "size"), [("test_resnet", 100), ("test_vit", 160)])
+def test_it_exports_in_one_graph_with_its_network(backbone, size, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    network = PneumoniaNetwork(backbone, image_size=size).eval()
+    images = bodies(40, size)
+    with torch.no_grad():
+        embedding = network.embed(images)[1]
+    both = Both(network, Detector.fit(images, embedding, range(40))).eval()
+    file = str(tmp_path / "both.onnx")
+    batch = {0: torch.export.Dim("batch", min=1)}
+    torch.onnx.export(
+        both, (images[:2],), file, dynamo=True, opset_version=18, dynamic_shapes=(batch,),
+        input_names=["images"], verbose=False,
+    )  # fmt: skip
+    session = onnxruntime.InferenceSession(file)
+    new = torch.cat([bodies(3, size, seed=1), torch.randint(0, 256, (4, 1, size, size)).byte()])
+    new[0] = 0
+    for some in (new, new[:1]):
+        with torch.no_grad():
+            expected = both(some)
+        for ours, theirs in zip(expected, session.run(None, {"images": some.numpy()}), strict=True):
+            assert np.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+SIZE = 128
+
+
+def crops(picture: Image.Image, random: np.random.Generator, count: int = 4):
+    yield picture
+    width, height = picture.size
+    for _ in range(count):
+        share = random.uniform(0.3, 0.9)
+        w, h = int(width * share), int(height * share)
+        x, y = random.integers(0, width - w + 1), random.integers(0, height - h + 1)
+        yield picture.crop((x, y, x + w, y + h))
+
+
+def photographs(fit: Preprocessing) -> np.ndarray:
+    """Pictures and textures that come with installed packages, and crops of them."""
+
+    folders = [
+        (skimage, "data"), (sklearn, "datasets/images"), (mpl, "mpl-data/sample_data"),
+    ]  # fmt: skip
+    random = np.random.default_rng(0)
+    found = []
+    for package, folder in folders:
+        root = Path(package.__file__).parent / folder
+        for path in sorted(root.iterdir()):
+            if path.suffix in {".png", ".jpg"} and "page" not in path.name:
+                found += [fit(some) for some in crops(read_grey(path), random)]
+    return np.stack(found)
+
+
+def pages(fit: Preprocessing) -> np.ndarray:
+
+    random = np.random.default_rng(0)
+    root = Path(skimage.__file__).parent / "data"
+    return np.stack(
+        [
+            fit(some)
+            for name in ("page.png", "text.png")
+            for some in crops(read_grey(root / name), random, 9)
+        ]
+    )
+
+
+def drawn() -> dict[str, np.ndarray]:
+    """Noise, blank images and gradients, of several kinds each."""
+    random = np.random.default_rng(0)
+    shape = (SIZE, SIZE)
+    y, x = np.mgrid[0:SIZE, 0:SIZE] / (SIZE - 1) - 0.5
+    angles = np.linspace(0, 2 * np.pi, 20, endpoint=False)
+    noise = [random.uniform(0, 255, shape) for _ in range(10)]
+    noise += [random.normal(random.uniform(60, 200), random.uniform(5, 60), shape) for _ in noise]
+    for side in range(4, 14):
+        cells = random.integers(0, 256, (side, side), dtype=np.uint8)
+        noise.append(np.asarray(Image.fromarray(cells).resize(shape, Image.Resampling.BICUBIC)))
+    kinds = {
+        "noise": noise,
+        "blank": [np.full(shape, level) for level in range(0, 256, 15)],
+        "gradients": [
+            *(127 + 170 * (x * np.cos(a) + y * np.sin(a)) for a in angles),
+            *(127 + s * 200 * (np.hypot(x, y) - 0.4) for s in (-1, 1)),
+        ],
+    }
+    return {
+        name: np.stack([np.clip(image, 0, 255).astype(np.uint8) for image in images])
+        for name, images in kinds.items()
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.shared
+def test_real_xrays_pass_and_what_is_none_or_lies_on_its_side_is_flagged(shared):
+    """With ImageNet weights: the figures of trained networks were measured, and are the same."""
+    fit = Preprocessing(SIZE)
+    weights = str(shared / "weights" / "tf_efficientnet_lite0.safetensors")
+    network = PneumoniaNetwork("tf_efficientnet_lite0", weights=weights, image_size=SIZE).eval()
+    root = shared / "data" / "chest_xray"
+
+    def read(split: str, every: int) -> tuple[torch.Tensor, list[str]]:
+        paths = sorted(root.glob(f"{split}/*/*.jpeg"))[::every]
+        images = torch.from_numpy(np.stack([fit.read(path) for path in paths])).unsqueeze(1)
+        return images, [path.name.rpartition("_")[0] or path.name for path in paths]
+
+    def embed(images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return torch.cat([network.embed(batch)[1] for batch in images.split(64)])
+
+    holdout, patients = read("train", 7)
+    detector = Detector.fit(holdout, embed(holdout), patients)
+
+    def share(images: torch.Tensor) -> float:
+        return float((detector(images, embed(images)) > detector.threshold).float().mean())
+
+    test, _ = read("test", 1)
+    assert share(test) <= 0.03
+    some = test[::4]
+    kinds = {
+        "inverted": 255 - some,
+        "left side": torch.rot90(some, 1, (2, 3)),
+        "right side": torch.rot90(some, -1, (2, 3)),
+    }
+    others = {"photographs": photographs(fit), "pages": pages(fit), **drawn()}
+    kinds |= {name: torch.from_numpy(images).unsqueeze(1) for name, images in others.items()}
+    assert len(kinds["photographs"]) >= 100
+    found = {name: share(images) for name, images in kinds.items()}
+    assert min(found.values()) >= 0.95, found
