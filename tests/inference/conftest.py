@@ -10,8 +10,9 @@ from lightning import Trainer
 
 from pneumonia.data.folder import read_split
 from pneumonia.evaluation.abstention import Band
-from pneumonia.evaluation.operating_point import choose
+from pneumonia.evaluation.operating_point import OperatingPoint, choose
 from pneumonia.inference.classifier import Classifier
+from pneumonia.inference.predictor import Predictor
 from pneumonia.model.checkpoint import seal_checkpoint
 from pneumonia.model.classifier import PneumoniaClassifier
 from pneumonia.model.detector import Detector
@@ -62,3 +63,18 @@ def sealed_file(older_file, phantom, tmp_path_factory) -> Path:
     detector = Detector.fit(batch, embeddings, split.patients)
     torch.save(content | {"abstention": band.to_dict(), "detector": detector.to_dict()}, path)
     return path
+
+
+@pytest.fixture(scope="session")
+def real_model(shared, tmp_path_factory) -> Predictor:
+    """EfficientNet-Lite0 with ImageNet's weights and a head of its own; for tests marked shared."""
+    torch.manual_seed(0)
+    weights = str(shared / "weights/tf_efficientnet_lite0.safetensors")
+    model = PneumoniaClassifier("tf_efficientnet_lite0", weights=weights, image_size=160)
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.strategy.connect(model)
+    path = tmp_path_factory.mktemp("real") / "best.ckpt"
+    trainer.save_checkpoint(path, weights_only=True)
+    point = OperatingPoint(0.5, "fixed", 0.5, 30, 30, 30, 30, 0.5, 0.5)
+    seal_checkpoint(path, calibration={"temperature": 0.1}, operating_point=point.to_dict())
+    return Predictor.load(path)
