@@ -64,13 +64,6 @@ class OptunaSweeper(Sweep):
     ) -> None:
         super().__init__(params)
         self.n_trials, self.n_jobs, self.n_startup, self.seed = n_trials, n_jobs, n_startup, seed
-        least = {"n_trials": 1, "n_jobs": 1, "n_startup": 0, "seed": 0}
-        for name, minimum in least.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < minimum:
-                raise ConfigError(
-                    f"hydra.sweeper.{name}={value!r} must be a whole number from {minimum} up."
-                )
 
     def sweep(self, arguments: list[str]) -> list[FrozenTrial]:
         """Run trials until as many have ended as were asked for.
@@ -85,6 +78,7 @@ class OptunaSweeper(Sweep):
             PneumoniaError: Before any trial, if the search space is at fault or the directory
                 holds another search; at the end, if every trial failed.
         """
+        self._check_numbers()
         _require_optuna()
         space = parse_space(self.overrides(arguments))
         for corner in space.corners():
@@ -96,10 +90,17 @@ class OptunaSweeper(Sweep):
                 self._batch(study, space, min(left, self.n_jobs))
             return self._conclude(study)
 
+    def _check_numbers(self) -> None:
+        for name, least in {"n_trials": 1, "n_jobs": 1, "n_startup": 0, "seed": 0}.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ConfigError(
+                    f"hydra.sweeper.{name}={value!r} must be a whole number from {least} up."
+                )
+
     def _study(self, space: Space) -> Study:
         """The study in the directory, or a new one."""
         import optuna  # noqa: PLC0415  an extra
-        from optuna.distributions import distribution_to_json  # noqa: PLC0415
         from optuna.storages import JournalStorage  # noqa: PLC0415
         from optuna.storages.journal import JournalFileBackend  # noqa: PLC0415
 
@@ -118,22 +119,21 @@ class OptunaSweeper(Sweep):
             load_if_exists=True,
         )
         asked = {
-            "monitor": f"{self.master.monitor} {self.master.mode}",
-            "search space": {
-                key: distribution_to_json(distribution)
-                for key, distribution in sorted(space.distributions.items())
-            },
-            "fixed settings": sorted(space.fixed),
+            "monitor": [f"{self.master.monitor} ({self.master.mode})"],
+            "search space": [f"{key} from {d}" for key, d in space.distributions.items()],
+            "fixed settings": space.fixed,
         }
-        for name, value in asked.items():
-            begun = study.user_attrs.get(name, value)
-            if begun != value:
+        for name, words in asked.items():
+            begun = study.user_attrs.get(name)
+            if begun is None:
+                study.set_user_attr(name, words)
+            elif set(begun) != set(words):
+                before, now = sorted(set(begun) - set(words)), sorted(set(words) - set(begun))
                 raise TrainingError(
-                    f"{self.directory} holds a search with other {name}: it has {begun}, and now"
-                    f" {value} is asked for; go on with the same, or name another hydra.sweep.dir."
+                    f"{self.directory} holds a search with another {name}: it began with"
+                    f" {', '.join(before) or 'less'}, and now {', '.join(now) or 'less'} is asked"
+                    " for; go on with the same settings, or name another hydra.sweep.dir."
                 )
-            if name not in study.user_attrs:
-                study.set_user_attr(name, value)
         return study
 
     def _take_up(self, study: Study) -> None:

@@ -103,9 +103,9 @@ class Sweep(Sweeper):
         refuse_impossible(OmegaConf.create(settings), sweep=True)
         if (settings["monitor"], settings["mode"]) != (self.master.monitor, self.master.mode):
             raise ConfigError(
-                f"{' '.join(overrides)} monitors {settings['monitor']} ({settings['mode']}) and the"
-                f" sweep {self.master.monitor} ({self.master.mode}); figures of different kinds"
-                " cannot be ranked, so sweep one at a time."
+                f"a job would monitor {settings['monitor']} ({settings['mode']}) and the sweep"
+                f" {self.master.monitor} ({self.master.mode}); figures of different kinds cannot be"
+                " ranked: give every job the same monitor and mode."
             )
 
     def launch(self, jobs: Sequence[Sequence[str]], first: int) -> list[Ending]:
