@@ -22,9 +22,9 @@ from pneumonia.training.facts import gather
 from pneumonia.training.freeze import freeze
 from pneumonia.training.hardware import register_resolvers
 from pneumonia.training.outcome import test_checkpoint
+from pneumonia.training.plugins import register_plugins
 from pneumonia.training.preflight import best_checkpoint, dev_run
 from pneumonia.training.record import log_hyperparameters, refuse_used
-from pneumonia.training.search import register_sweepers
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -70,5 +70,5 @@ def main(config: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     register_resolvers()
-    register_sweepers()
+    register_plugins()
     run(main)

@@ -15,15 +15,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.core.plugins import Plugins
-
 from pneumonia.errors import ConfigError, TrainingError
 from pneumonia.training.ending import Ending
 from pneumonia.training.record import CONFIG_FILE
 from pneumonia.training.space import Space, parse_space
 from pneumonia.training.sweep import (
     JOURNAL_FILE,
-    GridSweeper,
     Sweep,
     ending_of,
 )
@@ -157,15 +154,17 @@ class OptunaSweeper(Sweep):
 
     def _batch(self, study: Study, space: Space, size: int) -> None:
         """Choose trials, run them, and tell the study how they ended."""
-        trials, jobs = [], []
+        numbers, jobs, directories = [], [], []
         for _ in range(size):
             study.sampler = self._sampler(len(study.get_trials(deepcopy=False)))
             trial = study.ask(space.distributions)
+            numbers.append(trial.number)
             jobs.append(space.words(trial.params))
-            directory = self.compose(jobs[-1], trial.number)[1]
-            trial.set_user_attr(_DIRECTORY, str(directory.relative_to(self.directory)))
-            trials.append(trial.number)
-        for number, ending in zip(trials, self.launch(jobs, trials[0]), strict=True):
+            directories.append(self.compose(jobs[-1], trial.number)[1])
+            place = directories[-1].relative_to(self.directory)
+            trial.set_user_attr(_DIRECTORY, str(place))
+        endings = self.launch(jobs, directories, numbers[0])
+        for number, ending in zip(numbers, endings, strict=True):
             self._tell(study, number, ending)
 
     def _sampler(self, number: int) -> Any:
@@ -224,16 +223,6 @@ class OptunaSweeper(Sweep):
             self.directory,
         )
         return trials
-
-
-def register_sweepers() -> None:
-    """Make `hydra/sweeper=grid` and `hydra/sweeper=optuna` known to Hydra.
-
-    It takes plugins only by names in the package `hydra_plugins`, which a checkout cannot extend.
-    """
-    known = Plugins.instance().class_name_to_class
-    for sweeper in (GridSweeper, OptunaSweeper):
-        known[f"hydra_plugins.pneumonia.{sweeper.__name__}"] = sweeper
 
 
 def _ended(study: Study) -> list[FrozenTrial]:

@@ -25,6 +25,7 @@ from pneumonia.errors import ConfigError, TrainingError, sentence
 from pneumonia.training.build import plain
 from pneumonia.training.ending import ENDING_FILE, Ending, read_ending
 from pneumonia.training.entry import refuse_impossible
+from pneumonia.training.record import refuse_used
 from pneumonia.training.schema import check
 
 JOURNAL_FILE = "optuna.journal"
@@ -108,27 +109,37 @@ class Sweep(Sweeper):
                 " ranked: give every job the same monitor and mode."
             )
 
-    def launch(self, jobs: Sequence[Sequence[str]], first: int) -> list[Ending]:
+    def launch(
+        self, jobs: Sequence[Sequence[str]], directories: Sequence[Path], first: int
+    ) -> list[Ending]:
         """Run jobs, and read how they ended.
 
         Args:
             jobs: Overrides of each.
+            directories: Where `compose` says that each will go.
             first: Number of the first job; the others follow.
 
         Returns:
             One ending for each; a job that was killed, as schedulers do, has failed.
 
         Raises:
-            TrainingError: If the launcher could start none.
+            TrainingError: If a directory holds a run, or the launcher itself could not go on.
         """
-        directories = [self.compose(job, first + i)[1] for i, job in enumerate(jobs)]
+        if len(set(directories)) < len(directories):
+            raise TrainingError(
+                "several jobs would go into the same directory; let hydra.sweep.subdir contain"
+                " ${hydra.job.num}."
+            )
+        for directory in directories:
+            refuse_used(directory)
         try:
             self.launcher.launch(jobs, initial_job_idx=first)
-        except Exception as error:  # one killed job takes the launcher's whole batch along
-            if not any(directory.exists() for directory in directories):
-                raise TrainingError(f"the jobs could not be launched: {sentence(error)}") from error
-            log.warning("the launcher stopped: %s", sentence(error))
-        unknown = Ending(status="failed", error="it ended without a word, or was killed")
+        except Exception as error:
+            raise TrainingError(
+                f"the launcher stopped: {sentence(error).rstrip('.')}; once no job of it runs any"
+                f" more, the same command with hydra.sweep.dir={self.directory} goes on."
+            ) from error
+        unknown = Ending(status="failed", error="it was killed, or ended without a word")
         return [ending_of(directory) or unknown for directory in directories]
 
 
@@ -181,12 +192,14 @@ class GridSweeper(Sweep):
                 self.vet(point)
             numbers = [int(p.name) for p in self.directory.iterdir() if p.name.isdecimal()]
             first, endings = max(numbers, default=-1) + 1, list[Ending]()
+            directories = [self.compose(point, first + i)[1] for i, point in enumerate(left)]
             size = self.max_batch_size or len(points)
             for start in range(0, len(left), size):
-                endings += self.launch(left[start : start + size], first + start)
+                batch = slice(start, start + size)
+                endings += self.launch(left[batch], directories[batch], first + start)
         failed = [
-            f"{self.compose(point, first + i)[1]} ({ending['error'].rstrip('.')})"
-            for i, (point, ending) in enumerate(zip(left, endings, strict=True))
+            f"{directory} ({ending['error'].rstrip('.')})"
+            for directory, ending in zip(directories, endings, strict=True)
             if ending["status"] == "failed"
         ]
         log.info("Compare: pneumonia runs %s", self.directory)
