@@ -57,10 +57,11 @@ def read_ending(directory: str | Path) -> Ending | None:
         OSError: If it cannot be read.
     """
     try:
-        text = (Path(directory) / ENDING_FILE).read_text(encoding="utf-8")
+        found = json.loads((Path(directory) / ENDING_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    found = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"{ENDING_FILE} is damaged: {error}") from error
     if not isinstance(found, dict) or found.get("status") not in ("finished", "failed"):
-        raise ValueError(f"{ENDING_FILE} does not say how the run ended")
+        raise ValueError(f"{ENDING_FILE} is damaged: it does not say how the run ended.")
     return cast(Ending, cast(Any, found))

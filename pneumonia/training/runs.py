@@ -111,11 +111,14 @@ def _may_be_ours(file: Path) -> bool:
 
 def _read_run(directory: Path) -> Run:
     try:
-        config, typed = _config(directory), _typed(directory)
-        ending = read_ending(directory)
-        metrics = _metrics(directory, config) if ending is None else Ending()
-    except (OSError, ValueError) as error:
+        return _read_sound(directory)
+    except (OSError, ValueError, OverflowError, RecursionError, csv.Error) as error:
         return Run(directory, "damaged", sentence(error))
+
+
+def _read_sound(directory: Path) -> Run:
+    config, ending = _config(directory), read_ending(directory)
+    metrics = _metrics(directory, config) if ending is None else Ending()
     if ending is None:
         done = (directory / "metrics.json").exists()  # a run from before there were endings
         status: Status = "finished" if done else "unfinished"
@@ -133,7 +136,7 @@ def _read_run(directory: Path) -> Run:
         status,
         note,
         _settings(config),
-        typed,
+        _typed(directory),
         monitor=_text(found.get("monitor") or config.get("monitor")),
         mode=_text(found.get("mode") or config.get("mode")),
         score=_number(found.get("score")),

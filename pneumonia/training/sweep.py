@@ -148,7 +148,7 @@ def ending_of(directory: Path) -> Ending | None:
     try:
         return read_ending(directory)
     except (OSError, ValueError) as error:
-        return Ending(status="failed", error=f"{ENDING_FILE} cannot be read: {sentence(error)}")
+        return Ending(status="failed", error=sentence(error))
 
 
 class GridSweeper(Sweep):
