@@ -201,7 +201,7 @@ class OptunaSweeper(Sweep):
         """Say what was found."""
         trials = _ended(study)
         errors = {
-            trial.number: study.user_attrs[f"{_ERROR} of trial {trial.number}"]
+            trial.number: study.user_attrs.get(f"{_ERROR} of trial {trial.number}", "unknown")
             for trial in trials
             if trial.value is None
         }
@@ -209,19 +209,15 @@ class OptunaSweeper(Sweep):
             number, error = next(iter(errors.items()))
             raise TrainingError(f"all {len(trials)} trials failed; trial {number}: {error}")
         best = study.best_trial
-        log.info(
-            "%d trials, %d of them failed%s\nBest: trial %d, %s %.4f with %s\n%s\nCompare: "
-            "pneumonia runs %s",
-            len(trials),
-            len(errors),
-            "".join(f"; {number}: {error}" for number, error in errors.items()),
-            best.number,
-            self.master.monitor,
-            best.value,
-            " ".join(f"{key}={value}" for key, value in best.params.items()),
-            self.directory / best.user_attrs[_DIRECTORY],
-            self.directory,
-        )
+        lines = [
+            f"{len(trials) - len(errors)} of {len(trials)} trials finished",
+            *(f"Failed: trial {number}: {error}" for number, error in errors.items()),
+            f"Best: trial {best.number}, {self.master.monitor} {best.value:.4f} with "
+            + " ".join(f"{key}={value}" for key, value in best.params.items()),
+            f"Its run: {self.directory / best.user_attrs[_DIRECTORY]}",
+            f"Compare: pneumonia runs {self.directory}",
+        ]
+        log.info("%s", "\n".join(lines))
         return trials
 
 

@@ -116,7 +116,7 @@ def spreads(section: Section) -> list[Spread]:
         scores = [run.score for run in members.values() if run.score is not None]
         settings = next(iter(members.values())).settings
         deviation = statistics.stdev(scores) if len(scores) > 1 else None
-        seeds = tuple(sorted(members, key=str))
+        seeds = tuple(sorted(members, key=lambda seed: (len(str(seed)), str(seed))))
         found.append(Spread(settings, seeds, statistics.mean(scores), deviation))
     return sorted(found, key=lambda s: s.mean if section.mode == "min" else -s.mean)
 

@@ -5,7 +5,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -337,20 +336,6 @@ def test_slurm_settings_are_checked_and_its_absence_is_one_sentence(sweep, monke
         sweep("hydra/launcher=slurm", "seed=0,1")
 
 
-def start(phantom, directory, *words):
-    from conftest import TINY  # noqa: PLC0415  of this folder
-
-    command = [sys.executable, str(ROOT / "train.py"), "-m", *TINY, f"data.root={phantom}"]
-    return subprocess.Popen(
-        [*command, f"hydra.sweep.dir={directory}", *words],
-        cwd=ROOT,
-        start_new_session=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
 def wait_for(path, process):
     while not path.exists():
         assert process.poll() is None, process.stdout.read()
@@ -358,17 +343,18 @@ def wait_for(path, process):
 
 
 @pytest.mark.slow
-def test_a_search_of_real_runs_survives_a_kill_in_the_middle_of_a_trial(phantom, tmp_path):
+def test_a_search_of_real_runs_survives_a_kill_in_the_middle_of_a_trial(start, phantom, tmp_path):
     directory = tmp_path / "sweep"
-    words = ("hparams_search=optuna", "hydra.sweeper.n_trials=3", "trainer.max_epochs=2")
-    process = start(phantom, directory, *words)
+    words = ("-m", f"data.root={phantom}", f"hydra.sweep.dir={directory}")
+    words += ("hparams_search=optuna", "hydra.sweeper.n_trials=3", "trainer.max_epochs=2")
+    process = start(*words)
     wait_for(directory / "1" / "config.yaml", process)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert read_ending(directory / "1") is None
     before = {p: p.stat().st_mtime_ns for p in directory.glob("[01]/*") if p.is_file()}
 
-    process = start(phantom, directory, *words)
+    process = start(*words)
     printed, _ = process.communicate(timeout=240)
     assert process.returncode == 0, printed
     assert "Best: trial" in printed
@@ -384,10 +370,11 @@ def test_a_search_of_real_runs_survives_a_kill_in_the_middle_of_a_trial(phantom,
 
 
 @pytest.mark.slow
-def test_a_job_that_a_scheduler_kills_does_not_end_the_others(phantom, tmp_path):
+def test_a_job_that_a_scheduler_kills_does_not_end_the_others(start, phantom, tmp_path):
     directory = tmp_path / "sweep"
-    words = ("hydra/launcher=local", "seed=0,1", "trainer.max_epochs=6")
-    process = start(phantom, directory, *words)
+    words = ("-m", f"data.root={phantom}", f"hydra.sweep.dir={directory}")
+    words += ("hydra/launcher=local", "seed=0,1", "trainer.max_epochs=6")
+    process = start(*words)
     wait_for(directory / "0" / "config.yaml", process)
     wait_for(directory / "1" / "config.yaml", process)
     (first, *_) = sorted(
