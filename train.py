@@ -16,11 +16,13 @@ from rich.console import Console
 
 from pneumonia.evaluation.summary import summary
 from pneumonia.training.build import build, plain
+from pneumonia.training.closing import close
 from pneumonia.training.entry import refuse_impossible, run
 from pneumonia.training.facts import gather
 from pneumonia.training.freeze import freeze
 from pneumonia.training.hardware import register_resolvers
 from pneumonia.training.outcome import test_checkpoint
+from pneumonia.training.plugins import register_plugins
 from pneumonia.training.preflight import best_checkpoint, dev_run
 from pneumonia.training.record import log_hyperparameters, refuse_used
 
@@ -53,6 +55,7 @@ def main(config: DictConfig) -> float | None:
             console.print(summary(result))
             final |= result.assessment.plain("test/")
     log_hyperparameters(trainer, config, job.overrides.task, final)
+    close(trainer, directory, config, checkpoint, score, point, facts)
     console.print(
         f"The hold-out ({config.monitor} {score:.4f}) promised sensitivity {point.sensitivity:.3f}"
         f" and specificity {point.specificity:.3f}; new images keep less of it than that\n"
@@ -67,4 +70,5 @@ def main(config: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     register_resolvers()
+    register_plugins()
     run(main)

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
@@ -37,6 +37,11 @@ def run(main: Callable[[], object]) -> None:
         text = sentence(error)
         for appendix in _APPENDICES:
             text = text.partition(appendix)[0].rstrip()
+        if isinstance(error, MissingConfigException) and "submitit" in text:
+            text = (
+                "hydra/launcher=slurm needs its plugin: pip install 'pneumonia[slurm]', in a"
+                " checkout pip install -e '.[slurm]'."
+            )
         sys.exit(f"Error: {text}\n({_SHOW_TRACEBACK}=1 shows the traceback.)")
     finally:
         del os.environ[_SHOW_TRACEBACK]

@@ -10,11 +10,15 @@ class Throughput(Callback):
     """Log `train/images_per_second` over all processes, validation not counted.
 
     Lightning's `ThroughputMonitor` waits for the GPU at every step; this reads a clock.
+
+    Attributes:
+        rates: Of each epoch so far.
     """
 
     def __init__(self) -> None:
         self.images = 0
         self.started = self.stopped = 0.0
+        self.rates: list[float] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -31,5 +35,6 @@ class Throughput(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the rate."""
         rate = self.images * trainer.world_size / max(self.stopped - self.started, 1e-9)
+        self.rates.append(rate)
         for logger in trainer.loggers:
             logger.log_metrics({"train/images_per_second": rate}, step=trainer.global_step)

@@ -67,16 +67,37 @@ def train_fixture(composed, phantom: Path, tmp_path: Path) -> Callable[..., floa
     return run
 
 
+def _command(overrides: tuple[str, ...]) -> list[str]:
+    flags = [word for word in overrides if word.startswith("-")]
+    settings = [word for word in overrides if not word.startswith("-")]
+    return [sys.executable, str(ROOT / "train.py"), *flags, *TINY, *settings]
+
+
 @pytest.fixture(scope="session", name="cli")
 def cli_fixture() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the real command line on a tiny setting, in a process of its own."""
 
     def run(*overrides: str) -> subprocess.CompletedProcess[str]:
-        flags = [word for word in overrides if word.startswith("-")]
-        settings = [word for word in overrides if not word.startswith("-")]
-        command = [sys.executable, str(ROOT / "train.py"), *flags, *TINY, *settings]
+        command = _command(overrides)
         return subprocess.run(
             command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=240
         )
 
     return run
+
+
+@pytest.fixture(scope="session", name="start")
+def start_fixture() -> Callable[..., subprocess.Popen[str]]:
+    """Start the same and go on; it leads a process group of its own, to be killed."""
+
+    def start(*overrides: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            _command(overrides),
+            cwd=ROOT,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    return start
