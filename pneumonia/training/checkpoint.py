@@ -167,7 +167,7 @@ class LastCheckpoint(Checkpoint):
         """Save now; every process must call this."""
         self._due = False
         if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set from outside
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
 
 
 def between_steps(trainer: Trainer) -> bool:

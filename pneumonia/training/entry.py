@@ -125,7 +125,7 @@ def run(main: Callable[[], object]) -> None:
     except (ValueError, OSError) as error:
         if _Hydra.job_began:
             raise
-        _refuse(explain(error, "the run directory", None) or error)  # from composing
+        _refuse(explain(error, "the run directory", None) or _unnamed(error))  # from composing
     except Stopped as stopped:
         if _first():
             sys.stderr.write(f"{stopped.sentence}\n")
@@ -142,6 +142,12 @@ def _refuse(error: BaseException) -> NoReturn:
     for appendix in _APPENDICES:
         text = text.partition(appendix)[0].rstrip()
     sys.exit(f"Error: {text}\n({_SHOW_TRACEBACK}=1 shows the traceback.)")
+
+
+def _unnamed(error: Exception) -> ConfigError:
+    """Hydra does not say which group cannot be null."""
+    nulls = [word for word in sys.argv[1:] if word.endswith("=null")]
+    return ConfigError(f"{', '.join(nulls) or 'the command line'}: {sentence(error)}")
 
 
 def _first() -> bool:

@@ -33,7 +33,7 @@ class Stopped(SystemExit):
 
     def __init__(self, number: int, advice: str = "") -> None:
         super().__init__(128 + number)
-        self.sentence = f"Stopped by {signal.Signals(number).name}{advice}."
+        self.sentence = f"Stopped by {signal.Signals(number).name}{advice}"
 
 
 class Stop(Callback):
@@ -101,6 +101,6 @@ class Stop(Callback):
         number = self._asked if self._asked is not None else signal.SIGTERM
         raise Stopped(
             number,
-            f" after {trainer.global_step} steps; go on with: python train.py resume=true"
+            f" after {trainer.global_step} steps; to go on: python train.py resume=true"
             f" hydra.run.dir={trainer.default_root_dir}",
         )

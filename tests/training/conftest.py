@@ -67,6 +67,12 @@ def train_fixture(composed, phantom: Path, tmp_path: Path) -> Callable[..., floa
     return run
 
 
+@pytest.fixture(scope="session", name="tiny")
+def tiny_fixture() -> tuple[list[str], tuple[str, ...]]:
+    """The real command line, and the overrides that make a run tiny."""
+    return [sys.executable, str(ROOT / "train.py")], TINY
+
+
 @pytest.fixture(scope="session", name="cli")
 def cli_fixture() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the real command line on a tiny setting, in a process of its own."""
