@@ -32,12 +32,15 @@ class Continuation(Callback):
         epochs = trainer.fit_loop.epoch_progress.current
         ended = epochs.processed > epochs.completed  # type: ignore[attr-defined]
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        logs = [log for log in trainer.loggers if isinstance(log, History)]
+        for log in logs:
+            log.save()  # a kill after the checkpoint is written must not lose what came before
         checkpoint[_KEY] = {
             "ended": ended,
             "stop": trainer.should_stop,
             "metrics": metrics,
             "counted": {} if ended else dict(_counted(pl_module)),
-            "rows": [log.rows for log in trainer.loggers if isinstance(log, History)],
+            "rows": [log.rows for log in logs],
         }
 
     def on_load_checkpoint(

@@ -45,9 +45,9 @@ class Divergence(Callback):
         if len(self._recent) >= (1 if alone else trainer.log_every_n_steps):  # type: ignore[attr-defined]
             self._read(trainer)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the rest of the epoch."""
-        self._read(trainer)
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse to validate what no loss has shown yet."""
+        self._check(trainer, pl_module)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -57,10 +57,11 @@ class Divergence(Callback):
         Raises:
             TrainingError: If a loss or a weight is not finite.
         """
-        if not trainer.training and not trainer.validating:
-            return
+        self._check(trainer, pl_module)
+
+    def _check(self, trainer: Trainer, model: LightningModule) -> None:
         self._read(trainer)
-        for name, value in pl_module.state_dict().items():
+        for name, value in model.state_dict().items():
             if value.is_floating_point() and not torch.isfinite(value).all():
                 raise TrainingError(
                     f"after step {trainer.global_step} the weights {name} are not finite,"
