@@ -133,7 +133,7 @@ def test_an_image_that_rots_during_the_run_is_named(with_test, phantom, tmp_path
 
 @pytest.mark.parametrize("kind", [ExhaustTest, NoGpuMemoryTest])
 def test_out_of_memory_names_the_settings_that_use_it(with_test, kind):
-    with pytest.raises(TrainingError, match="out of memory with data.batch_size=8") as caught:
+    with pytest.raises(TrainingError, match=r"out of memory with data\.batch_size=8") as caught:
         with_test(kind)
     assert_sentence(caught)
     assert "trainer.accumulate_grad_batches=1" in str(caught.value)
