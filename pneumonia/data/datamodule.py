@@ -2,7 +2,6 @@
 
 import logging
 import os
-import signal
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,6 +17,7 @@ from pneumonia.data.holdout import Holdout, check_disjoint
 from pneumonia.data.image import Fit, Interpolation, Preprocessing
 from pneumonia.data.order import BalancedRows, OrderedRows, ShuffledRows, TrainingRows
 from pneumonia.data.samples import Samples
+from pneumonia.data.worker import obey_the_run
 from pneumonia.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -258,20 +258,13 @@ class ChestXrayDataModule(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=on_gpu,
-            worker_init_fn=_leave_signals_to_the_run,
+            worker_init_fn=obey_the_run,
         )
 
     def _ranks(self) -> tuple[int, int]:
         if self.trainer is None:
             return 0, 1
         return self.trainer.global_rank, self.trainer.world_size
-
-
-def _leave_signals_to_the_run(worker: int) -> None:
-    """Ctrl-C and a scheduler's signal reach all processes, and the run has a batch to finish."""
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _mixed(samples: Samples) -> Samples:
