@@ -17,6 +17,7 @@ from pneumonia.data.holdout import Holdout, check_disjoint
 from pneumonia.data.image import Fit, Interpolation, Preprocessing
 from pneumonia.data.order import BalancedRows, OrderedRows, ShuffledRows, TrainingRows
 from pneumonia.data.samples import Samples
+from pneumonia.data.worker import obey_the_run
 from pneumonia.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
@@ -96,7 +97,7 @@ class ChestXrayDataModule(LightningDataModule):
         self.seed = seed
         self.splits: dict[str, Samples] = {}
         self._caches: dict[str, Cache | None] = {}
-        self._first_epoch = 0
+        self._first_epoch = self._first_batch = 0
 
     def check_root(self) -> None:
         """Check that the data set is there, or can be made; touches nothing.
@@ -147,10 +148,13 @@ class ChestXrayDataModule(LightningDataModule):
             self._caches["test"] = self._open_cache(test)
 
     def state_dict(self) -> dict[str, int]:
-        """What a checkpoint keeps: the epoch that a resumed run starts with."""
+        """What a checkpoint keeps: the epoch to go on with, and how many batches of it are done."""
         assert self.trainer is not None  # noqa: S101  only a Trainer asks
-        finished = self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
-        return {"epoch": self.trainer.current_epoch + int(finished)}
+        loop = self.trainer.fit_loop
+        batches, epochs = loop.epoch_loop.batch_progress, loop.epoch_progress.current
+        ended = batches.is_last_batch or epochs.processed > epochs.completed  # type: ignore[attr-defined]
+        done = 0 if ended else batches.current.processed  # type: ignore[attr-defined]
+        return {"epoch": self.trainer.current_epoch + int(ended), "batches": done}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Take over what a checkpoint kept.
@@ -159,6 +163,7 @@ class ChestXrayDataModule(LightningDataModule):
             state_dict: As `state_dict` gave it.
         """
         self._first_epoch = state_dict["epoch"]
+        self._first_batch = state_dict.get("batches", 0)
 
     def train_dataloader(self) -> DataLoader[Item]:
         """Shuffled and augmented training images, whole batches only."""
@@ -178,8 +183,9 @@ class ChestXrayDataModule(LightningDataModule):
         else:
             order = ShuffledRows(len(samples), self.batch_size, self.seed, rank, world_size)
         # Workers draw the order ahead, on a resume before Lightning names the epoch.
-        order.set_epoch(self._first_epoch)
-        return self._loader(dataset, order, self.batch_size // world_size)
+        share = self.batch_size // world_size
+        order.resume(self._first_epoch, self._first_batch * share)
+        return self._loader(dataset, order, share)
 
     def val_dataloader(self) -> DataLoader[Item]:
         """The hold-out, in order."""
@@ -256,6 +262,7 @@ class ChestXrayDataModule(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=on_gpu,
+            worker_init_fn=obey_the_run,
         )
 
     def _ranks(self) -> tuple[int, int]:

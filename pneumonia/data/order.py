@@ -34,6 +34,17 @@ class TrainingRows(Sampler[Draw]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self._done = (0, 0)
+
+    def resume(self, epoch: int, rows: int) -> None:
+        """Say where an interrupted training goes on.
+
+        Args:
+            epoch: 0-based, the one that comes next or was interrupted.
+            rows: How many of its rows this rank has already trained on.
+        """
+        self.epoch = epoch
+        self._done = (epoch, rows)
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch comes next; Lightning calls this.
@@ -46,6 +57,11 @@ class TrainingRows(Sampler[Draw]):
     def __len__(self) -> int:
         return self.used // self.world_size
 
+    def _start(self) -> int:
+        """How many rows to leave out at the beginning of this epoch."""
+        epoch, rows = self._done
+        return rows if epoch == self.epoch else 0
+
     def _random(self) -> np.random.Generator:
         return np.random.default_rng([self.seed, self.epoch])
 
@@ -55,7 +71,7 @@ class ShuffledRows(TrainingRows):
 
     def __iter__(self) -> Iterator[Draw]:
         order = self._random().permutation(self.size)
-        for row in order[: self.used][self.rank :: self.world_size]:
+        for row in order[: self.used][self.rank :: self.world_size][self._start() :]:
             yield self.epoch, int(row)
 
 
@@ -82,9 +98,10 @@ class BalancedRows(TrainingRows):
 
     def __iter__(self) -> Iterator[Draw]:
         before: Counter[int] = Counter()
+        start = self._start() * self.world_size
         drawn = self._random().choice(self.size, self.used, p=self.chances)
         for position, row in enumerate(drawn.tolist()):
-            if position % self.world_size == self.rank:
+            if position >= start and position % self.world_size == self.rank:
                 yield self.epoch, row, before[row]
             before[row] += 1
 

@@ -1,6 +1,7 @@
 """The checkpoint's own format: what marks a file as ours, and how one is opened."""
 
-import os
+import io
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from pneumonia import __version__
 from pneumonia.errors import CheckpointError
+from pneumonia.files import replaced
 from pneumonia.labels import CLASSES
 
 FORMAT_VERSION = 1
@@ -94,14 +96,29 @@ def seal_checkpoint(path: str | Path, **additions: Any) -> None:
             `operating_point` and `facts`.
 
     Raises:
-        CheckpointError: If it is not one.
+        CheckpointError: If it is not one, or cannot be replaced.
     """
-    path = Path(path)
     checkpoint = read_checkpoint(path)
     sealed = {key: checkpoint[key] for key in _DEPLOYED if key in checkpoint} | additions
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    write_checkpoint(sealed, path)
+
+
+def write_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
+    """Write a checkpoint that is whole under its name, or not there at all.
+
+    Args:
+        content: What `torch.load(weights_only=True)` can read again.
+        path: The file; one that is there is replaced at the last moment.
+
+    Raises:
+        CheckpointError: If it cannot be written; one that was there is as it was.
+    """
+    buffer = io.BytesIO()  # torch's own writer hides what the disk said
+    torch.save(dict(content), buffer)
     try:
-        torch.save(sealed, partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        with replaced(path) as partial:
+            partial.write_bytes(buffer.getbuffer())
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be written ({error.strerror}); what stood there before is kept."
+        ) from error

@@ -14,10 +14,15 @@ from omegaconf import DictConfig, OmegaConf
 from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import ConfigError, sentence
 from pneumonia.model.classifier import PneumoniaClassifier
+from pneumonia.training.checkpoint import WholeCheckpoints
+from pneumonia.training.continuation import Continuation
+from pneumonia.training.divergence import Divergence
 from pneumonia.training.preflight import Preflight
 from pneumonia.training.record import RunRecord
 from pneumonia.training.reseed import Reseed
 from pneumonia.training.schema import check
+from pneumonia.training.start import Start
+from pneumonia.training.stop import Stop
 from pneumonia.training.throughput import Throughput
 
 _LIGHTNING_REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException)
@@ -32,13 +37,16 @@ class Parts:
     trainer: Trainer
 
 
-def build(config: DictConfig, run_directory: str | Path, test: bool = False) -> Parts:
+def build(
+    config: DictConfig, run_directory: str | Path, test: bool = False, start: Start | None = None
+) -> Parts:
     """Build the parts of a run from its configuration.
 
     Args:
         config: The composed configuration.
         run_directory: Where the run's record is written.
         test: Whether the test split will be opened after the fit.
+        start: What the run starts with, if that is more than its configuration.
 
     Raises:
         PneumoniaError: If a setting is unknown, of the wrong type, or cannot be met.
@@ -52,10 +60,13 @@ def build(config: DictConfig, run_directory: str | Path, test: bool = False) -> 
             test,
             config.evaluation.abstention_error,
         ),
-        RunRecord(run_directory, settings),
+        _record(run_directory, settings | {"test": test}, start),
         Reseed(config.seed),
+        Divergence(),
         Throughput(),
+        Continuation(),
         *_named("callbacks", config, Callback),
+        Stop(),  # after whatever changes the model at the end of a step
     ]
     datamodule = _instantiate("data", config.data)
     datamodule.check_root()  # before weights are downloaded for nothing
@@ -63,8 +74,20 @@ def build(config: DictConfig, run_directory: str | Path, test: bool = False) -> 
         datamodule=datamodule,
         model=_instantiate("model", config.model),
         trainer=_instantiate(
-            "trainer", config.trainer, callbacks=callbacks, logger=_named("logger", config, Logger)
+            "trainer",
+            config.trainer,
+            callbacks=callbacks,
+            logger=_named("logger", config, Logger),
+            plugins=[WholeCheckpoints()],
         ),
+    )
+
+
+def _record(directory: str | Path, settings: dict[str, Any], start: Start | None) -> RunRecord:
+    if start is None:
+        return RunRecord(directory, settings)
+    return RunRecord(
+        directory, settings, start.overrides, start.choices, start.resumed, start.fingerprint
     )
 
 

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from pneumonia.errors import sentence
 from pneumonia.evaluation.operating_point import OperatingPoint
+from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.training.ending import Ending, write_ending
 from pneumonia.training.record import CONFIG_FILE
 from pneumonia.training.throughput import Throughput
@@ -24,7 +25,6 @@ def close(
     checkpoint: str,
     score: float,
     point: OperatingPoint,
-    facts: dict[str, Any],
 ) -> None:
     """Write `summary.json` of a run that finished.
 
@@ -32,14 +32,13 @@ def close(
         trainer: After its fit.
         directory: The run directory.
         config: The composed configuration.
-        checkpoint: The sealed checkpoint.
+        checkpoint: The sealed checkpoint, whose facts say how long it took.
         score: Its monitored metric.
         point: Its operating point.
-        facts: As `gather` collected them.
     """
     if not trainer.is_global_zero:
         return
-    training = facts["training"]
+    training = read_checkpoint(checkpoint)["facts"]["training"]
     rates = [rate for c in trainer.callbacks if isinstance(c, Throughput) for rate in c.rates]  # type: ignore[attr-defined]
     write_ending(
         directory,
@@ -61,6 +60,17 @@ def close(
     )
 
 
+def record_failure(directory: str | Path, error: BaseException) -> None:
+    """Write `summary.json` of a run that failed, and why.
+
+    Args:
+        directory: The run directory.
+        error: What ended it.
+    """
+    text = "".join(traceback.format_exception(error))
+    write_ending(directory, Ending(status="failed", error=sentence(error), traceback=text))
+
+
 class FailureRecord(Callback):
     """Hydra's callback that writes `summary.json` of a run that failed, and why.
 
@@ -80,12 +90,4 @@ class FailureRecord(Callback):
         """Write down the error of a failed job."""
         if job_return.status != JobStatus.FAILED or self._directory is None:
             return
-        error = job_return._return_value  # noqa: SLF001  the property raises it
-        write_ending(
-            self._directory,
-            Ending(
-                status="failed",
-                error=sentence(error),
-                traceback="".join(traceback.format_exception(error)),
-            ),
-        )
+        record_failure(self._directory, job_return._return_value)  # noqa: SLF001  the property raises

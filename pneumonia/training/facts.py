@@ -2,10 +2,8 @@
 
 import os
 import platform
-import subprocess
 from datetime import datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from omegaconf import OmegaConf
 from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.data.samples import Samples
 from pneumonia.labels import CLASSES
+from pneumonia.training.provenance import commit
 
 _PACKAGES = ("torch", "torchvision", "timm", "lightning", "torchmetrics", "hydra-core", "numpy")
 
@@ -54,7 +53,7 @@ def gather(
             "seconds": round((datetime.now(started.tzinfo) - started).total_seconds(), 1),
             "epochs": trainer.current_epoch,
             "steps": trainer.global_step,
-            "commit": _commit(),
+            "commit": commit(),
             "versions": {name: version(name) for name in _PACKAGES},
             "hardware": _hardware(trainer),
         },
@@ -69,22 +68,6 @@ def _counts(samples: Samples) -> dict[str, int]:
     }
     counts = {"images": len(samples), "patients": len(set(samples.patients))}
     return counts | {CLASSES[0]: normal, CLASSES[1]: pneumonia} | subtypes
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        done = subprocess.run(  # noqa: S603  a fixed command
-            command,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-            cwd=Path(__file__).parent,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return done.stdout.strip()
 
 
 def _hardware(trainer: Trainer) -> str:

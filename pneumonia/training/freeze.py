@@ -15,7 +15,7 @@ from pneumonia.evaluation.abstention import choose_band
 from pneumonia.evaluation.calibration import fit_temperature
 from pneumonia.evaluation.metrics import sigmoid
 from pneumonia.evaluation.operating_point import OperatingPoint, choose
-from pneumonia.model.checkpoint import seal_checkpoint
+from pneumonia.model.checkpoint import read_checkpoint, seal_checkpoint
 from pneumonia.model.classifier import PneumoniaClassifier
 from pneumonia.training.novelty import fit_detector
 from pneumonia.training.scores import Scores, SplitScores
@@ -88,6 +88,16 @@ def freeze(
         )
     trainer.strategy.barrier()
     return point
+
+
+def frozen(checkpoint: str) -> OperatingPoint | None:
+    """The operating point of a checkpoint that is sealed already, else None.
+
+    Args:
+        checkpoint: A `.ckpt` file of this project.
+    """
+    point = read_checkpoint(checkpoint).get("operating_point")
+    return None if point is None else OperatingPoint.from_dict(point)
 
 
 def score(trainer: Trainer, checkpoint: str, loader: DataLoader[Any]) -> Scores:

@@ -1,5 +1,6 @@
 """What the configuration asks of the machine: precision and the name of a run."""
 
+import operator
 import os
 from datetime import datetime
 
@@ -47,6 +48,7 @@ def run_name() -> str:
 
 
 def register_resolvers() -> None:
-    """Make `${precision:...}` and `${run_name:}` known to the configuration."""
+    """Make `${precision:...}`, `${run_name:}` and `${not:...}` known to the configuration."""
+    OmegaConf.register_new_resolver("not", operator.not_, replace=True)
     OmegaConf.register_new_resolver("precision", precision, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)

@@ -1,6 +1,8 @@
 """What must hold before the first step, and after the last."""
 
 import difflib
+from collections.abc import Mapping
+from typing import Literal
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -151,6 +153,7 @@ def _check_monitors(trainer: Trainer, model: PneumoniaClassifier) -> None:
             " trainer.limit_val_batches above 0 and trainer.check_val_every_n_epoch within"
             " trainer.max_epochs."
         )
+    _check_plateau(trainer, model)
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     if not any(isinstance(c, ModelCheckpoint) and c.monitor for c in callbacks):
         raise ConfigError(
@@ -161,15 +164,33 @@ def _check_monitors(trainer: Trainer, model: PneumoniaClassifier) -> None:
         if not isinstance(callback, (ModelCheckpoint, EarlyStopping)) or not callback.monitor:
             continue
         logged = model.monitors()
-        monitor, name = callback.monitor, type(callback).__name__
-        if monitor not in logged:
-            close = difflib.get_close_matches(monitor, logged, 1)
-            raise ConfigError(
-                f"{name} watches {monitor}, which is never logged"
-                + (f"; did you mean {close[0]}?" if close else f"; there is {', '.join(logged)}.")
-            )
-        if callback.mode != logged[monitor]:
-            raise ConfigError(
-                f"{name} watches {monitor} with mode {callback.mode}, but better is"
-                f" {logged[monitor]}; set mode={logged[monitor]}."
-            )
+        _check_monitor(type(callback).__name__, callback.monitor, callback.mode, logged)
+
+
+def _check_plateau(trainer: Trainer, model: PneumoniaClassifier) -> None:
+    schedule = model.hparams["schedule"] or {}
+    if schedule.get("name") != "ReduceLROnPlateau":
+        return
+    monitor, mode = schedule.get("monitor", "val/loss"), schedule.get("mode", "min")
+    _check_monitor("model.schedule (ReduceLROnPlateau)", monitor, mode, model.monitors())
+    if trainer.check_val_every_n_epoch != 1 and monitor.startswith("val/"):
+        raise ConfigError(
+            f"model.schedule (ReduceLROnPlateau) watches {monitor} after every epoch, and"
+            f" trainer.check_val_every_n_epoch={trainer.check_val_every_n_epoch}; set that to 1."
+        )
+
+
+def _check_monitor(
+    name: str, monitor: str, mode: str, logged: Mapping[str, Literal["min", "max"]]
+) -> None:
+    if monitor not in logged:
+        close = difflib.get_close_matches(monitor, logged, 1)
+        raise ConfigError(
+            f"{name} watches {monitor}, which is never logged"
+            + (f"; did you mean {close[0]}?" if close else f"; there is {', '.join(logged)}.")
+        )
+    if mode != logged[monitor]:
+        raise ConfigError(
+            f"{name} watches {monitor} with mode {mode}, but better is {logged[monitor]}; set"
+            f" mode={logged[monitor]}."
+        )

@@ -1,20 +1,27 @@
 """The run directory: claimed once, and what is written there for later readers."""
 
 import csv
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
-from pneumonia.errors import TrainingError
-from pneumonia.files import whole_file
+from pneumonia.errors import DataError, TrainingError
+from pneumonia.files import clear_partial, whole_file
 from pneumonia.labels import CLASSES
+from pneumonia.training.provenance import changes, provenance
 
 CONFIG_FILE = "config.yaml"
+RECORD_FILE = "run.json"
+CHANGES_FILE = "changes.diff"
 HOLDOUT_FILE = "holdout.csv"
+
+_DIRECTORY = "${hydra:runtime.output_dir}"
 
 _SHOWN = (
     "data.batch_size",
@@ -30,33 +37,106 @@ _PLACES = {"data.root", "data.cache_dir", "ckpt_path"}
 
 
 class RunRecord(Callback):
-    """Write the configuration and the hold-out's images into the run directory.
+    """Write into the run directory what is needed to understand, resume and repeat the run.
+
+    `config.yaml` comes last and claims the directory; it is written once, and so are the others:
+    `run.json` (command, code, packages, machine, data), `changes.diff` (what the checkout had
+    uncommitted) and `holdout.csv`.
 
     Args:
         directory: The run directory.
         config: The composed and resolved configuration, plain values.
-
-    Raises:
-        TrainingError: If the directory already holds a run.
+        overrides: What was typed to compose it.
+        choices: The file chosen of each group.
+        resumed: Whether the directory holds the record already.
+        fingerprint: Of the data that must be found; None: any.
     """
 
-    def __init__(self, directory: str | Path, config: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        directory: str | Path,
+        config: Mapping[str, Any],
+        overrides: Sequence[str] = (),
+        choices: Mapping[str, Any] | None = None,
+        resumed: bool = False,
+        fingerprint: str | None = None,
+    ) -> None:
         self.directory = Path(directory)
         self.config = config
+        self.overrides = overrides
+        self.choices = choices or {}
+        self.resumed = resumed
+        self.fingerprint = fingerprint
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Claim the directory, and write the record, before a fit."""
+        """Claim the directory, and write the record, before a fit.
+
+        Raises:
+            DataError: If the data are not those of the run that is resumed or repeated.
+        """
         if stage != "fit" or not trainer.is_global_zero:
             return
-        text = OmegaConf.to_yaml(OmegaConf.create(self.config))
-        with whole_file(self.directory / CONFIG_FILE) as file:
-            file.write(text)
-        val = trainer.datamodule.splits["val"]  # type: ignore[attr-defined]
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        val = datamodule.splits["val"]
+        found = (datamodule.splits["train"] + val).fingerprint()
+        if self.fingerprint not in (None, found):
+            raise DataError(
+                f"{datamodule.root} does not hold what the run was trained on (fingerprint"
+                f" {self.fingerprint}, now {found}): images were added, removed or replaced; bring"
+                " them back, or train anew without resume and repeat."
+            )
+        if self.resumed:
+            clear_partial(self.directory)
+            return
         rows = zip(val.paths, val.labels, val.patients, val.subtypes, strict=True)
         with whole_file(self.directory / HOLDOUT_FILE) as file:
             writer = csv.writer(file)
             writer.writerow(["path", "label", "patient", "subtype"])
             writer.writerows((p, CLASSES[label], patient, s) for p, label, patient, s in rows)
+        with whole_file(self.directory / CHANGES_FILE) as file:
+            file.write(changes())
+        _write_record(
+            self.directory,
+            {
+                "started": _now(),
+                "finished": None,
+                "overrides": list(self.overrides),
+                "choices": dict(self.choices),
+                "fingerprint": found,
+                "provenance": provenance(),
+            },
+        )
+        with whole_file(self.directory / CONFIG_FILE) as file:
+            file.write(OmegaConf.to_yaml(OmegaConf.create(_movable(self.config, self.directory))))
+
+
+def read_record(directory: str | Path) -> dict[str, Any]:
+    """What a run recorded of itself.
+
+    Args:
+        directory: Its directory.
+
+    Raises:
+        TrainingError: If there is no run.
+    """
+    file = Path(directory) / RECORD_FILE
+    if not (Path(directory) / CONFIG_FILE).is_file() or not file.is_file():
+        raise TrainingError(
+            f"{directory} holds no run ({CONFIG_FILE} and {RECORD_FILE}); name the directory of"
+            " one, by hydra.run.dir=DIR to resume it or by repeat=DIR."
+        )
+    return cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))
+
+
+def finish(trainer: Trainer, directory: str | Path) -> None:
+    """Note that nothing of the run is missing.
+
+    Args:
+        trainer: The first of its processes writes.
+        directory: The run directory.
+    """
+    if trainer.is_global_zero:
+        _write_record(Path(directory), read_record(directory) | {"finished": _now()})
 
 
 def refuse_used(directory: str | Path) -> None:
@@ -70,9 +150,29 @@ def refuse_used(directory: str | Path) -> None:
     """
     if (Path(directory) / CONFIG_FILE).exists():
         raise TrainingError(
-            f"{directory} already holds a run, which would be overwritten; leave hydra.run.dir"
-            " out for a new directory, or name another."
+            f"{directory} already holds a run, which would be overwritten; resume=true goes on"
+            " with it, without hydra.run.dir a new directory is made."
         )
+
+
+def _movable(value: Any, directory: Path) -> Any:
+    """The directory as a reference: it may be moved, and is another one in a repetition."""
+    if isinstance(value, Mapping):
+        return {key: _movable(item, directory) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_movable(item, directory) for item in value]
+    if isinstance(value, str) and Path(value).is_relative_to(directory):
+        return (Path(_DIRECTORY) / Path(value).relative_to(directory)).as_posix()
+    return value
+
+
+def _write_record(directory: Path, record: Mapping[str, Any]) -> None:
+    with whole_file(directory / RECORD_FILE) as file:
+        file.write(json.dumps(record, indent=2) + "\n")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def log_hyperparameters(

@@ -23,6 +23,9 @@ ROOT: dict[str, Any] = {
     "mode": typing.Literal["min", "max"],
     "test": bool | None,
     "ckpt_path": str | None,
+    "resume": bool,
+    "repeat": str | None,
+    "checkpoint.every_n_steps": int | None,
     "evaluation.operating_point": Policy,
     "evaluation.target": float | None,
     "evaluation.abstention_error": float,
@@ -50,8 +53,9 @@ def check(config: Mapping[str, Any]) -> None:
         _check_value(key, value, hint)
     sections = {key.partition(".")[0] for key in ROOT} | _GROUPS
     _refuse_unknown("", config, sections)
-    evaluation = {key.partition(".")[2] for key in ROOT if key.startswith("evaluation.")}
-    _refuse_unknown("evaluation.", config["evaluation"], evaluation)
+    for section in ("evaluation", "checkpoint"):
+        known = {key.partition(".")[2] for key in ROOT if key.startswith(f"{section}.")}
+        _refuse_unknown(f"{section}.", config[section], known)
     for path, node in _calls(config, ""):
         _check_call(path, node)
 

@@ -73,6 +73,12 @@ def _command(overrides: tuple[str, ...]) -> list[str]:
     return [sys.executable, str(ROOT / "train.py"), *flags, *TINY, *settings]
 
 
+@pytest.fixture(scope="session", name="tiny")
+def tiny_fixture() -> tuple[list[str], tuple[str, ...]]:
+    """The real command line, and the overrides that make a run tiny."""
+    return [sys.executable, str(ROOT / "train.py")], TINY
+
+
 @pytest.fixture(scope="session", name="cli")
 def cli_fixture() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the real command line on a tiny setting, in a process of its own."""
