@@ -175,7 +175,11 @@ class Detector(nn.Module):
                 f"Found the share {share} of images to flag, expected above 0 and below 1."
             )
         _, groups = np.unique(np.asarray(patients), return_inverse=True)
-        _check_embeddings(embeddings, len(groups))
+        if embeddings.shape[:-1] != groups.shape or not embeddings.isfinite().all():
+            raise EvaluationError(
+                f"Found embeddings of shape {tuple(embeddings.shape)} for {len(groups)} images,"
+                f" expected ({len(groups)}, D) finite numbers; look for a diverged training."
+            )
         size, seen, copies = look(images, _COPIES)
         if len(seen[0]) != len(groups):
             raise EvaluationError(
@@ -238,8 +242,10 @@ class Detector(nn.Module):
                 shape.
         """
         try:
-            numbers = {key: float(values[key]) for key in ("threshold", "share")}
-            counts = {key: int(values[key]) for key in ("image_size", "images", "patients")}
+            numbers: dict[str, Any] = {key: float(values[key]) for key in ("threshold", "share")}
+            counts: dict[str, Any] = {
+                key: int(values[key]) for key in ("image_size", "images", "patients")
+            }
             centre, spread = values["centre"], values["spread"]
             gaussians = [Gaussian(**values["views"][name]) for name in VIEWS]
             tensors = [centre, spread, *(b for g in gaussians for b in g.buffers())]
@@ -266,16 +272,8 @@ class Detector(nn.Module):
                 "The checkpoint's detector is damaged: a value is not finite, out of its range or"
                 " of a wrong shape; name the best.ckpt of a run."
             )
-        return cls(
-            counts["image_size"],
-            gaussians,
-            centre,
-            spread,
-            threshold=numbers["threshold"],
-            share=numbers["share"],
-            images=counts["images"],
-            patients=counts["patients"],
-        )
+        size = counts.pop("image_size")
+        return cls(size, gaussians, centre, spread, **numbers, **counts)
 
 
 def _direction(embedding: Tensor) -> Tensor:
@@ -286,18 +284,6 @@ def _direction(embedding: Tensor) -> Tensor:
 
 def _log(distances: Tensor, size: int) -> Tensor:
     return (distances / size + _NEARLY_NOTHING).log()
-
-
-def _check_embeddings(embeddings: Tensor, n: int) -> None:
-    if embeddings.ndim != 2 or len(embeddings) != n:  # noqa: PLR2004
-        raise EvaluationError(
-            f"Found embeddings of shape {tuple(embeddings.shape)} for {n} patients' images,"
-            f" expected ({n}, D)."
-        )
-    if not embeddings.isfinite().all():
-        raise EvaluationError(
-            "An embedding of the hold-out is not finite; look for a diverged training."
-        )
 
 
 def _fit(features: tuple[Tensor, ...], copies: list[Tensor], rows: Tensor) -> list[Gaussian]:
