@@ -70,5 +70,5 @@ class Gaussian(nn.Module):
         """
         centred = features - self.mean
         along = centred @ self.directions.T
-        beside = (centred.square().sum(1) - along.square().sum(1)).clamp(min=0)
-        return (along.square() / self.variances).sum(1) + beside / self.rest
+        beside = centred - along @ self.directions  # squares first would cancel
+        return (along.square() / self.variances).sum(1) + beside.square().sum(1) / self.rest

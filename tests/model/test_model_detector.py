@@ -107,15 +107,15 @@ def test_the_threshold_is_of_images_whose_patient_was_left_out():
 
 
 def test_images_of_a_patient_do_not_vouch_for_each_other():
-    # Every image twice: taken for two patients, one half makes the other look expected.
-    images, embedding = (torch.cat([some, some]) for some in (bodies(60), embeddings(60, 200)))
-    pair = np.arange(120) % 60
-    known = Detector.fit(images, embedding, pair)
-    unknown = Detector.fit(images, embedding, np.arange(120))
-    new = bodies(100, seed=1), embeddings(100, 200, seed=1)
-    usual, strange = (some.by_view(*new)[:, 2].median() for some in (known, unknown))
-    assert usual.abs() < 0.5
-    assert strange > 1
+    # Twelve images each of ten patients: taken for 120, a patient never seen looks strange.
+    patients = np.repeat(np.arange(10), 12)
+    embedding = embeddings(10, 200)[patients] + 0.1 * embeddings(120, 200)
+    known = Detector.fit(bodies(), embedding, patients)
+    unknown = Detector.fit(bodies(), embedding, np.arange(120))
+    new = bodies(40, seed=1), embeddings(40, 200, seed=1)
+    view = VIEWS.index("embedding")
+    assert known.by_view(*new)[:, view].median() < 0.5
+    assert unknown.by_view(*new)[:, view].median() > 1.5
 
 
 @pytest.mark.parametrize(("count", "share"), [(30, 1 / 31), (99, 0.01), (150, 0.01)])
@@ -161,7 +161,7 @@ def test_images_that_are_all_the_same_give_finite_scores():
         (bodies(30), embeddings(30)[:, 0], range(30), r"\(30,\) for 30"),
         (bodies(29), embeddings(30), range(30), "29 images for 30 patients"),
         ([], embeddings(30), range(30), "0 images for 30 patients"),
-        (bodies(30), embeddings(30) / 0, range(30), "not finite"),
+        (bodies(30), embeddings(30) / 0, range(30), "finite numbers"),
     ],
 )
 def test_what_cannot_be_fitted_is_one_sentence(images, embedding, patients, message):
@@ -291,7 +291,8 @@ def test_it_exports_in_one_graph_with_its_network(backbone, size, tmp_path):
         with torch.no_grad():
             expected = both(some)
         for ours, theirs in zip(expected, session.run(None, {"images": some.numpy()}), strict=True):
-            assert np.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+            # A score of 1 is the spread of the hold-out: a ten-thousandth of it is nothing.
+            assert np.allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 SIZE = 128
