@@ -93,7 +93,7 @@ def guarded(main: Main) -> Main:
             if isinstance(error, PneumoniaError):
                 known, cause = error, error.__cause__
             else:
-                mishap = explain(error, directory, config)
+                mishap = explain(error, str(directory), config)
                 if mishap is None:
                     raise
                 known, cause = mishap, error
