@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pneumonia.commands.export import export_command
 from pneumonia.commands.predict import predict_command
 from pneumonia.errors import ConfigError, DataError, PneumoniaError, sentence
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 data = typer.Typer(help="Look at a data set.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data, name="data")
 app.command("predict")(predict_command)
+app.command("export")(export_command)
 
 Root = Annotated[
     Path,

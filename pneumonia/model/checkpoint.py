@@ -7,12 +7,9 @@ from typing import Any
 
 import torch
 
-from pneumonia import __version__
 from pneumonia.errors import CheckpointError
 from pneumonia.files import replaced
-from pneumonia.labels import CLASSES
-
-FORMAT_VERSION = 1
+from pneumonia.model.format import check_format
 
 _DEPLOYED = (
     "format_version",
@@ -24,15 +21,6 @@ _DEPLOYED = (
     "global_step",
     "pytorch-lightning_version",  # without it Lightning would try to migrate the file
 )
-
-
-def describe() -> dict[str, Any]:
-    """What every checkpoint says of itself: plain values only."""
-    return {
-        "format_version": FORMAT_VERSION,
-        "pneumonia_version": __version__,
-        "classes": list(CLASSES),
-    }
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -59,29 +47,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ) from error
     check_format(checkpoint, str(path))
     return dict(checkpoint)
-
-
-def check_format(checkpoint: object, name: str) -> None:
-    """Refuse a checkpoint that this version of the project does not understand.
-
-    Args:
-        checkpoint: What a checkpoint file holds.
-        name: What it is called, for the message.
-
-    Raises:
-        CheckpointError: If it is not of this project, or comes from a newer version of it.
-    """
-    found = checkpoint.get("format_version") if isinstance(checkpoint, dict) else None
-    if not isinstance(checkpoint, dict) or not isinstance(found, int):
-        raise CheckpointError(
-            f"{name} was not written by this project (it has no format_version); name the"
-            " best.ckpt or last.ckpt of a run."
-        )
-    if found > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{name} has format {found} and this version reads up to {FORMAT_VERSION};"
-            f" install pneumonia {checkpoint.get('pneumonia_version')} or newer."
-        )
 
 
 def seal_checkpoint(path: str | Path, **additions: Any) -> None:

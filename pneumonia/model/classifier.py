@@ -12,7 +12,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torchmetrics import MeanMetric, MetricCollection
 
 from pneumonia.errors import ConfigError
-from pneumonia.model.checkpoint import check_format, describe
+from pneumonia.model.format import check_format, describe
 from pneumonia.model.metrics import all_metrics, threshold_metrics
 from pneumonia.model.network import PneumoniaNetwork
 from pneumonia.model.optimization import build_optimizer, build_schedule

@@ -42,7 +42,8 @@ degrees 6 to 9%, a tenth cropped away 2%, a fifth 18%, shifted by 6% behind a bl
 What it cannot say
 ------------------
 It was never shown adult chest X-rays, lateral views or other bodies' parts, so nothing is known
-of them: many may pass. Upside down three of four radiographs pass, mirrored nearly all. What passes is not thereby fit for the model.
+of them: many may pass. Upside down three of four radiographs pass, mirrored nearly all. What
+passes is not thereby fit for the model.
 """
 
 import math

@@ -66,7 +66,7 @@ def sealed_file(older_file, phantom, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def real_model(shared, tmp_path_factory) -> Predictor:
+def real_file(shared, tmp_path_factory) -> Path:
     """EfficientNet-Lite0 with ImageNet's weights and a head of its own; for tests marked shared."""
     torch.manual_seed(0)
     weights = str(shared / "weights/tf_efficientnet_lite0.safetensors")
@@ -77,4 +77,10 @@ def real_model(shared, tmp_path_factory) -> Predictor:
     trainer.save_checkpoint(path, weights_only=True)
     point = OperatingPoint(0.5, "fixed", 0.5, 30, 30, 30, 30, 0.5, 0.5)
     seal_checkpoint(path, calibration={"temperature": 0.1}, operating_point=point.to_dict())
-    return Predictor.load(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def real_model(real_file) -> Predictor:
+    """The same, loaded."""
+    return Predictor.load(real_file)

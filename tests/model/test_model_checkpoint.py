@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 
 from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import CheckpointError, sentence
-from pneumonia.model.checkpoint import FORMAT_VERSION, read_checkpoint
+from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.model.classifier import PneumoniaClassifier
+from pneumonia.model.format import FORMAT_VERSION
 
 FRESH = """
 import sys, torch
