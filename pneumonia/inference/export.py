@@ -150,9 +150,7 @@ def _metadata(predictor: Predictor) -> dict[str, str]:
     detector = content.get("detector")
     told = {key: content[key] for key in describe() if key in content}
     told |= {key: content[key] for key in _KEPT if content.get(key) is not None}
-    if isinstance(
-        told.get("facts"), dict
-    ):  # the whole configuration names folders: it stays behind
+    if isinstance(told.get("facts"), dict):  # all but the configuration, which names folders
         training = {k: v for k, v in told["facts"].get("training", {}).items() if k != "config"}
         told["facts"] = told["facts"] | {"training": training}
     told["hyper_parameters"] = {key: settings[key] for key in _SETTINGS}

@@ -1,4 +1,4 @@
-"""An exported model answers as its checkpoint does, without torch, and a strange file is refused."""
+"""An exported model answers as its checkpoint, without torch; a strange file is refused."""
 
 import json
 import subprocess

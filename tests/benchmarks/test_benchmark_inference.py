@@ -1,0 +1,122 @@
+"""Speed of inference, as ratios measured in one run. Run by hand:
+
+pytest -m benchmark -s -n 0 tests/benchmarks/test_benchmark_inference.py
+"""
+
+import statistics
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from lightning import Trainer
+
+from pneumonia.data.phantom import write_phantom
+from pneumonia.evaluation.operating_point import OperatingPoint
+from pneumonia.inference.export import export
+from pneumonia.inference.predictor import Predictor
+from pneumonia.model.checkpoint import seal_checkpoint
+from pneumonia.model.classifier import PneumoniaClassifier
+
+pytestmark = pytest.mark.benchmark
+
+ROUNDS = 5
+FILES = 700
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    made = {}
+
+    def of(backbone):
+        if backbone not in made:
+            torch.manual_seed(0)
+            model = PneumoniaClassifier(backbone, pretrained=False, image_size=224)
+            trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+            trainer.strategy.connect(model)
+            path = tmp_path_factory.mktemp(backbone) / "best.ckpt"
+            trainer.save_checkpoint(path, weights_only=True)
+            point = OperatingPoint(0.5, "fixed", 0.5, 30, 30, 30, 30, 0.5, 0.5)
+            seal_checkpoint(path, calibration={"temperature": 1.0}, operating_point=point.to_dict())
+            made[backbone] = path
+        return made[backbone]
+
+    return of
+
+
+def seconds(function, *arguments):
+    start = time.perf_counter()
+    function(*arguments)
+    return time.perf_counter() - start
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("backbone", ["resnetv2_50", "tf_efficientnet_lite0"])
+def test_exported_against_eager_torch(checkpoint, tmp_path, backbone):
+    path = checkpoint(backbone)
+    eager = Predictor.load(path, "cpu").classifier.engine
+    exported = Predictor.load(export(path, tmp_path / "m.onnx")).classifier.engine
+    for size in (1, 32):
+        images = np.random.default_rng(0).integers(0, 256, (size, 224, 224), np.uint8)
+        for engine in (eager, exported):
+            engine(images)
+        pairs = [(seconds(eager, images), seconds(exported, images)) for _ in range(ROUNDS)]
+        torch_time, onnx_time = (statistics.median(times) for times in zip(*pairs, strict=True))
+        print(
+            f"\n{backbone} 224 batch {size}: torch {size / torch_time:.1f} images/s,"
+            f" exported {size / onnx_time:.1f}: ratio {torch_time / onnx_time:.2f}"
+        )
+
+
+@pytest.mark.timeout(1200)
+def test_a_folder_of_files_against_the_bare_network(checkpoint, tmp_path):
+    root = write_phantom(tmp_path / "phantom", images=FILES, size=(224, 224))
+    paths = sorted(map(str, root.glob("*/*/*.jpeg")))[:FILES]
+    predictor = Predictor.load(checkpoint("resnetv2_50"), "cpu")
+    network = predictor.classifier.engine.network
+    batch = torch.zeros(32, 1, 224, 224, dtype=torch.uint8)
+
+    def bare():
+        with torch.inference_mode():
+            for start in range(0, len(paths), 32):
+                network(batch[: len(paths) - start])
+
+    def folder():
+        assert len(list(predictor.stream(paths))) == len(paths)
+
+    network(batch)
+    pairs = [(seconds(bare), seconds(folder)) for _ in range(2)]
+    bare_time, folder_time = (min(times) for times in zip(*pairs, strict=True))
+    print(
+        f"\n{len(paths)} files of 224 px, resnetv2_50: network {bare_time:.1f} s, predict"
+        f" {folder_time:.1f} s: ratio {folder_time / bare_time:.3f}"
+    )
+
+
+def test_whole_processes(checkpoint, tmp_path):
+    path = checkpoint("tf_efficientnet_lite0")
+    exported = export(path, tmp_path / "m.onnx")
+    root = write_phantom(tmp_path / "phantom", images=20, workers=1)
+    image = str(next(root.glob("*/*/*.jpeg")))
+    ask = [sys.executable, "-m", "pneumonia.cli", "predict", image, "--checkpoint"]
+    commands = {
+        "imports of torch, timm, lightning": [
+            sys.executable,
+            "-c",
+            "import torch, timm, lightning",
+        ],
+        "predict one image, checkpoint": [*ask, str(path)],
+        "predict one image, exported": [*ask, str(exported)],
+        "pneumonia --help": [sys.executable, "-m", "pneumonia.cli", "--help"],
+    }
+    times = {name: [] for name in commands}
+    for _ in range(ROUNDS):
+        for name, command in commands.items():
+            run = lambda words=command: subprocess.run(words, check=True, capture_output=True)  # noqa: E731
+            times[name].append(seconds(run))
+    median = {name: statistics.median(found) for name, found in times.items()}
+    imports = median["imports of torch, timm, lightning"]
+    for name, value in median.items():
+        print(f"\n{name}: {value:.2f} s, {value / imports:.2f} of the imports")
