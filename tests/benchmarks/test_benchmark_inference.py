@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from lightning import Trainer
+from PIL import Image
 
 from pneumonia.data.phantom import write_phantom
 from pneumonia.evaluation.operating_point import OperatingPoint
@@ -24,6 +25,7 @@ pytestmark = pytest.mark.benchmark
 
 ROUNDS = 5
 FILES = 700
+IMPORTS = "imports of torch, timm, lightning"
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +74,11 @@ def test_exported_against_eager_torch(checkpoint, tmp_path, backbone):
 
 @pytest.mark.timeout(1200)
 def test_a_folder_of_files_against_the_bare_network(checkpoint, tmp_path):
-    root = write_phantom(tmp_path / "phantom", images=FILES, size=(224, 224))
+    root = write_phantom(tmp_path / "phantom", images=FILES)
+    for path in root.glob("*/*/*.jpeg"):
+        with Image.open(path) as image:
+            small = image.resize((224, 224))
+        small.save(path)
     paths = sorted(map(str, root.glob("*/*/*.jpeg")))[:FILES]
     predictor = Predictor.load(checkpoint("resnetv2_50"), "cpu")
     network = predictor.classifier.engine.network
@@ -102,11 +108,7 @@ def test_whole_processes(checkpoint, tmp_path):
     image = str(next(root.glob("*/*/*.jpeg")))
     ask = [sys.executable, "-m", "pneumonia.cli", "predict", image, "--checkpoint"]
     commands = {
-        "imports of torch, timm, lightning": [
-            sys.executable,
-            "-c",
-            "import torch, timm, lightning",
-        ],
+        IMPORTS: [sys.executable, "-c", "import torch, timm, lightning"],
         "predict one image, checkpoint": [*ask, str(path)],
         "predict one image, exported": [*ask, str(exported)],
         "pneumonia --help": [sys.executable, "-m", "pneumonia.cli", "--help"],
@@ -117,6 +119,6 @@ def test_whole_processes(checkpoint, tmp_path):
             run = lambda words=command: subprocess.run(words, check=True, capture_output=True)  # noqa: E731
             times[name].append(seconds(run))
     median = {name: statistics.median(found) for name, found in times.items()}
-    imports = median["imports of torch, timm, lightning"]
+    imports = median[IMPORTS]
     for name, value in median.items():
         print(f"\n{name}: {value:.2f} s, {value / imports:.2f} of the imports")
