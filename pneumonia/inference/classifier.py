@@ -26,7 +26,7 @@ BATCH_SIZE = 32
 EXPORTED = ".onnx"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Classifier:
     """A trained model and all that it needs to be asked. Made by `load`.
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pneumonia.inference.explain import Explanation
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Predictor:
     """A model file, ready for images. Made by `pneumonia.load`.
 

@@ -78,7 +78,7 @@ class PneumoniaNetwork(nn.Module):
         Returns:
             float32 [N], raw: the probability is their sigmoid.
         """
-        logits: Tensor = self.backbone(self._normalise(images))
+        logits: Tensor = self.backbone(self.normalise(images))
         return logits.squeeze(1).float()
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,12 +92,20 @@ class PneumoniaNetwork(nn.Module):
             backbone's pooled features.
         """
         backbone = cast(Any, self.backbone)  # every timm model has these two halves
-        features = backbone.forward_features(self._normalise(images))
+        features = backbone.forward_features(self.normalise(images))
         embedding: Tensor = backbone.forward_head(features, pre_logits=True)
         logits: Tensor = backbone.forward_head(features)
         return logits.squeeze(1).float(), embedding.flatten(1).float()
 
-    def _normalise(self, images: Tensor) -> Tensor:
+    def normalise(self, images: Tensor) -> Tensor:
+        """Scale pixels to what the backbone's weights expect.
+
+        Args:
+            images: As for `forward`.
+
+        Returns:
+            Float, of the same shape.
+        """
         return images.to(self.scale.dtype) * self.scale + self.shift
 
 
