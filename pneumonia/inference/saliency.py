@@ -95,7 +95,8 @@ class _Maps(_Probed):
         logits: Tensor = backbone.forward_head(
             maps.permute(0, 2, 3, 1) if self.channels_last else maps
         )
-        return self.sign * logits
+        signed: Tensor = self.sign * logits
+        return signed
 
 
 class _Patches(_Probed):
@@ -104,7 +105,8 @@ class _Patches(_Probed):
         norm = backbone.blocks[-1].norm1
         handle = norm.register_forward_hook(self._look)
         try:
-            return self.sign * self.network[0](images).unsqueeze(1)
+            logits: Tensor = self.network[0](images)
+            return self.sign * logits.unsqueeze(1)
         finally:
             handle.remove()
 
