@@ -31,7 +31,7 @@ class WholeCheckpoints(TorchCheckpointIO):
         write_checkpoint(checkpoint, path)
 
 
-class BestCheckpoint(ModelCheckpoint):
+class RunCheckpoint(ModelCheckpoint):
     """`ModelCheckpoint` that keeps the one best epoch, always under the same name.
 
     Resuming into a new run directory carries the best checkpoint so far along; stock

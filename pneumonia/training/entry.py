@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,6 +119,7 @@ def run(main: Callable[[], object]) -> None:
     Args:
         main: The function that `hydra.main` decorated, of a `guarded` one.
     """
+    _end_with_the_first()
     if os.environ.get(_SHOW_TRACEBACK, "0") == "1":
         main()
         return
@@ -160,6 +163,19 @@ def _unnamed(error: Exception) -> ConfigError:
 def _first() -> bool:
     """Whether this is the process that speaks, of those that train together."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _end_with_the_first() -> None:
+    """Of processes that train together, the others would wait half an hour for a killed one."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if not _first():
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def _remove_unclaimed(directory: Path) -> None:

@@ -63,12 +63,18 @@ class Killed:
                 time.sleep(0.0005)
             _, errors = process.communicate(timeout=240)
         if process.returncode == -signal.SIGKILL:
-            return False
+            if self._finished():  # killed on its way out
+                self.kills -= 1
+            return self._finished()
         assert process.returncode == 0, errors
         return True
 
     def _can_resume(self) -> bool:
         return any((self.directory / "checkpoints").glob("*.ckpt"))
+
+    def _finished(self) -> bool:
+        record = self.directory / "run.json"
+        return record.exists() and json.loads(record.read_text())["finished"] is not None
 
     def _claimed(self, before: bool) -> bool:
         """The configuration is there; of a resumed run, the log of this start has grown."""
@@ -177,9 +183,9 @@ def test_a_run_killed_at_20_moments_ends_the_same(whole, tmp_path):
         while_writing("report.html"),
         once_there("metrics.json"),
     ]
-    kills = 0
+    kills, number = 0, 0
     report = []
-    for number in range(20):
+    while kills < 20:
         moments = [after(chance.uniform(0, seconds))]
         if number < len(aimed):
             moments = [aimed[number]]
@@ -191,5 +197,5 @@ def test_a_run_killed_at_20_moments_ends_the_same(whole, tmp_path):
         report.append((number, run.kills, run.starts))
         assert_same(directory, target)
         shutil.rmtree(target)
-    print(f"{kills} kills in 20 runs: (run, kills, starts) {report}")
-    assert kills >= 20
+        number += 1
+    print(f"{kills} kills in {number} runs: (run, kills, starts) {report}")
