@@ -38,6 +38,17 @@ def test_any_backbone_gives_one_finite_logit_per_grey_image(backbone):
     assert logits.isfinite().all()
 
 
+@pytest.mark.parametrize("backbone", [*BACKBONES, "test_convnext", "test_efficientnet"])
+def test_the_embedding_comes_with_the_very_logits_of_forward(backbone):
+    network = lively(PneumoniaNetwork(backbone, image_size=96))
+    with torch.no_grad():
+        logits, embedding = network.embed(pixels())
+        assert torch.equal(logits, network(pixels()))
+    assert embedding.shape == (2, network.backbone.head_hidden_size)
+    assert embedding.dtype == torch.float32
+    assert not torch.equal(embedding[0], embedding[1])
+
+
 def test_a_batch_of_one_keeps_its_dimension():
     assert PneumoniaNetwork("test_resnet").eval()(pixels(32, 1)).shape == (1,)
 
