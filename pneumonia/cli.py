@@ -13,6 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pneumonia.commands.app import app_command
 from pneumonia.commands.export import export_command
 from pneumonia.commands.predict import predict_command
 from pneumonia.errors import ConfigError, DataError, PneumoniaError, sentence
@@ -31,6 +32,7 @@ data = typer.Typer(help="Look at a data set.", no_args_is_help=True, rich_markup
 app.add_typer(data, name="data")
 app.command("predict")(predict_command)
 app.command("export")(export_command)
+app.command("app")(app_command)
 
 Root = Annotated[
     Path,

@@ -9,8 +9,7 @@ How it was chosen
 Three views of an image each have a Gaussian (`pneumonia.model.gaussian`): its layout and its
 texture (`pneumonia.model.appearance`), and the direction of the network's embedding. A view's
 score is the logarithm of the distance, less its median over its spread on the hold-out; the
-image's is the greatest of the three, so one view that objects is enough and one that sees
-nothing (an embedding may) takes nothing away.
+image's is the greatest, so that a view which sees nothing takes nothing away.
 
 Measured with two networks trained on the Kaggle images, EfficientNet-Lite0 at 160 and
 ResNetV2-50 at 128 pixels, on their hold-outs of 635 images, out of fold by patient, and half of
@@ -28,11 +27,9 @@ texture, likewise                  94     95    100        100         0        
 the three                          99    100    100        100       100          100
 =============================  ======  =====  =====  =========  ========  ===========
 
-Of plain embeddings, the usual choice, all depends on the network: ResNetV2-50's flagged 72% and
-more of each kind. Their direction alone is steadier, and is what sees strange content in a usual
-layout, if anything does. Adding the scores instead flagged fewer gradients and blurred X-rays.
-Nearest neighbours, residuals alone and Ledoit-Wolf shrinkage were no better than principal
-components. Features from the middle of the network (Lite0) caught all of this too, and nearly
+Embeddings depend on the network: plain ones, the usual choice, of ResNetV2-50 flagged 72% and
+more of each kind. Nearest neighbours, residuals alone and Ledoit-Wolf shrinkage were no better,
+and sums of scores worse. Features from the middle of Lite0 caught all of this too, and nearly
 every X-ray that was slightly blurred or compressed again.
 
 Read once afterwards: 9 and 7 of 763 test images flagged; of the other half of each kind, of the
@@ -41,8 +38,8 @@ degrees 6 to 9%, a tenth cropped away 2%, a fifth 18%, shifted by 6% behind a bl
 
 What it cannot say
 ------------------
-It was never shown adult chest X-rays, lateral views or other bodies' parts, so nothing is known
-of them: many may pass. Upside down three of four radiographs pass, mirrored nearly all. What
+It was never shown adult chest X-rays, lateral views or other parts of the body: not measured, and
+many may pass. Three of four radiographs upside down pass, and nearly all mirrored ones. What
 passes is not thereby fit for the model.
 """
 
