@@ -44,7 +44,8 @@ def grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], title: st
     """Draw images in a grid, each above its caption.
 
     Args:
-        images: 1 to `LIMIT` grey images, each of shape (height, width), uint8, 0..255.
+        images: 1 to `LIMIT` images, each grey of shape (height, width) or coloured of shape
+            (height, width, 3), uint8, 0..255.
         captions: One for each, lines separated by newlines: file name, label, probability. Lines
             too long for the grid are shortened in the middle.
         title: What the images are.
@@ -54,7 +55,7 @@ def grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], title: st
 
     Raises:
         EvaluationError: If there are too many images, not one caption for each, or an image is
-            not grey uint8.
+            not uint8.
     """
     if len(images) != len(captions) or not 0 < len(images) <= LIMIT:
         raise EvaluationError(
@@ -62,10 +63,11 @@ def grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], title: st
             "and one caption for each."
         )
     for number, image in enumerate(images):
-        if image.ndim != 2 or image.dtype != np.uint8 or image.size == 0:  # noqa: PLR2004 - height, width
+        known = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)  # noqa: PLR2004 - colours
+        if not known or image.dtype != np.uint8 or image.size == 0:
             raise EvaluationError(
-                f"Image {number} has shape {image.shape} and type {image.dtype}; give grey images "
-                "of shape (height, width) and type uint8."
+                f"Image {number} has shape {image.shape} and type {image.dtype}; give images "
+                "of shape (height, width) or (height, width, 3) and type uint8."
             )
     rows = -(-len(images) // _COLUMNS)
     figure = canvas((10.0, 0.4 + 3.2 * rows))

@@ -1,5 +1,6 @@
 """Figures in TensorBoard: what goes in, and how the hold-out comes out."""
 
+import logging
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
@@ -12,13 +13,18 @@ from numpy.typing import NDArray
 
 from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.data.dataset import Radiographs
-from pneumonia.errors import ConfigError
+from pneumonia.errors import ConfigError, ExtraError, ModelError
 from pneumonia.evaluation import figures, gallery, metrics
 from pneumonia.evaluation.calibration import fit_temperature
 from pneumonia.evaluation.drawings import reliability_diagram
 from pneumonia.evaluation.operating_point import OperatingPoint, choose
+from pneumonia.inference.overlay import blend
+from pneumonia.inference.saliency import Saliency
 from pneumonia.labels import CLASSES
+from pneumonia.model.network import PneumoniaNetwork
 from pneumonia.training.scores import Collector, Scores
+
+log = logging.getLogger(__name__)
 
 
 class Figures(Callback):
@@ -48,6 +54,7 @@ class Figures(Callback):
         self.policy = policy
         self.target = target
         self._collector = Collector()
+        self._unexplained = False
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
@@ -84,9 +91,9 @@ class Figures(Callback):
         # A pass cut short by trainer.limit_val_batches may hold one class, which has no curves.
         whole = len(scores.rows) == len(_datamodule(trainer).splits["val"])
         if trainer.is_global_zero and whole:
-            self._draw(trainer, scores)
+            self._draw(trainer, scores, pl_module)
 
-    def _draw(self, trainer: Trainer, scores: Scores) -> None:
+    def _draw(self, trainer: Trainer, scores: Scores, model: LightningModule) -> None:
         labels, logits = scores.labels, scores.logits
         temperature = fit_temperature(labels, logits)
         probabilities = metrics.sigmoid(logits / temperature)
@@ -111,6 +118,26 @@ class Figures(Callback):
         images = _images(trainer, scores.rows[worst])
         title = "Worst errors on the hold-out (then its closest calls)"
         _add(trainer, "val/worst_errors", gallery.grid(images, captions, title))
+        hot = self._heat_maps(model, images, called[worst].astype(int).tolist())
+        if hot:
+            title = "What speaks for the call made in each (Grad-CAM; no evidence of reasoning)"
+            _add(trainer, "val/worst_errors_heat", gallery.grid(hot, captions, title))
+
+    def _heat_maps(
+        self, model: LightningModule, images: list[NDArray[np.uint8]], calls: list[int]
+    ) -> list[NDArray[np.uint8]]:
+        """The images with their heat maps; none, said once, where the model gives none."""
+        network = model.network
+        if not isinstance(network, PneumoniaNetwork) or self._unexplained:
+            return []
+        try:
+            saliency = Saliency(network, images[0].shape[0])
+        except (ExtraError, ModelError) as error:
+            self._unexplained = True
+            log.info("TensorBoard gets no heat maps of the worst errors: %s", error)
+            return []
+        pairs = zip(images, calls, strict=True)
+        return [blend(image, saliency(image, call)) for image, call in pairs]
 
     @staticmethod
     def _log(trainer: Trainer, temperature: float, point: OperatingPoint) -> None:

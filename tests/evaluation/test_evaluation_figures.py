@@ -107,7 +107,7 @@ def test_a_gallery_refuses_what_it_cannot_draw():
         gallery.grid([grey, grey], ["a"], "Worst")
     with pytest.raises(EvaluationError, match="give 1 to 8"):
         gallery.grid([grey] * 9, ["a"] * 9, "Worst")
-    with pytest.raises(EvaluationError, match=r"Image 1 has shape \(9, 9, 3\)"):
-        gallery.grid([grey, np.zeros((9, 9, 3), np.uint8)], ["a", "b"], "Worst")
+    with pytest.raises(EvaluationError, match=r"Image 1 has shape \(9, 9, 4\)"):
+        gallery.grid([grey, np.zeros((9, 9, 4), np.uint8)], ["a", "b"], "Worst")
     with pytest.raises(EvaluationError, match="type float64"):
         gallery.grid([np.zeros((9, 9))], ["a"], "Worst")

@@ -181,6 +181,7 @@ def test_tensorboard_has_scalars_figures_and_hyperparameters(run_directory):
         "val/probabilities",
         "val/reliability",
         "val/worst_errors",
+        "val/worst_errors_heat",
     } <= set(tags["images"])
     summaries = events.summary_metadata
     assert any(tag.startswith("_hparams_/") for tag in summaries)
