@@ -15,7 +15,7 @@ def register_plugins() -> None:
     It takes plugins only by names in the package `hydra_plugins`, which a checkout cannot extend.
     """
     plugins: list[type[Plugin]] = [GridSweeper, OptunaSweeper]
-    if find_spec("hydra_plugins.hydra_submitit_launcher"):
+    if find_spec("hydra_plugins") and find_spec("hydra_plugins.hydra_submitit_launcher"):
         from pneumonia.training.cluster import LocalLauncher, SlurmLauncher  # noqa: PLC0415
 
         plugins += [LocalLauncher, SlurmLauncher]
