@@ -10,7 +10,7 @@ from pneumonia.evaluation.assess import HALF
 from pneumonia.evaluation.bootstrap import REPLICATES
 from pneumonia.evaluation.cases import Cases, read_cases
 from pneumonia.evaluation.compare import Comparison, compare, same_images
-from pneumonia.evaluation.dossier import METRICS
+from pneumonia.evaluation.publication import METRICS
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,9 @@ from pneumonia.data.image import read_grey
 from pneumonia.data.samples import Samples
 from pneumonia.evaluation.bootstrap import REPLICATES
 from pneumonia.evaluation.cases import Cases
-from pneumonia.evaluation.dossier import CARD, Dossier, compile_dossier, write_dossier
+from pneumonia.evaluation.dossier import Dossier, compile_dossier
 from pneumonia.evaluation.predictions import Predictions
+from pneumonia.evaluation.publication import CARD, publish
 from pneumonia.evaluation.shortcut import Probe
 from pneumonia.evaluation.subject import Subject
 from pneumonia.inference.classifier import Classifier
@@ -89,7 +90,7 @@ def evaluate_checkpoint(
         picture=thumbnail,
         seed=seed,
     )
-    return dossier, write_dossier(dossier, directory, Path(directory) / CARD)
+    return dossier, publish(dossier, directory, Path(directory) / CARD)
 
 
 def write_evaluation(
@@ -134,7 +135,7 @@ def write_evaluation(
         seed=seed,
         replicates=replicates,
     )
-    write_dossier(dossier, directory, Path(checkpoint).with_name(CARD))
+    publish(dossier, directory, Path(checkpoint).with_name(CARD))
     return dossier
 
 

@@ -16,11 +16,12 @@ from pneumonia.evaluation.abstention import ABOVE_ONE, Band, choose_band
 from pneumonia.evaluation.card import model_card
 from pneumonia.evaluation.cases import Cases, read_cases
 from pneumonia.evaluation.claim import ITEMS
-from pneumonia.evaluation.dossier import compile_dossier, write_dossier
+from pneumonia.evaluation.dossier import compile_dossier
 from pneumonia.evaluation.intervals import Estimate
 from pneumonia.evaluation.operating_point import choose
 from pneumonia.evaluation.pair import compare_files
 from pneumonia.evaluation.prose import errors_of_hundred, figure, guarantee, of_hundred, undecided
+from pneumonia.evaluation.publication import publish
 from pneumonia.evaluation.report import report
 from pneumonia.evaluation.shortcut import MEANING, Probe
 from pneumonia.evaluation.subject import Subject
@@ -232,7 +233,7 @@ def test_claim_has_all_items_once():
 
 def test_files_and_loss(tmp_path):
     dossier = compile_dossier(cases(), Subject("a", "b"), replicates=200)
-    files = write_dossier(dossier, tmp_path / "new", tmp_path / "new/card.md")
+    files = publish(dossier, tmp_path / "new", tmp_path / "new/card.md")
     assert [file.name for file in files] == [
         "metrics.json",
         "predictions.csv",
@@ -250,7 +251,7 @@ def test_a_folder_that_cannot_be_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     dossier = compile_dossier(cases(), Subject("a", "b"), replicates=200)
     with pytest.raises(EvaluationError, match="cannot be written"):
-        write_dossier(dossier, tmp_path / "file")
+        publish(dossier, tmp_path / "file")
 
 
 def test_words():
@@ -341,9 +342,9 @@ def test_a_patient_with_both_labels_is_noted(tmp_path):
 def test_compare_matches_rows_by_path_and_takes_the_threshold_beside(tmp_path):
     found = cases()
     one, other = tmp_path / "one", tmp_path / "other"
-    write_dossier(compile_dossier(found, Subject("a", "b"), 0.3, replicates=200), one)
+    publish(compile_dossier(found, Subject("a", "b"), 0.3, replicates=200), one)
     backwards = found.take(np.arange(len(found))[::-1])
-    write_dossier(compile_dossier(backwards, Subject("a", "b"), 0.3, replicates=200), other)
+    publish(compile_dossier(backwards, Subject("a", "b"), 0.3, replicates=200), other)
     pair = compare_files(one / "predictions.csv", other / "predictions.csv", replicates=200)
     assert pair.thresholds[0].startswith("0.3, from ")
     assert {d.verdict for d in pair.comparison.differences.values()} == {

@@ -10,8 +10,9 @@ from pneumonia.evaluation.abstention import ABOVE_ONE, Band
 from pneumonia.evaluation.assess import assess
 from pneumonia.evaluation.bootstrap import draw_patients
 from pneumonia.evaluation.cases import Cases
-from pneumonia.evaluation.dossier import compile_dossier, write_dossier
+from pneumonia.evaluation.dossier import compile_dossier
 from pneumonia.evaluation.operating_point import choose
+from pneumonia.evaluation.publication import publish
 from pneumonia.evaluation.sample import Sample
 from pneumonia.evaluation.selective import broken_promises, selective
 from pneumonia.evaluation.subject import Subject
@@ -112,7 +113,7 @@ def test_metrics_json_holds_them(tmp_path):
     cases = Cases(np.array(LABELS), np.array(PROBABILITIES), patients=np.array(PATIENTS))
     point = choose(LABELS, PROBABILITIES, PATIENTS, "fixed", 0.5, quiet=True)
     subject = Subject("best.ckpt", "split test", True, None, point, band=BAND)
-    write_dossier(compile_dossier(cases, subject, replicates=200), tmp_path)
+    publish(compile_dossier(cases, subject, replicates=200), tmp_path)
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["test/coverage"]["value"] == 0.7
     assert written["test/decided/sensitivity"]["method"] == "patient bootstrap"

@@ -1,0 +1,66 @@
+"""`pneumonia calibrate`: a checkpoint moved to a site."""
+# ruff: noqa: PLC0415  see the package
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pneumonia.commands.options import Patients
+
+
+def calibrate_command(
+    checkpoint: Annotated[Path, typer.Option(help="Model to start from (.ckpt); is not changed.")],
+    root: Annotated[Path, typer.Option("--data", help="The site's own images, labelled.")],
+    out: Annotated[Path, typer.Option(help="Model to write (.ckpt).")],
+    split: Annotated[
+        str | None, typer.Option(help="Use only this split: train, val or test.")
+    ] = None,
+    prevalence: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of pneumonia among those the site X-rays, if its labelled images have"
+            " another."
+        ),
+    ] = None,
+    policy: Annotated[
+        str | None,
+        typer.Option(
+            help="sensitivity, specificity, youden, cost or fixed; by default the model's."
+        ),
+    ] = None,
+    target: Annotated[float | None, typer.Option(help="Of the policy, such as 0.95.")] = None,
+    abstention_error: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of a class's patients that may be called confidently wrong; by default the"
+            " model's."
+        ),
+    ] = None,
+    patients: Patients = None,
+) -> None:
+    """Refit temperature, threshold and band on a site's own labelled images."""
+    from pneumonia.evaluation.prose import guarantee, promise, undecided
+    from pneumonia.inference.calibrate import calibrate
+
+    calibration, point, band = calibrate(
+        checkpoint,
+        root,
+        out,
+        split,
+        patients=patients,
+        policy=policy,
+        target=target,
+        prevalence=prevalence,
+        abstention_error=abstention_error,
+    )
+    moved = f", offset {calibration.offset:+.3f}" if calibration.offset else ""
+    typer.echo(
+        f"Temperature {calibration.temperature:.3f}{moved}; PNEUMONIA from probability"
+        f" {point.threshold:.4g} up ({point.policy}"
+        + (f" {point.target:g}" if point.target is not None else "")
+        + f").\nThere {promise(point)} give sensitivity {point.sensitivity:.3f} and specificity"
+        f" {point.specificity:.3f}: seen on the images that chose it, so new ones give less.\n"
+        f"{undecided(band)} {guarantee(band, 'site')}\n"
+        f"Wrote {out}; what it replaced is kept in it."
+    )

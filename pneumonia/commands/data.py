@@ -1,0 +1,126 @@
+"""`pneumonia data ...`: look at a data set."""
+# ruff: noqa: PLC0415  see the package
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pneumonia.commands.options import Patients
+from pneumonia.errors import DataError
+
+data = typer.Typer(help="Look at a data set.", no_args_is_help=True, rich_markup_mode=None)
+
+Root = Annotated[
+    Path,
+    typer.Argument(
+        help="Data set: train, val, test, each with NORMAL and PNEUMONIA.", metavar="ROOT"
+    ),
+]
+
+
+@data.command("audit")
+def audit_command(
+    root: Root,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all that is found to this file.")
+    ] = None,
+    montage: Annotated[
+        Path | None, typer.Option(help="Draw some images of every split and class here (.png).")
+    ] = None,
+    patients: Patients = None,
+) -> None:
+    """Check a data set: files, copies, patients, shortcuts.
+
+    Exit code 0: no errors (warnings at most); 1: errors; 2: not a data set.
+    """
+    from rich.console import Console
+    from rich.text import Text
+
+    from pneumonia.data.audit.audit import audit
+    from pneumonia.data.audit.tables import tables
+    from pneumonia.data.sheet import check_picture_name, save_picture
+
+    if montage is not None:
+        check_picture_name(montage)
+    found = audit(root, patients)
+    # In a pipe there is no width to keep to, and a file name cut in two cannot be searched for.
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for part in tables(found):
+        console.print(part, soft_wrap=isinstance(part, Text))
+    if json_file is not None:
+        _write_json(json_file, found.as_json())
+    if montage is not None:
+        from pneumonia.data.montage import montage as draw
+
+        save_picture(draw(found), montage)
+    if found.errors:
+        raise typer.Exit(1)
+
+
+@data.command("show")
+def show_command(
+    root: Root,
+    out: Annotated[Path, typer.Option(help="Picture to write (.png).")],
+    fit: Annotated[
+        str, typer.Option(help="How an image becomes a square: squash, pad or crop.")
+    ] = "squash",
+    image_size: Annotated[int, typer.Option(help="Side of the square, pixels.")] = 224,
+    images: Annotated[int, typer.Option(min=1, max=50, help="Images of each class.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Of the choice and of the changes.")] = 0,
+) -> None:
+    """Draw originals beside what validation and training see of them."""
+    from pneumonia.data.sheet import check_picture_name, save_picture
+
+    check_picture_name(out)
+    from pneumonia.data.augment import Augmentation
+    from pneumonia.data.image import Preprocessing
+    from pneumonia.data.views import views
+
+    preprocessing = Preprocessing(image_size, fit)  # type: ignore[arg-type]  # it checks
+    save_picture(views(root, preprocessing, Augmentation(), images, seed), out)
+    typer.echo(f"Drew {out}")
+
+
+@data.command("download")
+def download_command(
+    root: Annotated[Path, typer.Argument(help="Folder to make.", metavar="[ROOT]")] = Path(
+        "data/chest_xray"
+    ),
+) -> None:
+    """Fetch Kaggle's data set (CC BY 4.0; about 5 GB while it is unpacked, 1.2 GB to keep)."""
+    from pneumonia.data.download import download
+
+    download(root)
+    typer.echo(f"{root} holds Kaggle's data set")
+
+
+@data.command("cache")
+def cache_command(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the decoded images.")] = False,
+    directory: Annotated[
+        Path | None, typer.Option("--dir", help="As data.cache_dir; by default the user's cache.")
+    ] = None,
+) -> None:
+    """List the decoded images that training keeps on disk, or clear them."""
+    from pneumonia.data.cache import clear_caches, list_caches
+
+    found = clear_caches(directory) if clear else list_caches(directory)
+    for entry in found:
+        pictures = f"{entry.images:6d} images of {entry.side} px" if entry.images else "not whole"
+        typer.echo(f"{entry.size / 1e6:10.1f} MB  {pictures}  {entry.file}")
+    total = sum(entry.size for entry in found) / 1e6
+    typer.echo(f"{total:10.1f} MB in {len(found)} caches{' cleared' if clear else ''}")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    from pneumonia.files import whole_file
+
+    try:
+        with whole_file(path) as file:
+            json.dump(content, file, indent=2)
+            file.write("\n")
+    except OSError as error:
+        raise DataError(f"{path} cannot be written ({error.strerror}).") from error
