@@ -11,12 +11,9 @@ import sklearn
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from pneumonia.data.image import Preprocessing, read_grey
-from pneumonia.inference.classifier import Classifier
 
 Images = np.ndarray
 """uint8 [n, S, S], as a network sees them."""
-
-_BATCH = 64
 
 _PICTURES = ((skimage, "data"), (sklearn, "datasets/images"), (mpl, "mpl-data/sample_data"))
 _SCANNED = {"page.png", "text.png"}
@@ -56,12 +53,6 @@ def faces(fit: Preprocessing) -> Images:
     """Of 25 pixels a side, and as many scraps of the same photographs."""
     found = np.load(Path(skimage.__file__).parent / "data/lfw_subset.npy")
     return _stack(fit(Image.fromarray(np.uint8(255 * one))) for one in found)
-
-
-def asked(classifier: Classifier, images: Images) -> np.ndarray:
-    """The detector's scores, float64 [n]."""
-    batches = (images[at : at + _BATCH] for at in range(0, len(images), _BATCH))
-    return np.concatenate([classifier.engine(np.ascontiguousarray(b)).unlikeness for b in batches])
 
 
 def _shift(image: Image.Image) -> Image.Image:
