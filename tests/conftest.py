@@ -1,6 +1,9 @@
 """Fixtures of all tests: a phantom, and small folders that look like Kaggle's."""
 
+import os
 import shutil
+import subprocess
+import sys
 import warnings
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -51,6 +54,25 @@ def _own_cache(tmp_path_factory) -> Iterator[None]:
 def shared(pytestconfig) -> Path:
     """The folder of real X-rays and weights; for tests marked `shared`."""
     return pytestconfig.rootpath.parent / "shared"
+
+
+@pytest.fixture(scope="session")
+def trained_files(shared, pytestconfig, tmp_path_factory) -> list[Path]:
+    """Checkpoints of real X-rays; for tests marked `shared`.
+
+    Those that PNEUMONIA_CHECKPOINT names, joined as in PATH, or one that is trained for a minute.
+    """
+    if named := os.environ.get("PNEUMONIA_CHECKPOINT"):
+        return [Path(name) for name in named.split(os.pathsep)]
+    run = tmp_path_factory.mktemp("trained") / "run"
+    command = [sys.executable, "train.py", f"data.root={shared / 'data/chest_xray'}"]
+    command += ["model.backbone=tf_efficientnet_lite0", f"hydra.run.dir={run}"]
+    command += [f"model.weights={shared / 'weights/tf_efficientnet_lite0.safetensors'}"]
+    command += ["data.image_size=96", "data.num_workers=0", "trainer=cpu", "trainer.max_epochs=1"]
+    command += ["trainer.limit_train_batches=30", "trainer.enable_progress_bar=false"]
+    command += ["callbacks.progress=null", "callbacks.summary=null", "test=false"]
+    subprocess.run(command, check=True, cwd=pytestconfig.rootpath, stdout=subprocess.PIPE)
+    return [run / "checkpoints/best.ckpt"]
 
 
 @pytest.fixture(scope="session")

@@ -86,10 +86,14 @@ def _load(checkpoint: Path, device: str) -> "Predictor":
     from pneumonia.inference.predictor import Predictor
 
     predictor = Predictor.load(checkpoint, device)
-    if predictor.classifier.band is None or predictor.classifier.unlike_above is None:
+    answers = {
+        "when it is uncertain": predictor.classifier.band,
+        "when an image is unlike those of its training": predictor.classifier.unlike_above,
+    }
+    if missing := [name for name, value in answers.items() if value is None]:
         typer.echo(
-            f"Note: {checkpoint} comes from an older version: it cannot tell when it is uncertain"
-            " or when an image is unlike those of its training.",
+            f"Note: {checkpoint} cannot tell {' or '.join(missing)}: it comes from an older version"
+            " or from too small a hold-out.",
             err=True,
         )
     return predictor

@@ -9,14 +9,18 @@ What is guaranteed
 Of PNEUMONIA patients who are exchangeable with those of the hold-out, a share of at most `error`
 is expected to have any image confidently called NORMAL; of NORMAL patients likewise, any image
 confidently called PNEUMONIA. No model of the scores is assumed. Conformal prediction within each
-class ("Mondrian"): Vovk, ACML 2012; for classifiers that may abstain: Sadinle, Lei and
-Wasserman, JASA 114 (2019), 223.
+class ("Mondrian"): Vovk, Conditional validity of inductive conformal predictors, ACML 2012, PMLR
+25, 475; for classifiers that may abstain: Sadinle, Lei and Wasserman, JASA 114 (2019), 223, on
+class-specific coverage.
 
-*One score per patient.* Images of a patient resemble each other, so images are not exchangeable
-and counting them would promise too much (Dunn, Wasserman and Ramdas, JASA 118 (2023), 2491). The
-score of a PNEUMONIA patient is the lowest probability among that patient's PNEUMONIA images, of a
-NORMAL patient the highest. With n patients and k = floor(error * (n + 1)), a further one's score
-lies beyond the k-th most extreme with probability k / (n + 1) at most, ties included.
+*One score per patient.* Images of a patient resemble each other, so images are not exchangeable,
+and counting them would promise too much; patients are (Dunn, Wasserman and Ramdas, JASA 118
+(2023), 2491; Lee, Barber and Willett, arXiv 2306.06342, call it hierarchical exchangeability).
+Those draw one image of each or weigh them, for a promise of one further image; here it is of all
+of a further patient's images. The score of a PNEUMONIA patient is the lowest probability among that
+patient's PNEUMONIA images, of a NORMAL patient the highest: one number each, of exchangeable
+patients. With n of them and k = floor(error * (n + 1)), a further one's score lies beyond the k-th
+most extreme with probability k / (n + 1) at most, ties included.
 
 *Not for this hold-out, but on average over hold-outs.* Given one, the share of patients called
 confidently wrong spreads as Beta(k, n + 1 - k) (Vovk 2012): of 5%, and 129
@@ -108,7 +112,7 @@ class Band:
 
         With k = floor(error * (n + 1)) the errors of m further patients follow a beta-binomial
         distribution of m, k and n + 1 - k (Angelopoulos and Bates, Foundations and Trends in
-        Machine Learning 16 (2023), on empirical coverage), which counts chance in the hold-out
+        Machine Learning 16 (2023), 494, on checking coverage), which counts chance in the hold-out
         and in the further patients. Where the threshold widened the band, expect fewer.
 
         Args:

@@ -1,5 +1,6 @@
 """A checkpoint, run by torch."""
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,10 @@ import torch
 from pneumonia.errors import CheckpointError, ConfigError
 from pneumonia.inference.engine import Answers, Pixels
 from pneumonia.model.checkpoint import read_checkpoint
-from pneumonia.model.detector import Detector
+from pneumonia.model.detector import VERSION, Detector, version
 from pneumonia.model.network import PneumoniaNetwork
+
+log = logging.getLogger(__name__)
 
 _PREFIX = "network."
 
@@ -20,7 +23,7 @@ class Eager:
 
     Attributes:
         network: In evaluation mode.
-        detector: None if the checkpoint holds none.
+        detector: None if the checkpoint holds none of this version.
     """
 
     def __init__(
@@ -71,9 +74,26 @@ def open_checkpoint(path: str | Path, device: str = "auto") -> tuple[Eager, dict
         ) from error
     if settings.get("channels_last", True):
         network.to(memory_format=torch.channels_last)
+    return Eager(network, _detector(checkpoint, path), place), checkpoint
+
+
+def _detector(checkpoint: dict[str, Any], path: str | Path) -> Detector | None:
+    """Make the detector; one of other scores is taken out, as if there were none."""
     values = checkpoint.get("detector")
-    detector = Detector.from_dict(values) if values is not None else None
-    return Eager(network, detector, place), checkpoint
+    if values is None:
+        return None
+    if (found := version(values)) != VERSION:
+        log.warning(
+            "%s: its detector of images unlike the training's is of version %s, and this code's of"
+            " %d, so that no image will be flagged; train again, or use pneumonia %s as it was.",
+            path,
+            found,
+            VERSION,
+            checkpoint.get("pneumonia_version"),
+        )
+        del checkpoint["detector"]
+        return None
+    return Detector.from_dict(values)
 
 
 def choose_device(name: str) -> torch.device:

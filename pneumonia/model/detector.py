@@ -60,6 +60,10 @@ VIEWS = ("layout", "texture", "embedding")
 SHARE = 0.01
 """Of the hold-out's images that are to be flagged."""
 
+VERSION = 1
+"""Of the scores. It grows whenever the code gives an image another score than before, by more than
+rounding: a stored threshold is then of other scores, and the detector it belongs to is not used."""
+
 FEWEST_IMAGES = 20
 FEWEST_PATIENTS = 5
 
@@ -220,6 +224,7 @@ class Detector(nn.Module):
     def to_dict(self) -> dict[str, Any]:
         """Give plain values and tensors, for a checkpoint loadable with `weights_only=True`."""
         return {
+            "version": VERSION,
             "image_size": self.image_size,
             "threshold": self.threshold,
             "share": self.share,
@@ -241,9 +246,13 @@ class Detector(nn.Module):
             values: What `to_dict` gave.
 
         Raises:
-            CheckpointError: If a value is missing, not finite, out of its range or of a wrong
-                shape.
+            CheckpointError: If it is of another version, or a value is missing, not finite, out
+                of its range or of a wrong shape.
         """
+        if (found := version(values)) != VERSION:
+            raise CheckpointError(
+                f"The checkpoint's detector is of version {found}, expected {VERSION}; train again."
+            )
         try:
             numbers: dict[str, Any] = {key: float(values[key]) for key in ("threshold", "share")}
             counts: dict[str, Any] = {
@@ -277,6 +286,18 @@ class Detector(nn.Module):
             )
         size = counts.pop("image_size")
         return cls(size, gaussians, centre, spread, **numbers, **counts)
+
+
+def version(values: Any) -> object:
+    """Tell of which `VERSION` a stored detector is.
+
+    Args:
+        values: What a checkpoint holds of it.
+
+    Returns:
+        None for one that is older than versions.
+    """
+    return values.get("version") if isinstance(values, Mapping) else None
 
 
 def _direction(embedding: Tensor) -> Tensor:

@@ -238,7 +238,30 @@ def test_what_an_older_checkpoint_lacks_stays_empty_and_is_said(
     (row,) = read(tmp_path / "o.csv")
     assert (row["uncertain"], row["unlike"], row["unlikeness"]) == ("", "", "")
     assert row["decision"]
-    assert "older version" in capsys.readouterr().err
+    assert (
+        "cannot tell when it is uncertain or when an image is unlike those of its training: it"
+        " comes from an older version" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("version", [None, 0, 2])
+def test_a_detector_of_another_version_flags_nothing_and_that_is_said(
+    predict, images, sealed_file, tmp_path, capsys, caplog, version
+):
+    content = torch.load(sealed_file, weights_only=True)
+    content["detector"]["version"] = version
+    if version is None:
+        del content["detector"]["version"]
+    other = tmp_path / "other.ckpt"
+    torch.save(content, other)
+    assert predict(images[0], "--out", tmp_path / "o.csv", checkpoint=other) == 0
+    (row,) = read(tmp_path / "o.csv")
+    assert (row["unlike"], row["unlikeness"]) == ("", "")
+    assert row["uncertain"]
+    assert f"detector of images unlike the training's is of version {version}" in caplog.text
+    err = capsys.readouterr().err
+    assert "cannot tell when an image is unlike those of its training" in err
+    assert "when it is uncertain" not in err
 
 
 def test_shards_concatenate_to_the_whole(predict, images, tmp_path):

@@ -1,0 +1,71 @@
+"""What the detector flags, on real X-rays and on what is none: a table. Run by hand:
+
+PNEUMONIA_CHECKPOINT=best.ckpt pytest -m benchmark -s -n 0 tests -k detector
+
+Several checkpoints are joined by a colon; without any, one is trained for a minute. The last three
+columns are of each view alone, at the threshold of the three.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from kinds import CHANGES, Images, doubtful, faces, strangers, turned
+from sklearn.metrics import roc_auc_score
+
+from pneumonia.data.image import Preprocessing, read_grey
+from pneumonia.data.phantom import write_phantom
+from pneumonia.inference.classifier import Classifier
+from pneumonia.model.detector import VIEWS
+
+pytestmark = [pytest.mark.benchmark, pytest.mark.shared, pytest.mark.timeout(3600)]
+
+DRAWINGS = 120
+
+
+def test_detection_by_kind(trained_files, shared, tmp_path):
+    phantom = write_phantom(tmp_path / "phantom", images=DRAWINGS, workers=1)
+    for path in trained_files:
+        classifier = Classifier.load(path, "cpu")
+        settings, bound = classifier.checkpoint["hyper_parameters"], classifier.unlike_above
+        print(f"\n\n{settings['backbone']} at {settings['image_size']} pixels")
+        print(f"{'':30}{'images':>8}{'% flagged':>11}{'AUROC':>9}", end="")
+        print("".join(f"{view:>11}" for view in VIEWS))
+        usual = None
+        for kind, images in kinds(classifier.preprocessing, shared / "data", phantom):
+            views = by_view(classifier, images)
+            scores = views.max(1)
+            usual = scores if usual is None else usual
+            truth = np.repeat([0, 1], [usual.size, scores.size])
+            area = roc_auc_score(truth, np.concatenate([usual, scores]))
+            shares = "".join(f"{100 * share:11.1f}" for share in (views > bound).mean(0))
+            flagged = 100 * np.mean(scores > bound)
+            print(f"{kind:30}{len(images):8}{flagged:11.1f}{area:9.4f}{shares}")
+
+
+def by_view(classifier: Classifier, images: Images) -> np.ndarray:
+    """Scores, float32 [n, 3]; their greatest is the detector's."""
+    engine, found = classifier.engine, []
+    for batch in torch.from_numpy(np.ascontiguousarray(images)).unsqueeze(1).split(64):
+        with torch.inference_mode():
+            found.append(engine.detector.by_view(batch, engine.network.embed(batch)[1]))
+    return torch.cat(found).numpy()
+
+
+def kinds(fit: Preprocessing, data: Path, phantom: Path) -> Iterator[tuple[str, Images]]:
+    """The test images first, which the others are told from."""
+    files = sorted((data / "chest_xray/test").glob("*/*"))
+    test = _read(fit, files)
+    yield "X-rays of test/", test
+    yield from (strangers(fit) | turned(test) | doubtful(test)).items()
+    for name, change in CHANGES.items():
+        yield f"X-rays {name}", np.stack([fit(change(read_grey(file))) for file in files])
+    yield "X-rays at full size", _read(fit, sorted((data / "originals").glob("*/*")))
+    yield "faces and scraps of 25 pixels", faces(fit)
+    yield "phantom's drawings", _read(fit, sorted(phantom.glob("*/*/*.jpeg")))
+
+
+def _read(fit: Preprocessing, files: list[Path]) -> Images:
+    return np.stack([fit.read(file) for file in files])
