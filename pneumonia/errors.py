@@ -64,3 +64,15 @@ def sentence(error: BaseException) -> str:
     if lines[0].startswith("Caught ") and "DataLoader worker" in lines[0]:
         return lines[-1].partition(": ")[2] or lines[-1]
     return " ".join(lines)
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in the length that fits into a sentence of ours.
+
+    Args:
+        error: Any exception.
+
+    Returns:
+        The first line of its message, at most 200 characters; its class name where it has none.
+    """
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pneumonia.errors import CheckpointError, ConfigError
+from pneumonia.errors import CheckpointError, ConfigError, first_line
 from pneumonia.inference.engine import Answers, Pixels
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.model.detector import Detector
@@ -16,7 +16,7 @@ _PREFIX = "network."
 
 
 class Eager:
-    """A network and its detector on one device, in full precision.
+    """A network on a device, in full precision, and its detector on the CPU, in double.
 
     Attributes:
         network: In evaluation mode.
@@ -27,17 +27,16 @@ class Eager:
         self, network: PneumoniaNetwork, detector: Detector | None, device: torch.device
     ) -> None:
         self.network = network.eval().to(device)
-        self.detector = detector.eval().to(device) if detector is not None else None
+        self.detector = detector.eval() if detector is not None else None
 
     def __call__(self, images: Pixels) -> Answers:
         """Ask the network and the detector, in one pass; see `Engine`."""
-        batch = torch.from_numpy(images).unsqueeze(1).to(self.network.scale.device)
+        batch = torch.from_numpy(images).unsqueeze(1)
         with torch.inference_mode():
-            logits, embedding = self.network.embed(batch)
-            found = self.detector(batch, embedding) if self.detector is not None else None
+            logits, embedding = self.network.embed(batch.to(self.network.scale.device))
+            found = self.detector(batch, embedding.cpu()) if self.detector is not None else None
         return Answers(
-            logits.cpu().numpy().astype(np.float64),
-            found.cpu().numpy().astype(np.float64) if found is not None else None,
+            logits.cpu().numpy().astype(np.float64), found.numpy() if found is not None else None
         )
 
 
@@ -66,8 +65,8 @@ def open_checkpoint(path: str | Path, device: str = "auto") -> tuple[Eager, dict
         )
     except (KeyError, TypeError, AttributeError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path} lacks what a model of this project has ({str(error).splitlines()[0]});"
-            " name the best.ckpt of a run."
+            f"{path} lacks what a model of this project has ({first_line(error)}); name the"
+            " best.ckpt of a run."
         ) from error
     if settings.get("channels_last", True):
         network.to(memory_format=torch.channels_last)
@@ -92,7 +91,7 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
-            f"device {name} is not to be had here ({str(error).splitlines()[0]}); choose auto,"
+            f"device {name} is not to be had here ({first_line(error)}); choose auto,"
             " cpu, cuda, cuda:1 or mps."
         ) from error
     return device

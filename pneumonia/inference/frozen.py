@@ -53,7 +53,7 @@ def read_calibration(checkpoint: Mapping[str, Any], name: str | Path) -> Calibra
         return None
     try:
         found = Calibration(float(values["temperature"]), float(values.get("offset", 0.0)))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"{name} holds a calibration without a temperature; name the best.ckpt of a run."
         ) from error
@@ -126,8 +126,14 @@ def read_unlike_above(checkpoint: Mapping[str, Any], name: str | Path) -> float 
     if values is None:
         return None
     try:
-        return float(values["threshold"])
-    except (KeyError, TypeError, ValueError) as error:
+        found = float(values["threshold"])
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(
             f"{name} holds a detector without a threshold; name the best.ckpt of a run."
         ) from error
+    if not np.isfinite(found):
+        raise CheckpointError(
+            f"{name} holds the detector's threshold {found}, expected a finite number; name the"
+            " best.ckpt of a run."
+        )
+    return found

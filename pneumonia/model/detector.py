@@ -123,7 +123,7 @@ class Detector(nn.Module):
             embedding: float32 [N, D], what the network's `embed` gave for them.
 
         Returns:
-            float32 [N], about 0 for a usual image and 1 for one of the most unusual tenth.
+            float64 [N], about 0 for a usual image and 1 for one of the most unusual tenth.
         """
         return self.by_view(images, embedding).amax(1)
 
@@ -135,9 +135,9 @@ class Detector(nn.Module):
             embedding: As for `forward`.
 
         Returns:
-            float32 [N, 3], in the order of `VIEWS`.
+            float64 [N, 3], in the order of `VIEWS`.
         """
-        features = (*self.appearance(images), _direction(embedding))
+        features = (*self.appearance(images), _direction(embedding.double()))
         scores = [
             _log(gaussian(feature), feature.shape[1])
             for gaussian, feature in zip(self.gaussians, features, strict=True)
