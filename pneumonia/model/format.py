@@ -8,7 +8,11 @@ from pneumonia.labels import CLASSES
 
 FORMAT_VERSION = 1
 
-_KINDS: dict[str, type] = {"hyper_parameters": dict, "facts": dict, "recalibration": list}
+_KINDS: dict[str, tuple[type, str]] = {
+    "hyper_parameters": (dict, "table"),
+    "facts": (dict, "table"),
+    "recalibration": (list, "list of tables"),
+}
 """Of entries that may be missing, and that are taken apart further on."""
 
 
@@ -51,10 +55,12 @@ def check_format(checkpoint: object, name: str) -> None:
             f" {list(CLASSES)} in this order, and found {str(classes)[:80] if said else 'none'};"
             " name the best.ckpt of a run."
         )
-    for key, kind in _KINDS.items():
+    for key, (kind, described) in _KINDS.items():
         value = checkpoint.get(key, kind())
-        if not isinstance(value, kind):
+        if not isinstance(value, kind) or (
+            isinstance(value, list) and not all(isinstance(one, dict) for one in value)
+        ):
             raise CheckpointError(
-                f"{name} is damaged: found a {type(value).__name__} for its {key}, expected a"
-                f" {kind.__name__}; name the best.ckpt of a run."
+                f"{name} is damaged: its {key} are not the {described} that they should be;"
+                " name the best.ckpt of a run."
             )
