@@ -106,7 +106,7 @@ def trained_file(shared, tmp_path_factory) -> Path:
     torch.manual_seed(0)
     weights = str(shared / "weights/tf_efficientnet_lite0.safetensors")
     model = PneumoniaClassifier("tf_efficientnet_lite0", weights=weights, image_size=96)
-    optimiser = torch.optim.AdamW(model.network.parameters(), 1e-3)
+    optimiser = torch.optim.AdamW(model.network.parameters(), 3e-4)
     model.train()
     for _ in range(30):
         some = draw.choice(seen, 16, False)
