@@ -130,15 +130,15 @@ def rewired(name: str, *nodes: tuple[str, list[str], list[str]], **constants: fl
             for place, output in enumerate(node.output):
                 if output == name:
                     node.output[place] = "was"
-            for place, taken in enumerate(node.input):
-                if taken == name:
+            for place, input_ in enumerate(node.input):
+                if input_ == name:
                     node.input[place] = "was"
         for key, value in constants.items():
             graph.initializer.append(
                 onnx.numpy_helper.from_array(np.array(value, np.float32), f"its_{key}")
             )
-        for operator, inputs, outputs in nodes:
-            graph.node.append(onnx.helper.make_node(operator, inputs, outputs))
+        for operator, taken, given in nodes:
+            graph.node.append(onnx.helper.make_node(operator, taken, given))
 
     return change
 
@@ -171,9 +171,7 @@ WRONG = {
         ("ReduceMax", ["was"], ["most"]),
         ("Add", ["none", "most"], ["logit"]),
     ),
-    "a detector that sees nothing": rewired(
-        "unlikeness", ("Sub", ["was", "was"], ["unlikeness"])
-    ),
+    "a detector that sees nothing": rewired("unlikeness", ("Sub", ["was", "was"], ["unlikeness"])),
     "a detector a little off": rewired(
         "unlikeness", ("Mul", ["was", "its_factor"], ["unlikeness"]), factor=1.001
     ),

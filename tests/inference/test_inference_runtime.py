@@ -301,7 +301,17 @@ def test_metadata_of_any_kind_are_used_or_refused_in_a_sentence(model, tmp_path,
 
 @pytest.mark.parametrize(
     "text",
-    ["", "null", "[]", "3", '"text"', "{", "[" * 100_000, '{"a":' * 5_000 + "1" + "}" * 5_000, "NaN"],
+    [
+        "",
+        "null",
+        "[]",
+        "3",
+        '"text"',
+        "{",
+        "[" * 100_000,
+        '{"a":' * 5_000 + "1" + "}" * 5_000,
+        "NaN",
+    ],
     ids=lambda text: text[:10],
 )
 def test_metadata_that_are_no_table_are_refused(model, tmp_path, text):
