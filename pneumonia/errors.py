@@ -5,6 +5,9 @@ was expected, and what to do next. Entry points print it and exit non-zero; anyt
 that is not a `PneumoniaError` is a bug and keeps its traceback.
 """
 
+DAMAGED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What values of any kind raise when they are taken for what they should be."""
+
 
 class PneumoniaError(Exception):
     """Base of all errors that the user can mend."""

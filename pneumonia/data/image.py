@@ -3,7 +3,6 @@
 The one way in, for training and after it.
 """
 
-import math
 import os
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -44,7 +43,8 @@ _UPRIGHT = {
 }
 """What turns a picture upright, by its orientation (Exif 2.3, tag 0x0112); 1 is upright."""
 
-_MOST_SIDE = math.isqrt(MOST_PIXELS)
+_MOST_SIDE = 4096
+"""Of the square: beyond the detail of a radiograph, and of the memory of most machines."""
 
 _ARRAYS = "uint8 or uint16 of shape [H, W], or uint8 of shape [H, W, 3] or [H, W, 4]"
 
@@ -58,7 +58,7 @@ class Preprocessing:
     0.7 of the time and change 0.14 grey levels on average.
 
     Attributes:
-        image_size: Side of the square in pixels, from 16 to what an image's file may have.
+        image_size: Side of the square in pixels, from 16 to 4096.
         fit: `squash` stretches to the square (the aspect ratio shows as stretch), `pad`
             adds black borders (it shows as border), `crop` keeps the centre (it cuts the
             longer side, lungs included).

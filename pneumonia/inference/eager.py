@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pneumonia.errors import CheckpointError, ConfigError, first_line
+from pneumonia.errors import DAMAGED, CheckpointError, ConfigError, first_line
 from pneumonia.inference.engine import Answers, Pixels
+from pneumonia.inference.frozen import read_preprocessing
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.model.detector import Detector
 from pneumonia.model.network import PneumoniaNetwork
@@ -30,11 +31,22 @@ class Eager:
         self.detector = detector.eval() if detector is not None else None
 
     def __call__(self, images: Pixels) -> Answers:
-        """Ask the network and the detector, in one pass; see `Engine`."""
+        """Ask the network and the detector, in one pass; see `Engine`.
+
+        Raises:
+            CheckpointError: If the detector is another network's.
+        """
         batch = torch.from_numpy(images).unsqueeze(1)
         with torch.inference_mode():
             logits, embedding = self.network.embed(batch.to(self.network.scale.device))
-            found = self.detector(batch, embedding.cpu()) if self.detector is not None else None
+            found = None
+            if self.detector is not None:
+                sizes = (self.detector.image_size, self.detector.embedding_size)
+                if sizes != (batch.shape[-1], embedding.shape[1]):
+                    raise CheckpointError(
+                        "The model's detector belongs to another network; name another model."
+                    )
+                found = self.detector(batch, embedding.cpu())
         return Answers(
             logits.cpu().numpy().astype(np.float64), found.numpy() if found is not None else None
         )
@@ -57,18 +69,19 @@ def open_checkpoint(path: str | Path, device: str = "auto") -> tuple[Eager, dict
     place = choose_device(device)
     checkpoint = read_checkpoint(path)
     settings = checkpoint.get("hyper_parameters", {})
+    side = read_preprocessing(checkpoint, path).image_size  # before memory is asked for it
     try:
-        network = PneumoniaNetwork(settings["backbone"], image_size=settings["image_size"])
+        network = PneumoniaNetwork(settings["backbone"], image_size=side)
         state = checkpoint.pop("state_dict")
         network.load_state_dict(
             {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
         )
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except DAMAGED as error:
         raise CheckpointError(
             f"{path} lacks what a model of this project has ({first_line(error)}); name the"
             " best.ckpt of a run."
         ) from error
-    if settings.get("channels_last", True):
+    if settings.get("channels_last") is not False:
         network.to(memory_format=torch.channels_last)
     values = checkpoint.get("detector")
     detector = Detector.from_dict(values) if values is not None else None

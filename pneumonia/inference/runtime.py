@@ -138,17 +138,17 @@ def _session(onnxruntime: Any, path: Path) -> Any:
 def _content(session: Any, path: Path) -> dict[str, Any]:
     text = session.get_modelmeta().custom_metadata_map.get(METADATA, "{}")
     try:
-        content = json.loads(text) if len(text) <= _MOST_METADATA else None
+        content = json.loads(text) if len(text) <= _MOST_METADATA else {}
     except (ValueError, RecursionError):
-        content = None
-    if not _shallow(content):
-        content = None
+        content = {}
+    if not isinstance(content, dict) or not _shallow(content):
+        content = {}
     check_format(content, str(path))
-    return dict(content)
+    return content
 
 
-def _shallow(content: Any) -> bool:
-    level = [content]
+def _shallow(content: dict[str, Any]) -> bool:
+    level: list[Any] = [content]
     for _ in range(_DEEPEST):
         tables = (list(one.values()) if isinstance(one, dict) else one for one in level)
         level = [value for one in tables if isinstance(one, list) for value in one]

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 from rich.console import Console
 
-from pneumonia.errors import CheckpointError, ConfigError
+from pneumonia.errors import CheckpointError, ConfigError, ModelError
 from pneumonia.evaluation.card import model_card
 from pneumonia.evaluation.cases import Cases
 from pneumonia.evaluation.dossier import compile_dossier
@@ -272,7 +272,7 @@ def answers_or_refuses(file: Path) -> None:
         predictor.predict(PIXELS)
         page.describe(predictor, file)
         subject = describe(predictor.classifier.checkpoint, file, "here")
-    except CheckpointError:
+    except (CheckpointError, ModelError):
         return
     dossier = compile_dossier(CASES, subject, replicates=200)
     Console(quiet=True).print(summary(dossier))
@@ -297,6 +297,29 @@ def test_metadata_of_any_kind_are_used_or_refused_in_a_sentence(model, tmp_path,
             place[key] = data.draw(JSON)
     (tmp_path / "x.onnx").write_bytes(tell(model, json.dumps(content)))
     answers_or_refuses(tmp_path / "x.onnx")
+
+
+@settings(
+    max_examples=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_a_checkpoint_of_any_kind_is_used_or_refused_in_a_sentence(sealed_file, tmp_path, data):
+    content = torch.load(sealed_file, weights_only=True)
+    if data.draw(st.booleans()):
+        content = harmful(content) | {"hyper_parameters": content["hyper_parameters"]}
+    known = [path for path in paths(content)[1:] if path[0] != "state_dict" or len(path) == 1]
+    for _ in range(data.draw(st.integers(1, 2))):
+        *above, key = data.draw(st.sampled_from(known))
+        place = content
+        for name in above:
+            place = place[name] if isinstance(place, dict) and name in place else {}
+        if isinstance(place, dict):
+            place[key] = data.draw(JSON | st.builds(torch.zeros, st.integers(0, 3)))
+    torch.save(content, tmp_path / "x.ckpt")
+    answers_or_refuses(tmp_path / "x.ckpt")
 
 
 @pytest.mark.parametrize(
