@@ -5,6 +5,9 @@ was expected, and what to do next. Entry points print it and exit non-zero; anyt
 that is not a `PneumoniaError` is a bug and keeps its traceback.
 """
 
+DAMAGED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
+"""What values of any kind raise when they are taken for what they should be."""
+
 
 class PneumoniaError(Exception):
     """Base of all errors that the user can mend."""
@@ -56,11 +59,33 @@ def sentence(error: BaseException) -> str:
         error: Any exception.
 
     Returns:
-        Its message on one line, or its class name where it has none.
+        Its message on one line, or its class name where it has none. What would steer a terminal
+        is escaped: a message may quote a file.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
     if lines[0].startswith("Caught ") and "DataLoader worker" in lines[0]:
-        return lines[-1].partition(": ")[2] or lines[-1]
-    return " ".join(lines)
+        return printable(lines[-1].partition(": ")[2] or lines[-1])
+    return printable(" ".join(lines))
+
+
+def printable(text: str) -> str:
+    """Escape what would steer a terminal, as a file's name or a model's metadata may.
+
+    Args:
+        text: Any.
+    """
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, in the length that fits into a sentence of ours.
+
+    Args:
+        error: Any exception.
+
+    Returns:
+        The first line of its message, at most 200 characters; its class name where it has none.
+    """
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -43,6 +43,9 @@ _UPRIGHT = {
 }
 """What turns a picture upright, by its orientation (Exif 2.3, tag 0x0112); 1 is upright."""
 
+_MOST_SIDE = 4096
+"""Of the square: beyond the detail of a radiograph, and of the memory of most machines."""
+
 _ARRAYS = "uint8 or uint16 of shape [H, W], or uint8 of shape [H, W, 3] or [H, W, 4]"
 
 
@@ -55,7 +58,7 @@ class Preprocessing:
     0.7 of the time and change 0.14 grey levels on average.
 
     Attributes:
-        image_size: Side of the square in pixels, at least 16.
+        image_size: Side of the square in pixels, from 16 to 4096.
         fit: `squash` stretches to the square (the aspect ratio shows as stretch), `pad`
             adds black borders (it shows as border), `crop` keeps the centre (it cuts the
             longer side, lungs included).
@@ -68,8 +71,12 @@ class Preprocessing:
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        if self.image_size < 16:  # noqa: PLR2004  the deepest backbones divide by 32, twice halved
-            raise ConfigError(f"data.image_size={self.image_size}: at least 16 pixels are needed.")
+        # The deepest backbones divide by 32, twice halved.
+        if not isinstance(self.image_size, int) or not 16 <= self.image_size <= _MOST_SIDE:  # noqa: PLR2004
+            raise ConfigError(
+                f"data.image_size={self.image_size!r}: expected a whole number, at least 16 pixels"
+                f" and at most {_MOST_SIDE}."
+            )
         if self.fit not in get_args(Fit):
             raise ConfigError(f"data.fit={self.fit!r} is not one of {', '.join(get_args(Fit))}.")
         if self.interpolation not in _FILTERS:

@@ -72,6 +72,7 @@ ABOVE_ONE = math.nextafter(1.0, 2.0)
 """Upper end of a band above which no image lies, as probability 1 would still reach an end of 1."""
 
 _MOST = 0.5
+_MANY = 1e9
 
 
 @dataclass(frozen=True)
@@ -156,12 +157,13 @@ class Band:
                 "version."
             )
         found = cls(**values)
+        patients = (found.n_patients_positive, found.n_patients_negative)
         sound = (
             all(isinstance(value, int | float) for value in values.values())
             and 0 <= found.lower <= found.upper <= ABOVE_ONE
             and found.lower <= 1
             and 0 < found.error < _MOST
-            and min(found.n_patients_positive, found.n_patients_negative) > 0
+            and all(isinstance(n, int) and 0 < n < _MANY for n in patients)
         )
         if not sound:
             raise EvaluationError(

@@ -34,6 +34,8 @@ Policy = Literal["sensitivity", "specificity", "youden", "cost", "fixed"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 _DEFAULT_TARGET = 0.95
+_MANY = 1e9
+"""More images than there are, and a cost ratio beyond any."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,22 @@ class OperatingPoint:
             )
         found = cls(**values)
         shares = (found.threshold, found.sensitivity, found.specificity)
-        sound = found.policy in POLICIES and all(
-            isinstance(share, int | float) and 0 <= share <= 1 for share in shares
+        counts = (found.n_positive, found.n_negative)
+        patients = (found.n_patients_positive, found.n_patients_negative)
+        sound = (
+            found.policy in POLICIES
+            and all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares)
+            and all(isinstance(count, int) and 0 <= count < _MANY for count in (*counts, *patients))
+            and (
+                found.target is None
+                or (isinstance(found.target, int | float) and 0 <= found.target < _MANY)
+            )
         )
         if not sound:
             raise EvaluationError(
                 f"{found} is no operating point: the policy is one of {', '.join(POLICIES)}, and "
-                "threshold, sensitivity and specificity lie from 0 to 1."
+                "threshold, sensitivity and specificity lie from 0 to 1, the target is a number or "
+                "none, and the others count."
             )
         return found
 

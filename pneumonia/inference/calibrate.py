@@ -3,10 +3,8 @@
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from pneumonia import __version__
@@ -19,9 +17,9 @@ from pneumonia.evaluation.inputs import check_labels
 from pneumonia.evaluation.metrics import sigmoid
 from pneumonia.evaluation.operating_point import OperatingPoint, check_policy, choose
 from pneumonia.evaluation.recalibration import recalibrate
-from pneumonia.inference.classifier import Classifier
+from pneumonia.inference.classifier import EXPORTED, Classifier
 from pneumonia.inference.frozen import Calibration, read_band
-from pneumonia.model.checkpoint import read_checkpoint
+from pneumonia.model.checkpoint import read_checkpoint, write_checkpoint
 
 SPLITS = ("train", "val", "test")
 _HALVINGS = 200
@@ -68,6 +66,11 @@ def calibrate(
         EvaluationError: If the images cannot support the policy.
     """
     out = Path(out)
+    if EXPORTED in (Path(checkpoint).suffix.lower(), out.suffix.lower()):
+        raise CheckpointError(
+            "An exported model keeps the calibration it has: calibrate its checkpoint (.ckpt) into"
+            " a new one, and export that."
+        )
     if out.exists() and out.samefile(checkpoint):
         raise CheckpointError(f"{out} is the checkpoint itself, which is kept; name a new file.")
     if prevalence is not None and not 0 < prevalence < 1:
@@ -106,7 +109,7 @@ def calibrate(
     content["operating_point"] = point.to_dict()
     content["abstention"] = band.to_dict()
     content["recalibration"] = [*(content.get("recalibration") or ()), entry]
-    _save(content, out)
+    write_checkpoint(content, out)
     return calibration, point, band
 
 
@@ -179,15 +182,3 @@ def _samples(root: str | Path, split: str | None, patients: str | None) -> Sampl
     for other in others:
         samples = samples + other
     return samples
-
-
-def _save(content: dict[str, Any], out: Path) -> None:
-    partial = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        torch.save(content, partial)
-        partial.replace(out)
-    except (OSError, RuntimeError) as error:  # torch's own writer raises the latter
-        raise CheckpointError(f"{out} cannot be written ({error}); name another file.") from error
-    finally:
-        partial.unlink(missing_ok=True)

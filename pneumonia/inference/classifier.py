@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumonia.data.image import Preprocessing
-from pneumonia.errors import CheckpointError, ConfigError
+from pneumonia.errors import ConfigError
 from pneumonia.evaluation.abstention import Band
 from pneumonia.evaluation.operating_point import OperatingPoint
 from pneumonia.inference.batches import batches
@@ -19,6 +19,7 @@ from pneumonia.inference.frozen import (
     read_band,
     read_calibration,
     read_operating_point,
+    read_preprocessing,
     read_unlike_above,
 )
 
@@ -77,19 +78,9 @@ class Classifier:
             from pneumonia.inference.eager import open_checkpoint  # noqa: PLC0415
 
             engine, content = open_checkpoint(path, device)
-        settings = content.get("hyper_parameters", {})
-        try:
-            preprocessing = Preprocessing(
-                settings["image_size"], settings["fit"], settings["interpolation"]
-            )
-        except (KeyError, TypeError, ConfigError) as error:
-            raise CheckpointError(
-                f"{path} does not say how an image becomes the model's input ({error}); name the"
-                " best.ckpt of a run."
-            ) from error
         return cls(
             engine,
-            preprocessing,
+            read_preprocessing(content, path),
             read_calibration(content, path),
             read_operating_point(content, path),
             read_band(content, path),

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pneumonia.errors import CheckpointError, ConfigError
+from pneumonia.errors import DAMAGED, CheckpointError, ConfigError, first_line
 from pneumonia.inference.engine import Answers, Pixels
+from pneumonia.inference.frozen import read_preprocessing
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.model.detector import VERSION, Detector, version
 from pneumonia.model.network import PneumoniaNetwork
@@ -19,7 +20,7 @@ _PREFIX = "network."
 
 
 class Eager:
-    """A network and its detector on one device, in full precision.
+    """A network on a device, in full precision, and its detector on the CPU, in double.
 
     Attributes:
         network: In evaluation mode.
@@ -30,17 +31,27 @@ class Eager:
         self, network: PneumoniaNetwork, detector: Detector | None, device: torch.device
     ) -> None:
         self.network = network.eval().to(device)
-        self.detector = detector.eval().to(device) if detector is not None else None
+        self.detector = detector.eval() if detector is not None else None
 
     def __call__(self, images: Pixels) -> Answers:
-        """Ask the network and the detector, in one pass; see `Engine`."""
-        batch = torch.from_numpy(images).unsqueeze(1).to(self.network.scale.device)
+        """Ask the network and the detector, in one pass; see `Engine`.
+
+        Raises:
+            CheckpointError: If the detector is another network's.
+        """
+        batch = torch.from_numpy(images).unsqueeze(1)
         with torch.inference_mode():
-            logits, embedding = self.network.embed(batch)
-            found = self.detector(batch, embedding) if self.detector is not None else None
+            logits, embedding = self.network.embed(batch.to(self.network.scale.device))
+            found = None
+            if self.detector is not None:
+                sizes = (self.detector.image_size, self.detector.embedding_size)
+                if sizes != (batch.shape[-1], embedding.shape[1]):
+                    raise CheckpointError(
+                        "The model's detector belongs to another network; name another model."
+                    )
+                found = self.detector(batch, embedding.cpu())
         return Answers(
-            logits.cpu().numpy().astype(np.float64),
-            found.cpu().numpy().astype(np.float64) if found is not None else None,
+            logits.cpu().numpy().astype(np.float64), found.numpy() if found is not None else None
         )
 
 
@@ -61,18 +72,19 @@ def open_checkpoint(path: str | Path, device: str = "auto") -> tuple[Eager, dict
     place = choose_device(device)
     checkpoint = read_checkpoint(path)
     settings = checkpoint.get("hyper_parameters", {})
+    side = read_preprocessing(checkpoint, path).image_size  # before memory is asked for it
     try:
-        network = PneumoniaNetwork(settings["backbone"], image_size=settings["image_size"])
+        network = PneumoniaNetwork(settings["backbone"], image_size=side)
         state = checkpoint.pop("state_dict")
         network.load_state_dict(
             {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
         )
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except DAMAGED as error:
         raise CheckpointError(
-            f"{path} lacks what a model of this project has ({str(error).splitlines()[0]});"
-            " name the best.ckpt of a run."
+            f"{path} lacks what a model of this project has ({first_line(error)}); name the"
+            " best.ckpt of a run."
         ) from error
-    if settings.get("channels_last", True):
+    if settings.get("channels_last") is not False:
         network.to(memory_format=torch.channels_last)
     return Eager(network, _detector(checkpoint, path), place), checkpoint
 
@@ -112,7 +124,7 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
-            f"device {name} is not to be had here ({str(error).splitlines()[0]}); choose auto,"
+            f"device {name} is not to be had here ({first_line(error)}); choose auto,"
             " cpu, cuda, cuda:1 or mps."
         ) from error
     return device

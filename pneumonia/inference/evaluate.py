@@ -171,8 +171,9 @@ def describe(
         "pneumonia version": checkpoint.get("pneumonia_version"),
     }
     history = tuple(checkpoint.get("recalibration") or ())
-    if history and history[-1].get("prevalence") is not None:
-        warnings += (_moved(float(history[-1]["prevalence"])),)
+    prevalence = history[-1].get("prevalence") if history else None
+    if isinstance(prevalence, int | float) and 0 < prevalence < 1:
+        warnings += (_moved(prevalence),)
     if tested is not None:
         fingerprint = tested.fingerprint()
         known = facts.get("data")

@@ -1,4 +1,4 @@
-"""What a model file froze beside its weights: calibration and operating point."""
+"""What a model file froze beside its weights: preprocessing, calibration, operating point."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumonia.errors import CheckpointError, EvaluationError
+from pneumonia.data.image import Preprocessing
+from pneumonia.errors import DAMAGED, CheckpointError, ConfigError, EvaluationError
 from pneumonia.evaluation.abstention import Band
 from pneumonia.evaluation.metrics import sigmoid
 from pneumonia.evaluation.operating_point import OperatingPoint
@@ -35,6 +36,26 @@ class Calibration:
         return sigmoid(np.asarray(logits, np.float64) / self.temperature + self.offset)
 
 
+def read_preprocessing(checkpoint: Mapping[str, Any], name: str | Path) -> Preprocessing:
+    """Read how an image becomes the model's input.
+
+    Args:
+        checkpoint: Content of a model file.
+        name: What to call it in a message.
+
+    Raises:
+        CheckpointError: If it does not say, or is damaged.
+    """
+    settings = checkpoint.get("hyper_parameters", {})
+    try:
+        return Preprocessing(settings["image_size"], settings["fit"], settings["interpolation"])
+    except (ConfigError, *DAMAGED) as error:
+        raise CheckpointError(
+            f"{name} does not say how an image becomes the model's input ({error}); name the"
+            " best.ckpt of a run."
+        ) from error
+
+
 def read_calibration(checkpoint: Mapping[str, Any], name: str | Path) -> Calibration | None:
     """Read the calibration of a checkpoint.
 
@@ -53,7 +74,7 @@ def read_calibration(checkpoint: Mapping[str, Any], name: str | Path) -> Calibra
         return None
     try:
         found = Calibration(float(values["temperature"]), float(values.get("offset", 0.0)))
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except DAMAGED as error:
         raise CheckpointError(
             f"{name} holds a calibration without a temperature; name the best.ckpt of a run."
         ) from error
@@ -83,7 +104,7 @@ def read_operating_point(checkpoint: Mapping[str, Any], name: str | Path) -> Ope
         return None
     try:
         return OperatingPoint.from_dict(values)
-    except (EvaluationError, TypeError) as error:
+    except (EvaluationError, *DAMAGED) as error:
         raise CheckpointError(f"{name} holds a damaged operating point: {error}") from error
 
 
@@ -105,7 +126,7 @@ def read_band(checkpoint: Mapping[str, Any], name: str | Path) -> Band | None:
         return None
     try:
         return Band.from_dict(values)
-    except (EvaluationError, TypeError) as error:
+    except (EvaluationError, *DAMAGED) as error:
         raise CheckpointError(f"{name} holds a damaged band of abstention: {error}") from error
 
 
@@ -126,8 +147,14 @@ def read_unlike_above(checkpoint: Mapping[str, Any], name: str | Path) -> float 
     if values is None:
         return None
     try:
-        return float(values["threshold"])
-    except (KeyError, TypeError, ValueError) as error:
+        found = float(values["threshold"])
+    except DAMAGED as error:
         raise CheckpointError(
             f"{name} holds a detector without a threshold; name the best.ckpt of a run."
         ) from error
+    if not np.isfinite(found):
+        raise CheckpointError(
+            f"{name} holds the detector's threshold {found}, expected a finite number; name the"
+            " best.ckpt of a run."
+        )
+    return found

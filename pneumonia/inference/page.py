@@ -17,6 +17,7 @@ from pneumonia.data.content import MOST_BYTES
 from pneumonia.data.image import read_grey
 from pneumonia.data.phantom import write_phantom
 from pneumonia.errors import ConfigError, ExtraError, PneumoniaError
+from pneumonia.evaluation.subject import Subject
 from pneumonia.inference.answer import STYLE, render
 from pneumonia.inference.prediction import Failure
 from pneumonia.inference.predictor import Predictor
@@ -106,15 +107,16 @@ def describe(predictor: Predictor, checkpoint: str | Path) -> str:
         checkpoint: Its file.
     """
     content, point = predictor.classifier.checkpoint, predictor.operating_point
-    backbone = content.get("hyper_parameters", {}).get("backbone", "unknown")
-    train = content.get("facts", {}).get("data", {}).get("splits", {}).get("train", {})
+    backbone = content["hyper_parameters"].get("backbone", "unknown")
+    subject = Subject(Path(checkpoint).name, "", facts=content.get("facts", {}))
+    train = subject.table("data", "splits", "train")
     trained = ""
     if train:
-        drawn = "drawn phantoms" if content["facts"]["data"].get("phantom") else "X-rays"
+        drawn = "drawn phantoms" if subject.fact("data", "phantom") else "X-rays"
         trained = f" Trained on {train.get('images')} {drawn} of {train.get('patients')} patients."
     return str(
         escape(
-            f"Model {Path(checkpoint).name} ({backbone}).{trained} On the images that chose its"
+            f"Model {subject.name} ({backbone}).{trained} On the images that chose its"
             f" threshold it had a sensitivity of {point.sensitivity:.2f} and a specificity of"
             f" {point.specificity:.2f}; new images give less."
         )

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from pneumonia.errors import ConfigError
+from pneumonia.errors import ConfigError, printable
 from pneumonia.inference.prediction import Failure, Prediction
 
 COLUMNS = (
@@ -90,19 +90,14 @@ def as_text(result: Prediction | Failure) -> str:
         result: Of one image.
     """
     if isinstance(result, Failure):
-        return _printable(f"     -  unreadable  {result.error}")
+        return printable(f"     -  unreadable  {result.error}")
     doubts = [
         *(["unlike the training data: do not use"] if result.unlike else []),
         *(["uncertain"] if result.uncertain else []),
         *result.warnings,
     ]
     doubt = f"  [{'; '.join(doubts)}]" if doubts else ""
-    return _printable(f"{result.probability:6.3f}  {result.decision:10}  {result.path}{doubt}")
-
-
-def _printable(text: str) -> str:
-    """Escape what would steer a terminal, as a file's name may."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return printable(f"{result.probability:6.3f}  {result.decision:10}  {result.path}{doubt}")
 
 
 class RowFile:

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
+from torch.nn.functional import affine_grid, grid_sample
 
 SIDE = 64
 """Every image is averaged to this side first: finer detail is more of the scanner and the JPEG
@@ -38,6 +38,9 @@ class Appearance(nn.Module):
     across as well as down: the mean square root of the steps between neighbours, which a few
     hard edges (a black border, a marker) hardly move; and its contrast.
 
+    In double precision: what is left of a faint image when its mean is taken away would hold
+    rounding, and another library would round otherwise.
+
     Args:
         image_size: S, side of the images in pixels.
     """
@@ -55,7 +58,7 @@ class Appearance(nn.Module):
             images: uint8 [N, 1, S, S].
 
         Returns:
-            The layout, float32 [N, 64], and the texture, float32 [N, 9].
+            The layout, float64 [N, 64], and the texture, float64 [N, 9].
         """
         small = self.shrink(images)
         return layout(small), texture(small)
@@ -67,28 +70,28 @@ class Appearance(nn.Module):
             images: uint8 [N, 1, S, S].
 
         Returns:
-            float32 [N, 1, 64, 64], 0 to 255.
+            float64 [N, 1, 64, 64], 0 to 255.
         """
         # Two products, since adaptive pooling exports for whole ratios only.
         return self.averaging @ images.to(self.averaging.dtype) @ self.averaging.T
 
 
 def layout(small: Tensor) -> Tensor:
-    """Where an image is bright and where dark, float32 [N, 64].
+    """Where an image is bright and where dark, float [N, 64].
 
     Args:
-        small: float32 [N, 1, 64, 64], 0 to 255.
+        small: float [N, 1, 64, 64], 0 to 255.
     """
-    thumbnail = avg_pool2d(small, SIDE // _LAYOUT).flatten(1)
+    thumbnail = _pooled(small, SIDE // _LAYOUT).flatten(1)
     centred = thumbnail - thumbnail.mean(1, keepdim=True)
     return centred / (centred.square().mean(1, keepdim=True) + _FAINT**2).sqrt()
 
 
 def texture(small: Tensor) -> Tensor:
-    """How rough an image is at each scale, and its contrast; logarithms, float32 [N, 9].
+    """How rough an image is at each scale, and its contrast; logarithms, float [N, 9].
 
     Args:
-        small: float32 [N, 1, 64, 64], 0 to 255.
+        small: float [N, 1, 64, 64], 0 to 255.
     """
     centred = small - small.mean((1, 2, 3), keepdim=True)
     deviation = centred.square().mean((1, 2, 3)).sqrt()
@@ -96,7 +99,7 @@ def texture(small: Tensor) -> Tensor:
     while small.shape[-1] >= _LAYOUT:
         for steps in (small.diff(dim=2), small.diff(dim=3)):
             found.append((steps.abs().sqrt().mean((1, 2, 3)) + 0.3).log())  # noqa: PERF401  reads as what it is
-        small = avg_pool2d(small, 2)
+        small = _pooled(small, 2)
     return torch.stack(found, 1)
 
 
@@ -106,11 +109,11 @@ def move(small: Tensor, random: Tensor) -> Tensor:
     Up to 5 degrees, 3% of the side and 6% in size; black where the image was moved away.
 
     Args:
-        small: float32 [N, 1, H, W].
+        small: float [N, 1, H, W].
         random: float [N, 4], uniform in [-1, 1].
 
     Returns:
-        float32 [N, 1, H, W].
+        Of the same type and shape.
     """
     angle = random[:, 0] * math.radians(_DEGREES)
     zoom = (random[:, 1] * math.log(_ZOOM)).exp()
@@ -145,7 +148,7 @@ def look(
         found.append((layout(small), texture(small), *moved))
     if not found:
         return 0, (torch.empty(0, LAYOUT_SIZE), torch.empty(0, TEXTURE_SIZE)), []
-    layouts, textures, *others = (torch.cat(column).double() for column in zip(*found, strict=True))
+    layouts, textures, *others = (torch.cat(column) for column in zip(*found, strict=True))
     return side, (layouts, textures), others
 
 
@@ -154,4 +157,10 @@ def _averaging(source: int, target: int) -> Tensor:
     edges = torch.arange(target + 1, dtype=torch.float64) * source / target
     pixels = torch.arange(source, dtype=torch.float64)
     overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
-    return (overlap.clamp(min=0) * target / source).float()
+    return overlap.clamp(min=0) * target / source
+
+
+def _pooled(images: Tensor, side: int) -> Tensor:
+    # Not avg_pool2d, which onnxruntime has for float32 alone.
+    height, width = (length // side for length in images.shape[-2:])
+    return images.reshape(-1, 1, height, side, width, side).mean((3, 5))

@@ -45,14 +45,14 @@ passes is not thereby fit for the model.
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 
-from pneumonia.errors import CheckpointError, EvaluationError
+from pneumonia.errors import DAMAGED, CheckpointError, EvaluationError
 from pneumonia.model.appearance import LAYOUT_SIZE, TEXTURE_SIZE, Appearance, look
 from pneumonia.model.gaussian import Gaussian
 
@@ -72,6 +72,7 @@ _COPIES = 2
 """Layouts are also learnt from this many slightly moved copies of each image: radiographs from
 elsewhere lie differently."""
 
+_LARGEST = 4096
 _FOLDS = 10
 _NEARLY_NOTHING = 1e-3
 _LEAST_SPREAD = 0.05
@@ -119,6 +120,11 @@ class Detector(nn.Module):
         self.images = images
         self.patients = patients
 
+    @property
+    def embedding_size(self) -> int:
+        """D, length of the embeddings it was fitted on."""
+        return int(cast(Gaussian, self.gaussians[-1]).mean.shape[0])
+
     def forward(self, images: Tensor, embedding: Tensor) -> Tensor:
         """How unlike the hold-out images are; `> threshold` is to be flagged.
 
@@ -127,7 +133,7 @@ class Detector(nn.Module):
             embedding: float32 [N, D], what the network's `embed` gave for them.
 
         Returns:
-            float32 [N], about 0 for a usual image and 1 for one of the most unusual tenth.
+            float64 [N], about 0 for a usual image and 1 for one of the most unusual tenth.
         """
         return self.by_view(images, embedding).amax(1)
 
@@ -139,9 +145,9 @@ class Detector(nn.Module):
             embedding: As for `forward`.
 
         Returns:
-            float32 [N, 3], in the order of `VIEWS`.
+            float64 [N, 3], in the order of `VIEWS`.
         """
-        features = (*self.appearance(images), _direction(embedding))
+        features = (*self.appearance(images), _direction(embedding.double()))
         scores = [
             _log(gaussian(feature), feature.shape[1])
             for gaussian, feature in zip(self.gaussians, features, strict=True)
@@ -263,22 +269,25 @@ class Detector(nn.Module):
             tensors = [centre, spread, *(b for g in gaussians for b in g.buffers())]
             whole = all(bool(t.isfinite().all()) and t.dtype == torch.float32 for t in tensors)
             shapes = [(g.mean.shape, g.directions.shape, g.variances.shape) for g in gaussians]
-        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            sound = (
+                whole
+                and math.isfinite(numbers["threshold"])
+                and 0 < numbers["share"] < 1
+                and min(counts.values()) > 0
+                and counts["image_size"] <= _LARGEST
+                and centre.shape == spread.shape == (len(VIEWS),)
+                and bool((spread > 0).all())
+                and all(
+                    g.rest.ndim == 0 and g.rest > 0 and (g.variances > 0).all() for g in gaussians
+                )
+                and all(d == (*v, *m) and len(m) == len(v) == 1 for m, d, v in shapes)
+                and [g.mean.shape[0] for g in gaussians[:2]] == [LAYOUT_SIZE, TEXTURE_SIZE]
+            )
+        except DAMAGED as error:
             raise CheckpointError(
                 f"The checkpoint's detector lacks what one has ({error}); name the best.ckpt of a"
                 " run."
             ) from error
-        sound = (
-            whole
-            and math.isfinite(numbers["threshold"])
-            and 0 < numbers["share"] < 1
-            and min(counts.values()) > 0
-            and centre.shape == spread.shape == (len(VIEWS),)
-            and bool((spread > 0).all())
-            and all(g.rest.ndim == 0 and g.rest > 0 and (g.variances > 0).all() for g in gaussians)
-            and all(d == (*v, *m) and len(m) == len(v) == 1 for m, d, v in shapes)
-            and [g.mean.shape[0] for g in gaussians[:2]] == [LAYOUT_SIZE, TEXTURE_SIZE]
-        )
         if not sound:
             raise CheckpointError(
                 "The checkpoint's detector is damaged: a value is not finite, out of its range or"

@@ -68,7 +68,8 @@ class Gaussian(nn.Module):
         Returns:
             Of the same type, [N], 0 or more; about D for a vector of the cloud.
         """
+        directions = self.directions.to(features.dtype)
         centred = features - self.mean
-        along = centred @ self.directions.T
-        beside = centred - along @ self.directions  # squares first would cancel
+        along = centred @ directions.T
+        beside = centred - along @ directions  # squares first would cancel
         return (along.square() / self.variances).sum(1) + beside.square().sum(1) / self.rest

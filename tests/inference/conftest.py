@@ -1,17 +1,25 @@
 """Fixtures of inference: a small model that was never trained."""
 
 import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from lightning import Trainer
+from torch.nn.functional import binary_cross_entropy_with_logits
 
+from pneumonia import cli
 from pneumonia.data.folder import read_split
+from pneumonia.data.image import Preprocessing
 from pneumonia.evaluation.abstention import Band
+from pneumonia.evaluation.calibration import fit_temperature
+from pneumonia.evaluation.metrics import sigmoid
 from pneumonia.evaluation.operating_point import OperatingPoint, choose
 from pneumonia.inference.classifier import Classifier
+from pneumonia.inference.export import export
 from pneumonia.inference.predictor import Predictor
 from pneumonia.model.checkpoint import seal_checkpoint
 from pneumonia.model.classifier import PneumoniaClassifier
@@ -62,6 +70,67 @@ def sealed_file(older_file, phantom, tmp_path_factory) -> Path:
         _, embeddings = classifier.engine.network.embed(batch)
     detector = Detector.fit(batch, embeddings, split.patients)
     torch.save(content | {"abstention": band.to_dict(), "detector": detector.to_dict()}, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def exported(sealed_file, tmp_path_factory) -> Path:
+    """The complete checkpoint, exported."""
+    return export(sealed_file, tmp_path_factory.mktemp("exported") / "model.onnx")
+
+
+@pytest.fixture
+def run(monkeypatch) -> Callable[..., int]:
+    """Runs the command line in this process, and gives the exit code."""
+
+    def command(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, words)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        return int(exit_.value.code or 0)
+
+    return command
+
+
+@pytest.fixture(scope="session")
+def trained_file(shared, tmp_path_factory) -> Path:
+    """EfficientNet-Lite0 trained on real X-rays for a moment, and frozen as a run freezes it."""
+    split = read_split(shared / "data/chest_xray", "train")
+    draw = np.random.default_rng(0)
+    rows = np.concatenate(
+        [draw.choice(np.flatnonzero(split.labels == label), 200, False) for label in (0, 1)]
+    )
+    seen, held = np.split(draw.permutation(rows), [280])
+    preprocessing = Preprocessing(96)
+    pixels = {row: preprocessing.read(split.paths[row]) for row in rows}
+    torch.manual_seed(0)
+    weights = str(shared / "weights/tf_efficientnet_lite0.safetensors")
+    model = PneumoniaClassifier("tf_efficientnet_lite0", weights=weights, image_size=96)
+    optimiser = torch.optim.AdamW(model.network.parameters(), 3e-4)
+    model.train()
+    for _ in range(30):
+        some = draw.choice(seen, 16, False)
+        batch = torch.from_numpy(np.stack([pixels[row] for row in some])).unsqueeze(1)
+        truth = torch.from_numpy(split.labels[some]).float()
+        optimiser.zero_grad()
+        binary_cross_entropy_with_logits(model.network(batch), truth).backward()
+        optimiser.step()
+    trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    trainer.strategy.connect(model)
+    path = tmp_path_factory.mktemp("trained") / "best.ckpt"
+    trainer.save_checkpoint(path, weights_only=True)
+    batch = torch.from_numpy(np.stack([pixels[row] for row in held])).unsqueeze(1)
+    with torch.no_grad():
+        logits, embeddings = model.eval().network.embed(batch)
+    labels, patients = split.labels[held], split.patients[held]
+    temperature = fit_temperature(labels, logits.numpy())
+    probabilities = sigmoid(logits.double().numpy() / temperature)
+    seal_checkpoint(
+        path,
+        calibration={"temperature": temperature},
+        operating_point=choose(labels, probabilities, patients, "youden", None).to_dict(),
+        detector=Detector.fit(batch, embeddings, patients).to_dict(),
+    )
     return path
 
 
