@@ -55,28 +55,33 @@ def predict_command(
         raise ConfigError("--resume goes with --out FILE, the table to go on with.")
     if out is not None:
         check_format(out)
-    paths = list_images(images, sys.stdin)
-    if shard is not None:
-        paths = take_shard(paths, shard)
+    everything = list_images(images, sys.stdin)
+    paths = everything if shard is None else take_shard(everything, shard)
     predictor = _load(checkpoint, device)
-    writers: list[Write] = []
+    heat = None
     if explain is not None:
         from pneumonia.inference.explain import HeatMaps
 
-        writers.append(HeatMaps(predictor, explain, paths).write)
+        heat = HeatMaps(predictor, explain, everything)  # no shard's picture replaces another's
+    drawn = [] if heat is None else [heat.write]
     failed = 0
     if out is not None:
         file = RowFile(out, digest(checkpoint), resume)
-        paths, failed = [path for path in paths if path not in file.done], file.failed
+        left = [path for path in paths if path not in file.done]
+        failed = len(file.failed)
         try:
-            tally = _predict(predictor, paths, [file.write, *writers], batch_size, bar=True)
+            tally = _predict(predictor, left, [file.write, *drawn], batch_size, bar=True)
         finally:
             file.close()
         typer.echo(f"Wrote {out}", err=True)
+        if heat is not None:  # a kill, or no --explain before, leaves rows without a picture
+            answered = file.done - file.failed
+            missing = heat.missing(path for path in paths if path in answered)
+            failed += _predict(predictor, missing, [_complain, *drawn], batch_size, bar=True).failed
     else:
         shown = _screen if sys.stdout.isatty() else _pipe(digest(checkpoint))
         bar = not sys.stdout.isatty()
-        tally = _predict(predictor, paths, [shown, *writers], batch_size, bar=bar)
+        tally = _predict(predictor, paths, [shown, *drawn], batch_size, bar=bar)
     typer.echo(str(tally), err=True)
     if tally.failed or failed:
         raise typer.Exit(1)
@@ -125,6 +130,14 @@ def _screen(results: list["Result"]) -> None:
 
     for result in results:
         typer.echo(as_text(result))
+
+
+def _complain(results: list["Result"]) -> None:
+    from pneumonia.inference.prediction import Failure
+
+    for result in results:
+        if isinstance(result, Failure):
+            typer.echo(f"No heat map: {result.error}", err=True)
 
 
 def _pipe(model: str) -> Write:

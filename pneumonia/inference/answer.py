@@ -10,14 +10,10 @@ from jinja2 import Environment
 from numpy.typing import NDArray
 from PIL import Image
 
+from pneumonia.inference.caveat import CAVEAT
 from pneumonia.inference.prediction import Failure, Prediction
 from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.rows import as_csv, as_row
-
-CAVEAT = (
-    "A heat map is no evidence of reasoning: models of these X-rays answer as well with the lungs"
-    " blacked out."
-)
 
 _TEMPLATE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""
 {% for a in answers %}
@@ -50,7 +46,7 @@ from {{ threshold }} up
 <figure><img src="{{ a.image }}" alt="the X-ray as read"><figcaption>As read</figcaption></figure>
 {% if a.heat %}
 <figure><img src="{{ a.heat }}" alt="heat map"><figcaption>Where its evidence for {{ a.decision }}
-lies (Grad-CAM; brightest = strongest in this image). {{ caveat }}</figcaption></figure>
+lies (brightest = strongest in this image). {{ caveat }}</figcaption></figure>
 {% elif no_heat %}
 <p class="pn-quiet">{{ no_heat }}</p>
 {% endif %}

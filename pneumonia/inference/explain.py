@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,7 +18,7 @@ from pneumonia.inference.eager import Eager
 from pneumonia.inference.overlay import draw
 from pneumonia.inference.prediction import Failure, Prediction
 from pneumonia.inference.predictor import Predictor
-from pneumonia.inference.reading import Source, see
+from pneumonia.inference.reading import Source, called, see
 from pneumonia.inference.saliency import Saliency
 from pneumonia.labels import CLASSES
 
@@ -36,11 +36,13 @@ class Explanation:
         heat: float32 [H, W], 0 to 1: evidence for the decision made, as a share of the strongest
             place in this very image. All 0 if no place speaks for it; NaN where the model saw
             nothing, as it crops.
+        method: How the heat was found, in words.
     """
 
     prediction: Prediction
     image: NDArray[np.uint8]
     heat: NDArray[np.float32]
+    method: str
 
     def save(self, path: str | Path) -> None:
         """Draw the original beside the heat map, whole or not at all.
@@ -55,7 +57,8 @@ class Explanation:
         partial = target.with_name(f".{os.getpid()}.partial")  # the name itself may be at its limit
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            draw(self.prediction, self.image, self.heat).savefig(partial, format="png", dpi=100)
+            figure = draw(self.prediction, self.image, self.heat, self.method)
+            figure.savefig(partial, format="png", dpi=100)
             partial.replace(target)
         except OSError as error:
             raise ConfigError(
@@ -65,16 +68,31 @@ class Explanation:
             partial.unlink(missing_ok=True)
 
 
-def explain(predictor: Predictor, source: Source) -> Explanation:
-    """Draw the heat map of one image; see `Predictor.explain`."""
+def explain(
+    predictor: Predictor, source: Source, prediction: Prediction | None = None
+) -> Explanation:
+    """Draw the heat map of one image; see `Predictor.explain`.
+
+    Args:
+        predictor: The model.
+        source: The image.
+        prediction: What the model says of it, if it was asked already.
+
+    Raises:
+        DataError: If the image cannot be read.
+        ExtraError: If captum is not installed.
+        ModelError: If the model cannot be explained.
+    """
     saliency = _saliency(predictor)
-    prediction = predictor.predict(source)
     preprocessing = predictor.classifier.preprocessing
-    seen = see(source, preprocessing, prediction.path)
+    seen = see(source, preprocessing, called(source))
+    if prediction is None:
+        (prediction,) = predictor.judge([seen])
     heat = saliency(seen.pixels, CLASSES.index(prediction.decision))
     shown = seen.whole.copy()
     shown.thumbnail((_SIDE, _SIDE))
-    return Explanation(prediction, np.asarray(shown), lay_back(heat, shown.size, preprocessing))
+    back = lay_back(heat, shown.size, preprocessing)
+    return Explanation(prediction, np.asarray(shown), back, saliency.method)
 
 
 def lay_back(
@@ -114,8 +132,8 @@ class HeatMaps:
     Args:
         predictor: The model.
         folder: Where the pictures go; made if missing.
-        paths: All files that will be asked about: their stems name the pictures, with a digest
-            of the path where two files share one.
+        paths: All files, those of other jobs that draw into this folder too: their stems name the
+            pictures, with a digest of the path where two files share one.
 
     Raises:
         ModelError: If the model cannot be explained.
@@ -148,8 +166,24 @@ class HeatMaps:
         """
         for result in results:
             if isinstance(result, Prediction):
-                explanation = explain(self._predictor, result.path)
-                explanation.save(self._folder / self._name(result.path))
+                explanation = explain(self._predictor, result.path, result)
+                explanation.save(self.picture(result.path))
+
+    def missing(self, paths: Iterable[str]) -> list[str]:
+        """Name the files that have no picture.
+
+        Args:
+            paths: Some of the files.
+        """
+        return [path for path in paths if not self.picture(path).exists()]
+
+    def picture(self, path: str) -> Path:
+        """Say where the picture of a file goes.
+
+        Args:
+            path: One of the files.
+        """
+        return self._folder / self._name(path)
 
     def _name(self, path: str) -> str:
         stem = _stem(path)

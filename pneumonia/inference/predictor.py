@@ -1,6 +1,5 @@
 """The Python interface: a model file that is asked about images."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from pneumonia.inference.batches import batches
 from pneumonia.inference.classifier import BATCH_SIZE, Classifier
 from pneumonia.inference.engine import Answers
 from pneumonia.inference.prediction import Failure, Prediction
-from pneumonia.inference.reading import Seen, Source, see
+from pneumonia.inference.reading import Seen, Source, called, see
 from pneumonia.labels import CLASSES
 
 if TYPE_CHECKING:
@@ -101,8 +100,7 @@ class Predictor:
 
         def read(task: tuple[int, Source]) -> Seen | Failure:
             number, source = task
-            named = isinstance(source, str | os.PathLike)
-            name = os.fspath(source) if named else f"image {number}"  # type: ignore[arg-type]
+            name = called(source, number)
             try:
                 return see(source, self.classifier.preprocessing, name)
             except DataError as error:
@@ -110,15 +108,28 @@ class Predictor:
 
         for batch in batches(read, enumerate(images, start=1), batch_size):
             readable = [item for item in batch if isinstance(item, Seen)]
-            answers = iter(self._judge(readable) if readable else ())
+            answers = iter(self.judge(readable) if readable else ())
             for item in batch:
                 yield item if isinstance(item, Failure) else next(answers)
+
+    def judge(self, batch: Sequence[Seen]) -> Iterator[Prediction]:
+        """Ask about images that were read already.
+
+        Args:
+            batch: At least one, all at once in the network.
+
+        Yields:
+            A prediction for each, in order.
+        """
+        answers = self.classifier.engine(np.stack([item.pixels for item in batch]))
+        probabilities = self.classifier.probabilities(answers.logits)
+        for row, item in enumerate(batch):
+            yield self._prediction(item, answers, row, float(probabilities[row]))
 
     def explain(self, image: Source) -> "Explanation":
         """Show where the network's answer for an image comes from.
 
-        A heat map is no evidence of reasoning: classifiers of these images keep their figures
-        with the lungs blacked out.
+        A heat map is no evidence of reasoning; see `pneumonia.inference.caveat`.
 
         Args:
             image: As for `predict`.
@@ -127,17 +138,11 @@ class Predictor:
             DataError: If the image cannot be read.
             ModelError: If the model is an exported one, or its architecture is not known to give
                 a meaningful map.
-            MissingExtraError: If captum is not installed.
+            ExtraError: If captum is not installed.
         """
         from pneumonia.inference.explain import explain  # noqa: PLC0415 - its libraries are an extra
 
         return explain(self, image)
-
-    def _judge(self, batch: Sequence[Seen]) -> Iterator[Prediction]:
-        answers = self.classifier.engine(np.stack([item.pixels for item in batch]))
-        probabilities = self.classifier.probabilities(answers.logits)
-        for row, item in enumerate(batch):
-            yield self._prediction(item, answers, row, float(probabilities[row]))
 
     def _prediction(self, item: Seen, answers: Answers, row: int, probability: float) -> Prediction:
         band, bound = self.classifier.band, self.classifier.unlike_above

@@ -34,6 +34,16 @@ class Seen:
     warnings: tuple[str, ...]
 
 
+def called(source: Source, number: int = 1) -> str:
+    """Say what to call an image: a file by its path, anything else by its number.
+
+    Args:
+        source: The image.
+        number: Its place among those asked about, from 1.
+    """
+    return os.fspath(source) if isinstance(source, str | os.PathLike) else f"image {number}"
+
+
 def see(source: Source, preprocessing: Preprocessing, name: str | None = None) -> Seen:
     """Read an image as the network sees it.
 

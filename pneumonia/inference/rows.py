@@ -110,7 +110,7 @@ class RowFile:
 
     Attributes:
         done: Paths that have a row already.
-        failed: How many of these rows hold an error.
+        failed: Those of them whose row holds an error.
 
     Raises:
         ConfigError: If the file is of another kind, cannot be written, is there already without
@@ -122,7 +122,7 @@ class RowFile:
         check_format(self._path)
         self._csv = self._path.suffix.lower() == ".csv"
         self.done: set[str] = set()
-        self.failed = 0
+        self.failed: set[str] = set()
         there = self._path.exists() and self._path.stat().st_size > 0
         if there and not resume:
             raise ConfigError(
@@ -195,7 +195,8 @@ class RowFile:
                 f" {self._model}); name another file."
             )
         self.done.add(path)
-        self.failed += bool(error)
+        if error:
+            self.failed.add(path)
 
     def _unwritable(self, error: OSError) -> ConfigError:
         return ConfigError(

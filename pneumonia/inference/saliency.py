@@ -1,9 +1,17 @@
-"""Where in an image a network's answer comes from: Grad-CAM.
+"""Where in an image a network's answer comes from.
 
-Selvaraju et al., ICCV 2017, section 3: the maps of one layer, weighted by their mean gradients,
-summed, and what is below 0 cut off. A heat map is no evidence of reasoning: classifiers of chest
-X-rays keep their figures with the lungs blacked out, and maps of an untrained network can look as
-sensible (Adebayo et al., NeurIPS 2018).
+- A network that hands maps of places to its head (convolutional ones, and those whose stages keep
+  their places, as Swin's do): Grad-CAM at these maps (Selvaraju et al., ICCV 2017, section 3: the
+  maps, weighted by their mean gradients, summed, and what is below 0 cut off).
+- A vision transformer: integrated gradients (Sundararajan et al., ICML 2017, section 3) at its
+  patch embeddings, from a flat image of the same mean grey to the image, summed over channels, and
+  what is below 0 cut off. There alone every token still is its own place: later ones have taken
+  from each other, and a class token may have read the evidence in any block.
+
+TABLE
+
+A heat map is no evidence of reasoning: see `pneumonia.inference.caveat`; and maps of an untrained
+network can look as sensible (Adebayo et al., NeurIPS 2018).
 """
 
 from typing import Any
@@ -11,42 +19,43 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from pneumonia.errors import ExtraError, ModelError
 from pneumonia.labels import PNEUMONIA
 from pneumonia.model.network import PneumoniaNetwork
 
-_MAP, _TOKENS = 4, 3
-"""Dimensions of a batch of maps, and of a batch of tokens."""
+GRAD_CAM, INTEGRATED = "Grad-CAM", "integrated gradients"
+
+_MAP = 4
+"""Dimensions of a batch of maps."""
+_STEPS, _AT_ONCE = 16, 4
+"""Points on the way from the flat image to the image, and how many are in memory at once."""
 
 
 class Saliency:
     """Draws heat maps of a network, which it leaves as it is.
 
-    Taken where the last stage of a convolutional network (or of one whose stages keep their
-    places, as Swin's do) hands its maps to the head. Of a vision transformer of timm that is
-    where the last block's attention begins: behind it, a head that reads the class token leaves
-    the patches without a gradient.
-
     Args:
         network: In evaluation mode whenever it is asked.
         image_size: S, side of its input in pixels.
 
+    Attributes:
+        method: What the maps are, in words: `GRAD_CAM` or `INTEGRATED`.
+
     Raises:
         ExtraError: If captum is not installed.
-        ModelError: If the architecture keeps no places up to its head.
+        ModelError: If the architecture is not known to give a map that lies on its places.
     """
 
     def __init__(self, network: PneumoniaNetwork, image_size: int) -> None:
         try:
-            from captum.attr import LayerGradCam  # noqa: PLC0415  an extra
+            import captum.attr  # noqa: F401, PLC0415  an extra
         except ImportError as error:
             raise ExtraError("A heat map", "explain") from error
         self._network, self._size = network, image_size
-        self._probed = _probed(network, image_size)
-        self._grad_cam = LayerGradCam(self._probed, self._probed.probe)
+        self._places = _places(network, image_size)
+        self.method = self._places.method
 
     def __call__(self, pixels: NDArray[np.uint8], label: int) -> NDArray[np.float32]:
         """Draw one image's map.
@@ -63,9 +72,8 @@ class Saliency:
         device = self._network.scale.device
         full_precision = torch.autocast(device.type, enabled=False)
         with torch.inference_mode(False), torch.enable_grad(), full_precision:
-            images = torch.from_numpy(pixels.copy())[None, None].to(device)
-            self._probed.sign = 1 if label == PNEUMONIA else -1
-            raw = self._grad_cam.attribute(images, target=0, relu_attributions=True)
+            images = torch.from_numpy(pixels.copy())[None, None].to(device).float()
+            raw = self._places(images, 1 if label == PNEUMONIA else -1).relu()
             side = (self._size, self._size)
             smooth = nn.functional.interpolate(raw.float(), side, mode="bilinear")
         heat: NDArray[np.float32] = smooth[0, 0].detach().cpu().numpy().astype(np.float32)
@@ -73,71 +81,90 @@ class Saliency:
         return heat / most if np.isfinite(most) and most > 0 else np.zeros_like(heat)
 
 
-class _Probed(nn.Module):
-    """The network, with a place where captum can look: [N, C, H, W] pass through `probe`."""
+class _Maps:
+    """Grad-CAM where maps [N, C, H, W], or [N, H, W, C], are handed to the head."""
 
-    def __init__(self, network: PneumoniaNetwork) -> None:
-        super().__init__()
-        self.network = [network]  # not a submodule: nothing of it is to be moved or switched
-        self.probe = nn.Identity()
-        self.sign = 1
+    method = GRAD_CAM
 
-
-class _Maps(_Probed):
     def __init__(self, network: PneumoniaNetwork, channels_last: bool) -> None:
-        super().__init__(network)
-        self.channels_last = channels_last
+        self._network, self._channels_last = network, channels_last
+        self._handed_over = nn.Identity()  # where captum looks
 
-    def forward(self, images: Tensor) -> Tensor:
-        backbone: Any = self.network[0].backbone
-        maps = backbone.forward_features(self.network[0].normalise(images))
-        maps = self.probe(maps.permute(0, 3, 1, 2) if self.channels_last else maps)
+    def __call__(self, images: Tensor, sign: int) -> Tensor:
+        from captum.attr import LayerGradCam  # noqa: PLC0415  an extra
+
+        grad_cam = LayerGradCam(lambda x: sign * self._logits(x), self._handed_over)
+        heat: Tensor = grad_cam.attribute(images)
+        return heat
+
+    def _logits(self, images: Tensor) -> Tensor:
+        backbone: Any = self._network.backbone
+        maps = backbone.forward_features(self._network.normalise(images))
+        maps = self._handed_over(maps.permute(0, 3, 1, 2) if self._channels_last else maps)
         logits: Tensor = backbone.forward_head(
-            maps.permute(0, 2, 3, 1) if self.channels_last else maps
+            maps.permute(0, 2, 3, 1) if self._channels_last else maps
         )
-        signed: Tensor = self.sign * logits
-        return signed
+        return logits.squeeze(1)
 
 
-class _Patches(_Probed):
-    def forward(self, images: Tensor) -> Tensor:
-        backbone: Any = self.network[0].backbone
-        norm = backbone.blocks[-1].norm1
-        handle = norm.register_forward_hook(self._look)
-        try:
-            logits: Tensor = self.network[0](images)
-            return self.sign * logits.unsqueeze(1)
-        finally:
-            handle.remove()
+class _Patches:
+    """Integrated gradients at the patch embeddings, [N, rows * columns, C] or [N, rows, ..., C]."""
 
-    def _look(self, module: nn.Module, inputs: tuple[Tensor, ...], tokens: Tensor) -> Tensor:
-        backbone: Any = self.network[0].backbone
-        first = int(backbone.num_prefix_tokens)
-        rows, columns = backbone.patch_embed.grid_size
-        prefix, patches = tokens[:, :first], tokens[:, first:]
-        maps = self.probe(patches.transpose(1, 2).reshape(len(patches), -1, rows, columns))
-        return torch.cat([prefix, maps.flatten(2).transpose(1, 2)], 1)
+    method = INTEGRATED
+
+    def __init__(self, network: PneumoniaNetwork, grid: tuple[int, int]) -> None:
+        self._network, self._grid = network, grid
+
+    def __call__(self, images: Tensor, sign: int) -> Tensor:
+        from captum.attr import LayerIntegratedGradients  # noqa: PLC0415  an extra
+
+        backbone: Any = self._network.backbone
+        integrated = LayerIntegratedGradients(
+            lambda x: sign * self._network(x), backbone.patch_embed
+        )
+        flat = torch.full_like(images, float(images.mean()))
+        shares: Tensor = integrated.attribute(
+            images, flat, n_steps=_STEPS, internal_batch_size=_AT_ONCE
+        )
+        return shares.sum(-1).reshape(1, 1, *self._grid)
 
 
-def _probed(network: PneumoniaNetwork, image_size: int) -> _Maps | _Patches:
+def _places(network: PneumoniaNetwork, image_size: int) -> _Maps | _Patches:
+    """Find out, by a blank image, where the architecture keeps its places."""
     backbone: Any = network.backbone
     blank = torch.zeros(1, 1, image_size, image_size, device=network.scale.device)
+    embed, embedded = getattr(backbone, "patch_embed", None), []
+    hook = None
+    if isinstance(embed, nn.Module):
+        hook = embed.register_forward_hook(lambda module, inputs, out: embedded.append(out))
     was_training = network.training
     network.eval()
-    with torch.no_grad():
-        features = backbone.forward_features(network.normalise(blank))
-    network.train(was_training)
+    try:
+        with torch.no_grad():
+            features = backbone.forward_features(network.normalise(blank))
+    finally:
+        network.train(was_training)
+        if hook is not None:
+            hook.remove()
     if isinstance(features, Tensor) and features.ndim == _MAP:
-        channels = getattr(backbone, "num_features", None)
         channels_last = str(getattr(backbone, "output_fmt", "NCHW")).endswith("NHWC")
-        if features.shape[3 if channels_last else 1] == channels:
+        if features.shape[3 if channels_last else 1] == backbone.num_features:
             return _Maps(network, channels_last)
-    elif isinstance(backbone, VisionTransformer):
-        patches = features.shape[1] - backbone.num_prefix_tokens
-        if features.ndim == _TOKENS and patches == backbone.patch_embed.num_patches:
-            return _Patches(network)
+    elif len(embedded) == 1 and (grid := _grid(backbone, embedded[0])) is not None:
+        return _Patches(network, grid)
     name = backbone.pretrained_cfg.get("architecture") or type(backbone).__name__
     raise ModelError(
-        f"The architecture {name} hands no map of places to its head, so that a heat map of it"
-        " would mean nothing; explain a convolutional network or a vision transformer."
+        f"The architecture {name} hands no map of places to its head and embeds no grid of"
+        " patches, so that a heat map of it could lie anywhere; explain a convolutional network or"
+        " a vision transformer."
     )
+
+
+def _grid(backbone: Any, tokens: object) -> tuple[int, int] | None:
+    """The rows and columns of embedded patches; None if they do not lie in a known grid."""
+    if not isinstance(tokens, Tensor) or tokens.shape[-1] != backbone.embed_dim:
+        return None
+    if tokens.ndim == _MAP:
+        return tokens.shape[1], tokens.shape[2]
+    rows, columns = getattr(backbone.patch_embed, "grid_size", None) or (0, 0)
+    return (rows, columns) if tokens.shape[1] == rows * columns else None

@@ -1,6 +1,7 @@
 """Figures in TensorBoard: what goes in, and how the hold-out comes out."""
 
 import logging
+import textwrap
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import Any
@@ -18,6 +19,7 @@ from pneumonia.evaluation import figures, gallery, metrics
 from pneumonia.evaluation.calibration import fit_temperature
 from pneumonia.evaluation.drawings import reliability_diagram
 from pneumonia.evaluation.operating_point import OperatingPoint, choose
+from pneumonia.inference.caveat import CAVEAT
 from pneumonia.inference.overlay import blend
 from pneumonia.inference.saliency import Saliency
 from pneumonia.labels import CLASSES
@@ -25,6 +27,8 @@ from pneumonia.model.network import PneumoniaNetwork
 from pneumonia.training.scores import Collector, Scores
 
 log = logging.getLogger(__name__)
+
+_HEAT_CAVEAT = textwrap.fill(CAVEAT, 90)
 
 
 class Figures(Callback):
@@ -118,26 +122,25 @@ class Figures(Callback):
         images = _images(trainer, scores.rows[worst])
         title = "Worst errors on the hold-out (then its closest calls)"
         _add(trainer, "val/worst_errors", gallery.grid(images, captions, title))
-        hot = self._heat_maps(model, images, called[worst].astype(int).tolist())
-        if hot:
-            title = "What speaks for the call made in each (Grad-CAM; no evidence of reasoning)"
+        saliency = self._saliency(model, images[0].shape[0])
+        if saliency is not None:
+            calls = called[worst].astype(int).tolist()
+            pairs = zip(images, calls, strict=True)
+            hot = [blend(image, saliency(image, call)) for image, call in pairs]
+            title = f"What speaks for the call made in each ({saliency.method})\n{_HEAT_CAVEAT}"
             _add(trainer, "val/worst_errors_heat", gallery.grid(hot, captions, title))
 
-    def _heat_maps(
-        self, model: LightningModule, images: list[NDArray[np.uint8]], calls: list[int]
-    ) -> list[NDArray[np.uint8]]:
-        """The images with their heat maps; none, said once, where the model gives none."""
+    def _saliency(self, model: LightningModule, image_size: int) -> Saliency | None:
+        """What draws heat maps of the model; None, said once, where it can give none."""
         network = model.network
         if not isinstance(network, PneumoniaNetwork) or self._unexplained:
-            return []
+            return None
         try:
-            saliency = Saliency(network, images[0].shape[0])
+            return Saliency(network, image_size)
         except (ExtraError, ModelError) as error:
             self._unexplained = True
             log.info("TensorBoard gets no heat maps of the worst errors: %s", error)
-            return []
-        pairs = zip(images, calls, strict=True)
-        return [blend(image, saliency(image, call)) for image, call in pairs]
+            return None
 
     @staticmethod
     def _log(trainer: Trainer, temperature: float, point: OperatingPoint) -> None:
