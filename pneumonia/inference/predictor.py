@@ -133,11 +133,18 @@ class Predictor:
 
         return explain(self, image)
 
-    def _judge(self, batch: Sequence[Seen]) -> Iterator[Prediction]:
+    def _judge(self, batch: Sequence[Seen]) -> Iterator[Prediction | Failure]:
         answers = self.classifier.engine(np.stack([item.pixels for item in batch]))
         probabilities = self.classifier.probabilities(answers.logits)
         for row, item in enumerate(batch):
-            yield self._prediction(item, answers, row, float(probabilities[row]))
+            if np.isfinite(probabilities[row]):
+                yield self._prediction(item, answers, row, float(probabilities[row]))
+            else:  # it would be called NORMAL, as it lies above no threshold
+                yield Failure(
+                    item.name,
+                    f"{item.name} has no answer: the model gives no number, so its file is damaged;"
+                    " copy or export it anew.",
+                )
 
     def _prediction(self, item: Seen, answers: Answers, row: int, probability: float) -> Prediction:
         band, bound = self.classifier.band, self.classifier.unlike_above
