@@ -15,6 +15,7 @@ from pathlib import Path
 import psutil
 import pytest
 from lightning import Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pneumonia.training.figures import MOST_DRAWN, Figures
 
@@ -54,8 +55,6 @@ def test_the_operating_point_is_logged_where_no_figure_is_drawn(train, tmp_path)
 
 
 def steps(run: Path, tag: str) -> list[int]:
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
     log = EventAccumulator(str(run), size_guidance={"tensors": 0, "images": 0, "scalars": 0})
     log.Reload()
     found = log.Scalars(tag) if tag in log.Tags()["scalars"] else log.Images(tag)
