@@ -52,17 +52,27 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):  # a file name need not be text, nor a terminal UTF-8
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     arguments = sys.argv[1:]
-    debug = "--debug" in arguments  # wherever it stands
+    end = arguments.index("--") if "--" in arguments else len(arguments)  # of options
+    debug = "--debug" in arguments[:end]  # wherever it stands
+    given = [word for word in arguments[:end] if word != "--debug"] + arguments[end:]
     try:
-        app([argument for argument in arguments if argument != "--debug"])
-    except PneumoniaError as error:
+        app(given)
+    except (PneumoniaError, OSError) as error:
         if debug:
             traceback.print_exc()
         else:
-            typer.echo(f"Error: {sentence(error)}\n(--debug shows the traceback.)", err=True)
+            typer.echo(f"Error: {_told(error)}\n(--debug shows the traceback.)", err=True)
         sys.exit(REFUSED)
     except KeyboardInterrupt:  # typer has its own eye on it, but only while a command runs
         sys.exit(130)
+
+
+def _told(error: PneumoniaError | OSError) -> str:
+    """What the system refused, such as a name that is too long, is no bug either."""
+    if isinstance(error, OSError) and error.strerror:
+        what = "the command cannot go on" if error.filename is None else f"{error.filename}"
+        return f"{what}: {error.strerror}."
+    return sentence(error)
 
 
 if __name__ == "__main__":

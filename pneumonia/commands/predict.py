@@ -1,8 +1,9 @@
 """`pneumonia predict`: files -> rows on the screen, in a pipe or in a file."""
 # ruff: noqa: PLC0415  see the package
 
+import io
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +56,7 @@ def predict_command(
         raise ConfigError("--resume goes with --out FILE, the table to go on with.")
     if out is not None:
         check_format(out)
-    everything = list_images(images, sys.stdin)
+    everything = list_images(images, _listed())
     paths = everything if shard is None else take_shard(everything, shard)
     predictor = _load(checkpoint, device)
     heat = None
@@ -85,6 +86,13 @@ def predict_command(
     typer.echo(str(tally), err=True)
     if tally.failed or failed:
         raise typer.Exit(1)
+
+
+def _listed() -> Iterable[str]:
+    """Standard input, where a line is a file's name: any bytes but a line end."""
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="surrogateescape", newline="\n")
+    return sys.stdin
 
 
 def _load(checkpoint: Path, device: str) -> "Predictor":

@@ -29,6 +29,9 @@ FORMATS = (".csv", ".jsonl")
 _TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 """How a file is opened: names of files come back as the bytes they were."""
 
+_BEGINNING = '{"path": "'
+"""Of every line of JSON."""
+
 
 def as_row(result: Prediction | Failure, model: str) -> dict[str, Any]:
     """Lay a result out in `COLUMNS`.
@@ -64,14 +67,14 @@ def as_csv(row: dict[str, Any] | None = None) -> str:
         empty.
     """
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    writer = csv.writer(text, lineterminator="\r\n")  # before Python 3.13 it quotes only these two
     if row is None:
         writer.writerow(COLUMNS)
     else:
         writer.writerow(
             str(value).lower() if isinstance(value, bool) else value for value in row.values()
         )
-    return text.getvalue()
+    return text.getvalue().removesuffix("\r\n") + "\n"
 
 
 def as_json(row: dict[str, Any]) -> str:
@@ -166,15 +169,21 @@ class RowFile:
 
     def _take_over(self) -> int:
         """Note the complete rows, and give the position behind them."""
-        end = 0
+        end, rest = 0, ""
         with self._path.open(**_TEXT) as file:
-            records = _records(file, self._csv)
-            for number, text in enumerate(records):
-                if not (self._csv and number == 0):
+            for number, (text, whole) in enumerate(_records(file, self._csv)):
+                header = self._csv and number == 0
+                if not whole:
+                    rest = text
+                    break
+                if not header:
                     self._note(text)
                 elif text != as_csv():
                     raise ConfigError(f"{self._path} is no table of predictions; name another.")
                 end += len(text.encode("utf-8", "surrogateescape"))
+        begun = as_csv() if self._csv else _BEGINNING
+        if not end and not begun.startswith(rest[: len(begun)]):  # it is not ours to cut off
+            raise ConfigError(f"{self._path} is no table of predictions; name another.")
         return end
 
     def _note(self, text: str) -> None:
@@ -184,8 +193,10 @@ class RowFile:
                 if self._csv
                 else json.loads(text)
             )
-            path, model, error = row["path"], row["model"], row["error"]
-        except (ValueError, KeyError, TypeError, csv.Error) as problem:
+            path, model, error = str(row["path"]), row["model"], row["error"]
+            if not error and not 0 <= float(row["probability"]) <= 1:
+                raise ValueError(f"probability {row['probability']}")
+        except (ValueError, KeyError, TypeError, RecursionError, csv.Error) as problem:
             raise ConfigError(
                 f"{self._path} is no table of predictions ({problem}); name another file."
             ) from problem
@@ -220,15 +231,19 @@ def check_format(path: Path) -> None:
         raise ConfigError(f"{path} is a folder; name a file.")
 
 
-def _records(file: TextIO, quoted: bool) -> Iterator[str]:
-    """Give the complete records; one cut short by a kill at the end is left out."""
-    record = ""
+def _records(file: TextIO, quoted: bool) -> Iterator[tuple[str, bool]]:
+    """Give the records, and whether each is whole: a kill may have cut the last one short."""
+    lines: list[str] = []
+    inside = False
     for line in file:
-        record += line
-        inside = quoted and record.count('"') % 2 == 1  # a file name may hold a line end
+        lines.append(line)
+        if quoted and line.count('"') % 2:  # a file name may hold a line end
+            inside = not inside
         if line.endswith("\n") and not inside:
-            yield record
-            record = ""
+            yield "".join(lines), True
+            lines.clear()
+    if lines:
+        yield "".join(lines), False
 
 
 def digest(path: str | os.PathLike[str]) -> str:

@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shlex
 import shutil
 import signal
 import sys
@@ -130,7 +131,7 @@ def run(main: Callable[[], object]) -> None:
         _refuse(carried.error)
     except (PneumoniaError, HydraException, OmegaConfBaseException) as error:
         _refuse(error)
-    except (ValueError, OSError) as error:
+    except Exception as error:
         if _Hydra.job_began:
             raise
         _refuse(explain(error, "the run directory", None) or _unnamed(error))  # from composing
@@ -155,9 +156,14 @@ def _refuse(error: BaseException) -> NoReturn:
 
 
 def _unnamed(error: Exception) -> ConfigError:
-    """Hydra does not say which group cannot be null."""
+    """Hydra does not say which group cannot be null, nor much of a line it cannot take apart."""
     nulls = [word for word in sys.argv[1:] if word.endswith("=null")]
-    return ConfigError(f"{', '.join(nulls) or 'the command line'}: {sentence(error)}")
+    if isinstance(error, (ValueError, OSError)):
+        return ConfigError(f"{', '.join(nulls) or 'the command line'}: {sentence(error)}")
+    return ConfigError(
+        f"the command line cannot be understood ({type(error).__name__} in Hydra); look for a"
+        f" misspelt word in: {shlex.join(sys.argv[1:])}"
+    )
 
 
 def _first() -> bool:

@@ -1,6 +1,7 @@
 """Figures in TensorBoard: what goes in, and how the hold-out comes out."""
 
 import logging
+import math
 import textwrap
 from collections.abc import Sequence
 from pathlib import PurePath
@@ -30,6 +31,12 @@ log = logging.getLogger(__name__)
 
 _HEAT_CAVEAT = textwrap.fill(CAVEAT, 90)
 
+MOST_DRAWN = 15
+"""Of each figure in a run. One set takes about a megabyte, and TensorBoard shows ten of a kind."""
+
+_WITHOUT_END = 200
+"""Epochs that a run without trainer.max_epochs is drawn for."""
+
 
 class Figures(Callback):
     """Draw the first training batch, and after every validation its curves and errors.
@@ -38,7 +45,9 @@ class Figures(Callback):
     the fit, so that their course can be watched.
 
     Args:
-        every_n_epochs: How often the hold-out's figures are drawn, at least 1.
+        every_n_epochs: How often the hold-out's figures are drawn, of the epochs that validate, at
+            least 1. None: as often as makes at most `MOST_DRAWN` of each in the run, which keeps
+            TensorBoard's file small.
         policy: How the operating point is chosen; see `pneumonia.evaluation.operating_point`.
         target: Of the policy.
 
@@ -47,9 +56,12 @@ class Figures(Callback):
     """
 
     def __init__(
-        self, every_n_epochs: int = 1, policy: str = "sensitivity", target: float | None = None
+        self,
+        every_n_epochs: int | None = None,
+        policy: str = "sensitivity",
+        target: float | None = None,
     ) -> None:
-        if every_n_epochs < 1:
+        if every_n_epochs is not None and every_n_epochs < 1:
             raise ConfigError(
                 f"callbacks.figures.every_n_epochs={every_n_epochs} must be at least 1;"
                 " callbacks.figures=null draws nothing."
@@ -86,9 +98,8 @@ class Figures(Callback):
         self._collector.add(outputs)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the hold-out's figures."""
-        due = trainer.current_epoch % self.every_n_epochs == 0
-        if trainer.sanity_checking or not due:
+        """Log the operating point, and draw the hold-out's figures when it is time."""
+        if trainer.sanity_checking:
             self._collector.clear()
             return
         scores = self._collector.gather()
@@ -104,6 +115,8 @@ class Figures(Callback):
         patients = _datamodule(trainer).splits["val"].patients[scores.rows]
         point = choose(labels, probabilities, patients, self.policy, self.target, quiet=True)
         self._log(trainer, temperature, point)
+        if not self._due(trainer):
+            return
         called = metrics.called_pneumonia(probabilities, point.threshold)
         counted = metrics.confusion(labels, called)
         _add(trainer, "val/roc", figures.roc(labels, logits))
@@ -129,6 +142,13 @@ class Figures(Callback):
             hot = [blend(image, saliency(image, call)) for image, call in pairs]
             title = f"What speaks for the call made in each ({saliency.method})\n{_HEAT_CAVEAT}"
             _add(trainer, "val/worst_errors_heat", gallery.grid(hot, captions, title))
+
+    def _due(self, trainer: Trainer) -> bool:
+        between = trainer.check_val_every_n_epoch or 1
+        epochs = trainer.max_epochs or 0
+        planned = epochs // between if epochs > 0 else _WITHOUT_END
+        every = self.every_n_epochs or math.ceil(planned / MOST_DRAWN) or 1
+        return trainer.current_epoch // between % every == 0
 
     def _saliency(self, model: LightningModule, image_size: int) -> Saliency | None:
         """What draws heat maps of the model; None, said once, where it can give none."""

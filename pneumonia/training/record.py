@@ -15,6 +15,7 @@ from pneumonia.errors import DataError, TrainingError
 from pneumonia.files import clear_partial, whole_file
 from pneumonia.labels import CLASSES
 from pneumonia.training.provenance import changes, provenance
+from pneumonia.training.schema import check
 
 CONFIG_FILE = "config.yaml"
 RECORD_FILE = "run.json"
@@ -22,6 +23,8 @@ CHANGES_FILE = "changes.diff"
 HOLDOUT_FILE = "holdout.csv"
 
 _DIRECTORY = "${hydra:runtime.output_dir}"
+
+_RECORDED = {"overrides": list, "choices": dict, "fingerprint": str, "provenance": dict}
 
 _SHOWN = (
     "data.batch_size",
@@ -117,7 +120,7 @@ def read_record(directory: str | Path) -> dict[str, Any]:
         directory: Its directory.
 
     Raises:
-        TrainingError: If there is no run.
+        TrainingError: If there is no run, or its record is damaged.
     """
     file = Path(directory) / RECORD_FILE
     if not (Path(directory) / CONFIG_FILE).is_file() or not file.is_file():
@@ -125,7 +128,45 @@ def read_record(directory: str | Path) -> dict[str, Any]:
             f"{directory} holds no run ({CONFIG_FILE} and {RECORD_FILE}); name the directory of"
             " one, by hydra.run.dir=DIR to resume it or by repeat=DIR."
         )
-    return cast(dict[str, Any], json.loads(file.read_text(encoding="utf-8")))
+    try:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        whole = all(isinstance(record[key], kind) for key, kind in _RECORDED.items())
+    except (ValueError, LookupError, TypeError, RecursionError):
+        whole = False
+    if not whole:
+        raise damaged(file)
+    return cast(dict[str, Any], record)
+
+
+def read_config(directory: str | Path) -> DictConfig:
+    """The configuration that a run recorded.
+
+    Args:
+        directory: Its directory.
+
+    Raises:
+        TrainingError: If it is damaged.
+    """
+    file = Path(directory) / CONFIG_FILE
+    try:
+        config = OmegaConf.load(file)
+        check(OmegaConf.to_container(config, resolve=True))  # type: ignore[arg-type]  # it is told
+    except Exception as error:  # yaml, OmegaConf and Python have each their own for a damaged file
+        raise damaged(file) from error
+    return cast(DictConfig, config)
+
+
+def damaged(file: Path) -> TrainingError:
+    """What to say of a run whose record cannot be read.
+
+    Args:
+        file: The damaged one.
+    """
+    return TrainingError(
+        f"{file} is damaged, so that the run cannot be gone on with or repeated; bring the file"
+        f" back, or begin a new run (ckpt_path={file.parent}/checkpoints/last.ckpt takes its"
+        " weights along)."
+    )
 
 
 def finish(trainer: Trainer, directory: str | Path) -> None:

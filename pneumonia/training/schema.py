@@ -32,7 +32,9 @@ ROOT: dict[str, Any] = {
 }
 """Types of the settings that belong to the run itself."""
 
-_GROUPS = {"data", "model", "trainer", "callbacks", "logger"}
+_PARTS = ("data", "model", "trainer")
+_COLLECTIONS = ("callbacks", "logger")
+_SECTIONS = ("evaluation", "checkpoint")
 _RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -46,14 +48,17 @@ def check(config: Mapping[str, Any]) -> None:
     Raises:
         ConfigError: At the first unknown key or value of the wrong type, by its full name.
     """
+    for group in (*_PARTS, *_COLLECTIONS, *_SECTIONS):
+        _check_group(group, config.get(group))
     for key, hint in ROOT.items():
-        value: Any = config
-        for part in key.split("."):
-            value = value[part]
-        _check_value(key, value, hint)
-    sections = {key.partition(".")[0] for key in ROOT} | _GROUPS
-    _refuse_unknown("", config, sections)
-    for section in ("evaluation", "checkpoint"):
+        section, _, name = key.rpartition(".")
+        node = config[section] if section else config
+        if name not in node:
+            raise ConfigError(f"{key} is missing; leave it in, with a value of its own.")
+        _check_value(key, node[name], hint)
+    sections = {key.partition(".")[0] for key in ROOT}
+    _refuse_unknown("", config, sections | {*_PARTS, *_COLLECTIONS})
+    for section in _SECTIONS:
         known = {key.partition(".")[2] for key in ROOT if key.startswith(f"{section}.")}
         _refuse_unknown(f"{section}.", config[section], known)
     for path, node in _calls(config, ""):
@@ -68,6 +73,17 @@ def _refuse_unknown(prefix: str, node: Mapping[str, Any], known: Iterable[str]) 
                 f"{prefix}{key} is no setting"
                 + (f"; did you mean {close[0]}?" if close else f"; there is {', '.join(known)}.")
             )
+
+
+def _check_group(group: str, node: Any) -> None:
+    if node is None and group in _COLLECTIONS:
+        return
+    whole = isinstance(node, Mapping) and (group not in _PARTS or "_target_" in node)
+    if not whole:
+        raise ConfigError(
+            f"{group}={node!r} is no group of settings; name a file of conf/{group}, or give the"
+            f" settings in it one by one, such as {group}.KEY=VALUE."
+        )
 
 
 def _calls(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from pneumonia.errors import CheckpointError, ConfigError, TrainingError
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.training.provenance import differences
-from pneumonia.training.record import CONFIG_FILE, read_record
+from pneumonia.training.record import read_config, read_record
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def settle(config: DictConfig, job: HydraConf) -> Start:
         raise ConfigError("resume=true and repeat=RUN exclude each other; give one of them.")
     run = Path(job.runtime.output_dir if config.resume else config.repeat)
     record = read_record(run)
-    recorded = cast(DictConfig, OmegaConf.load(run / CONFIG_FILE))
+    recorded = read_config(run)
     _refuse_contradictions(config, overrides, choices, recorded, record, run)
     different = differences(record["provenance"])
     if different:

@@ -153,3 +153,30 @@ def real_file(shared, tmp_path_factory) -> Path:
 def real_model(real_file) -> Predictor:
     """The same, loaded."""
     return Predictor.load(real_file)
+
+
+@pytest.fixture
+def predict(monkeypatch, sealed_file):
+    """Runs the command in this process; returns its exit code."""
+
+    def run(*arguments: object, checkpoint: Path = sealed_file) -> int:
+        words = ["pneumonia", "predict", "--checkpoint", checkpoint, *arguments]
+        monkeypatch.setattr(sys, "argv", list(map(str, words)))
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        return int(exit_.value.code or 0)
+
+    return run
+
+
+@pytest.fixture
+def images(phantom, tmp_path) -> list[Path]:
+    """Seven X-rays in a folder of their own, in name order."""
+    tested = sorted((phantom / "test").glob("*/*"))
+    found = [*tested[:4], *tested[-3:]]
+    folder = tmp_path / "images"
+    folder.mkdir()
+    copies = [folder / f"{number} é.{path.name}" for number, path in enumerate(found)]
+    for path, copy in zip(found, copies, strict=True):
+        copy.write_bytes(path.read_bytes())
+    return copies

@@ -10,42 +10,11 @@ import time
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 import torch
-from PIL import Image
 
-from pneumonia import cli
 from pneumonia.inference.classifier import Classifier
-from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.rows import COLUMNS
-
-
-@pytest.fixture
-def predict(monkeypatch, sealed_file):
-    """Runs the command in this process; returns its exit code."""
-
-    def run(*arguments: object, checkpoint: Path = sealed_file) -> int:
-        words = ["pneumonia", "predict", "--checkpoint", checkpoint, *arguments]
-        monkeypatch.setattr(sys, "argv", list(map(str, words)))
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return int(exit_.value.code or 0)
-
-    return run
-
-
-@pytest.fixture
-def images(phantom, tmp_path) -> list[Path]:
-    """Seven X-rays in a folder of their own, in name order."""
-    tested = sorted((phantom / "test").glob("*/*"))
-    found = [*tested[:4], *tested[-3:]]
-    folder = tmp_path / "images"
-    folder.mkdir()
-    copies = [folder / f"{number} é.{path.name}" for number, path in enumerate(found)]
-    for path, copy in zip(found, copies, strict=True):
-        copy.write_bytes(path.read_bytes())
-    return copies
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -344,33 +313,3 @@ def test_a_reader_that_leaves_early_is_no_error(images, sealed_file, tmp_path):
     )
     assert done.stdout.startswith("path,")
     assert "Traceback" not in done.stderr
-
-
-@pytest.mark.soak
-def test_memory_and_open_files_stay_as_they_are_over_20_000_predictions(
-    images, sealed_file, tmp_path
-):
-    predictor, me = Predictor.load(sealed_file), psutil.Process()
-    paths = [str(images[number % 7]) for number in range(20_000)]
-    seen: dict[int, tuple[int, int]] = {}
-    for number, _ in enumerate(predictor.stream(paths), start=1):
-        if number in (4_000, 20_000):
-            seen[number] = (me.memory_info().rss, me.num_fds())
-    assert seen[20_000][0] < 1.02 * seen[4_000][0]
-    assert seen[20_000][1] <= seen[4_000][1]
-
-
-def test_a_4000_file_list_with_one_broken_file(predict, images, tmp_path):
-    folder = tmp_path / "many"
-    folder.mkdir()
-    for number in range(400):
-        (folder / f"{number:04d}.jpeg").symlink_to(images[number % 7])
-    (folder / "0123.jpeg").unlink()
-    with Image.open(images[0]) as image:
-        image.save(folder / "0123.png", "GIF")
-    (folder / "0124.jpeg").unlink()
-    (folder / "0124.jpeg").write_bytes(b"\xff\xd8\xff")
-    assert predict(folder / "*", "--out", tmp_path / "o.csv") == 1
-    rows = read(tmp_path / "o.csv")
-    assert len(rows) == 400
-    assert [Path(row["path"]).name for row in rows if row["error"]] == ["0124.jpeg"]

@@ -1,0 +1,65 @@
+"""What the fuzzing tests share: how a sound file is damaged, and how many cases are tried."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from hypothesis import HealthCheck, Phase
+from hypothesis import strategies as st
+
+LONGEST = 5.0
+"""Seconds of work that anything may take to answer or to refuse."""
+
+_WAIT = 60.0
+"""Seconds by the clock: others may use the processor, too."""
+
+_QUIETLY: dict[str, Any] = {
+    "deadline": None,  # the tests have LONGEST
+    "database": None,
+    "suppress_health_check": list(HealthCheck),
+}
+QUICK = _QUIETLY | {"derandomize": True}
+SOAK = _QUIETLY | {"phases": [Phase.generate, Phase.shrink]}
+
+Change = tuple[str, float, bytes]
+
+
+@contextmanager
+def soon() -> Iterator[None]:
+    """What is done here must not hang."""
+    worked, passed = time.process_time(), time.monotonic()
+    yield
+    assert time.process_time() - worked < LONGEST
+    assert time.monotonic() - passed < _WAIT
+
+
+def changes(awkward: Sequence[bytes], most: int = 6) -> st.SearchStrategy[list[Change]]:
+    """Some changes to a file, each of a kind, at a place (more often near the front), of bytes."""
+    return st.lists(
+        st.tuples(
+            st.sampled_from(["set", "insert", "delete", "cut", "repeat"]),
+            st.one_of(st.floats(0, 1), st.floats(0, 0.1)),  # headers are at the front
+            st.one_of(st.binary(min_size=1, max_size=8), st.sampled_from(awkward)),
+        ),
+        min_size=1,
+        max_size=most,
+    )
+
+
+def damaged(content: bytes, some: Sequence[Change]) -> bytes:
+    """The file after its changes."""
+    data = bytearray(content)
+    for kind, share, new in some:
+        at = int(share * len(data))
+        if kind == "set":
+            data[at : at + len(new)] = new
+        elif kind == "insert":
+            data[at:at] = new
+        elif kind == "delete":
+            del data[at : at + len(new)]
+        elif kind == "cut":
+            del data[at:]
+        else:
+            data[at:at] = data[at : at + 50 * len(new)]
+    return bytes(data)
