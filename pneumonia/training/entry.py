@@ -142,7 +142,7 @@ def run(main: Callable[[], object]) -> None:
     except _Carried as carried:
         _refuse(carried.error, said=carried.said)
     except (PneumoniaError, HydraException, OmegaConfBaseException) as error:
-        _refuse(error)
+        _refuse(error, said=tell(sentence(error)) is not None)
     except (ValueError, OSError) as error:
         if _Hydra.job_began:
             raise
