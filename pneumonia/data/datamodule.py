@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 import numpy as np
 from lightning import LightningDataModule
+from lightning.fabric.utilities.distributed import _InfiniteBarrier
 from torch.utils.data import DataLoader
 
 from pneumonia.data.augment import Augmentation
@@ -168,11 +169,6 @@ class ChestXrayDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Item]:
         """Shuffled and augmented training images, whole batches only."""
         rank, world_size = self._ranks()
-        if self.batch_size % world_size:
-            raise ConfigError(
-                f"data.batch_size={self.batch_size} is global and cannot be divided over"
-                f" {world_size} processes; use a multiple of {world_size}."
-            )
         samples = self.splits["train"]
         dataset = Radiographs(
             samples, self.preprocessing, self.augmentation, self.seed, self._caches["train"]
@@ -222,15 +218,17 @@ class ChestXrayDataModule(LightningDataModule):
         return read_split(self.root, split, self.patients)
 
     def _open_cache(self, samples: Samples) -> Cache | None:
-        """The images, decoded once: the first process of a machine makes what the others open."""
+        """The images, decoded once: the first process makes what the others open.
+
+        The first of each other machine comes next; on a disk of its own it makes another.
+        """
         if not self.cache:
             return None
-        first = self.trainer is None or self.trainer.local_rank == 0
-        try:
-            cache = self._cache_of(samples) if first else None
-        finally:  # a process that fails must not leave the others waiting
-            if self.trainer is not None:
-                self.trainer.strategy.barrier("cache")
+        trainer, cache = self.trainer, None
+        if trainer is not None:
+            for turn in (trainer.is_global_zero, trainer.local_rank == 0):
+                with _InfiniteBarrier():  # the usual one gives up after 10 or 30 minutes
+                    cache = cache or (self._cache_of(samples) if turn else None)
         return cache or self._cache_of(samples)
 
     def _cache_of(self, samples: Samples) -> Cache:

@@ -7,6 +7,7 @@ from typing import Any, cast
 import hydra
 from hydra.errors import InstantiationException
 from lightning import Callback, Trainer
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import Logger
 from omegaconf import DictConfig, OmegaConf
@@ -15,9 +16,11 @@ from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import ConfigError, sentence
 from pneumonia.model.classifier import PneumoniaClassifier
 from pneumonia.training.checkpoint import WholeCheckpoints
+from pneumonia.training.company import Company
 from pneumonia.training.continuation import Continuation
 from pneumonia.training.divergence import Divergence
 from pneumonia.training.preflight import Preflight
+from pneumonia.training.processes import check_devices, launched
 from pneumonia.training.record import RunRecord
 from pneumonia.training.reseed import Reseed
 from pneumonia.training.schema import check
@@ -54,6 +57,7 @@ def build(
     settings = plain(config)
     check(settings)
     callbacks = [
+        Company(run_directory),
         Preflight(
             config.evaluation.operating_point,
             config.evaluation.target,
@@ -70,7 +74,10 @@ def build(
     ]
     datamodule = _instantiate("data", config.data)
     datamodule.check_root()  # before weights are downloaded for nothing
-    return Parts(
+    plugins: list[Any] = [WholeCheckpoints()]
+    if launched()[0] == "srun" and SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # `Stop` leaves that to the script
+    parts = Parts(
         datamodule=datamodule,
         model=_instantiate("model", config.model),
         trainer=_instantiate(
@@ -78,9 +85,11 @@ def build(
             config.trainer,
             callbacks=callbacks,
             logger=_named("logger", config, Logger),
-            plugins=[WholeCheckpoints()],
+            plugins=plugins,
         ),
     )
+    check_devices(parts.trainer, settings["trainer"], datamodule)
+    return parts
 
 
 def _record(directory: str | Path, settings: dict[str, Any], start: Start | None) -> RunRecord:

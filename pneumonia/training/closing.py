@@ -14,6 +14,7 @@ from pneumonia.errors import sentence
 from pneumonia.evaluation.operating_point import OperatingPoint
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.training.ending import Ending, write_ending
+from pneumonia.training.processes import first
 from pneumonia.training.record import CONFIG_FILE
 from pneumonia.training.throughput import Throughput
 
@@ -84,7 +85,8 @@ class FailureRecord(Callback):
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Note whether the directory is this run's own."""
         directory = Path(config.hydra.runtime.output_dir)
-        self._directory = None if (directory / CONFIG_FILE).exists() else directory
+        own = first() and not (directory / CONFIG_FILE).exists()
+        self._directory = directory if own else None
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Write down the error of a failed job."""

@@ -71,20 +71,24 @@ class Divergence(Callback):
     def _read(self, trainer: Trainer) -> None:
         first = _NEVER if self._first is None else int(self._first)
         self._first = None
-        elsewhere = trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(
-            first != _NEVER, all=False
-        )
         recent, self._recent = self._recent, []
-        for place, step, rates, rows in recent:
-            if place == first:
-                raise TrainingError(
-                    f"the loss is infinite or not a number at step {step} (epoch"
-                    f" {trainer.current_epoch}), with learning rate"
-                    f" {', '.join(f'{rate:.3g}' for rate in sorted(set(rates)))}, on"
-                    f" {_names(trainer, rows)}. {_advice(trainer)}"
-                )
-        if elsewhere:
-            raise TrainingError("another process met a loss that is infinite or not a number.")
+        words = next((self._words(trainer, *one[1:]) for one in recent if one[0] == first), None)
+        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(
+            words is not None, all=False
+        ):
+            every: list[str | None] = [None] * trainer.world_size
+            torch.distributed.all_gather_object(every, words)
+            words = next(filter(None, every))
+        if words is not None:
+            raise TrainingError(words)
+
+    @staticmethod
+    def _words(trainer: Trainer, step: int, rates: list[float], rows: Tensor) -> str:
+        return (
+            f"the loss is infinite or not a number at step {step} (epoch {trainer.current_epoch}),"
+            f" with learning rate {', '.join(f'{rate:.3g}' for rate in sorted(set(rates)))}, on"
+            f" {_names(trainer, rows)}. {_advice(trainer)}"
+        )
 
 
 def _names(trainer: Trainer, rows: Tensor) -> str:

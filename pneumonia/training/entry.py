@@ -6,8 +6,6 @@ import shlex
 import shutil
 import signal
 import sys
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,10 +17,19 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from pneumonia.errors import CheckpointError, ConfigError, ExtraError, PneumoniaError, sentence
+from pneumonia.errors import (
+    CheckpointError,
+    ConfigError,
+    ExtraError,
+    PneumoniaError,
+    TrainingError,
+    sentence,
+)
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.training.closing import record_failure
+from pneumonia.training.company import LostError, end_with_the_first, tell
 from pneumonia.training.mishap import explain
+from pneumonia.training.processes import first, hush, refuse_strategy
 from pneumonia.training.record import CONFIG_FILE
 from pneumonia.training.stop import Stopped
 
@@ -41,9 +48,11 @@ Main = Callable[[DictConfig], float | None]
 class _Carried(BaseException):
     """Takes a user's mistake past Hydra, which would print words of its own first."""
 
-    def __init__(self, error: PneumoniaError) -> None:
+    def __init__(self, error: PneumoniaError, *, said: bool) -> None:
         super().__init__()
         self.error = error
+        self.said = said
+        """Whether another process has told the user."""
 
 
 class _Hydra:
@@ -98,14 +107,17 @@ def guarded(main: Main) -> Main:
             else:
                 mishap = explain(error, str(directory), config)
                 if mishap is None:
+                    tell(f"{type(error).__name__}: {sentence(error)}")
                     raise
                 known, cause = mishap, error
             if job.mode == RunMode.RUN:
-                if not held and (directory / CONFIG_FILE).exists() and _first():
+                heard = tell(sentence(known), isinstance(known, LostError))
+                known = TrainingError(heard) if heard else known
+                if not held and (directory / CONFIG_FILE).exists() and first():
                     record_failure(directory, known)
                 _remove_unclaimed(directory)
                 if _Hydra.told:
-                    raise _Carried(known) from error
+                    raise _Carried(known, said=heard is not None) from error
             raise known from cause
 
     return guard
@@ -120,7 +132,8 @@ def run(main: Callable[[], object]) -> None:
     Args:
         main: The function that `hydra.main` decorated, of a `guarded` one.
     """
-    _end_with_the_first()
+    hush()
+    end_with_the_first()
     if os.environ.get(_SHOW_TRACEBACK, "0") == "1":
         main()
         return
@@ -128,15 +141,15 @@ def run(main: Callable[[], object]) -> None:
         with _Hydra.raises():
             main()
     except _Carried as carried:
-        _refuse(carried.error)
+        _refuse(carried.error, said=carried.said)
     except (PneumoniaError, HydraException, OmegaConfBaseException) as error:
-        _refuse(error)
+        _refuse(error, said=tell(sentence(error)) is not None)
     except Exception as error:
         if _Hydra.job_began:
             raise
         _refuse(explain(error, "the run directory", None) or _unnamed(error))  # from composing
     except Stopped as stopped:
-        if _first():
+        if first():
             sys.stderr.write(f"{stopped.sentence}\n")
         raise
     except (KeyboardInterrupt, SystemExit) as end:
@@ -146,7 +159,9 @@ def run(main: Callable[[], object]) -> None:
         raise
 
 
-def _refuse(error: BaseException) -> NoReturn:
+def _refuse(error: BaseException, *, said: bool = False) -> NoReturn:
+    if said:
+        sys.exit(1)
     text = sentence(error)
     for appendix in _APPENDICES:
         text = text.partition(appendix)[0].rstrip()
@@ -166,27 +181,9 @@ def _unnamed(error: Exception) -> ConfigError:
     )
 
 
-def _first() -> bool:
-    """Whether this is the process that speaks, of those that train together."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
-
-
-def _end_with_the_first() -> None:
-    """Of processes that train together, the others would wait half an hour for a killed one."""
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)
-
-    if not _first():
-        threading.Thread(target=watch, daemon=True).start()
-
-
 def _remove_unclaimed(directory: Path) -> None:
     """Remove the directory of a run that never began."""
-    found = list(directory.iterdir()) if directory.is_dir() and _first() else []
+    found = list(directory.iterdir()) if directory.is_dir() and first() else []
     if found and all(entry.name.startswith(_BEFORE_THE_RECORD) for entry in found):
         shutil.rmtree(directory, ignore_errors=True)
 
@@ -199,16 +196,11 @@ def refuse_impossible(config: DictConfig, sweep: bool) -> None:
         sweep: Whether this is one job of a multirun.
 
     Raises:
-        ConfigError: If a sweep would start further processes, each of which would be a sweep.
+        ConfigError: If a sweep would start further processes, each of which would be a sweep, or
+            if the seed or the strategy is none.
         CheckpointError: If the checkpoint to resume is missing or is not one.
     """
-    strategy, devices = config.trainer.get("strategy", "auto"), config.trainer.get("devices", 1)
-    if sweep and (strategy not in ("auto", "single_device") or devices != 1):
-        raise ConfigError(
-            f"a multirun with trainer.strategy={strategy} trainer.devices={devices} would start a"
-            " whole sweep in each process; sweep with one device for each job, or run the jobs"
-            " one by one."
-        )
+    refuse_strategy(config.trainer, sweep)
     if isinstance(config.seed, int) and not 0 <= config.seed <= _MOST_SEED:
         raise ConfigError(f"seed={config.seed} must lie in 0 to {_MOST_SEED}.")
     if config.ckpt_path is not None and not config.resume:

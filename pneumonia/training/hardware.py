@@ -8,6 +8,7 @@ import torch
 from omegaconf import OmegaConf
 
 from pneumonia.errors import ConfigError
+from pneumonia.training.processes import handlers, launched, output_subdir
 
 
 def precision(accelerator: str) -> str:
@@ -34,21 +35,24 @@ def run_name() -> str:
     Raises:
         ConfigError: If torchrun was started without a name for the run.
     """
-    environment = os.environ
-    if int(environment.get("SLURM_NTASKS", "1")) > 1:
-        return f"job-{environment['SLURM_JOB_ID']}-{environment.get('SLURM_STEP_ID', '0')}"
-    if int(environment.get("WORLD_SIZE", "1")) > 1 and "TORCHELASTIC_RUN_ID" in environment:
-        if environment["TORCHELASTIC_RUN_ID"] == "none":
+    tool, started = launched()
+    if tool == "srun" and started > 1:
+        return f"job-{os.environ['SLURM_JOB_ID']}-{os.environ.get('SLURM_STEP_ID', '0')}"
+    if tool == "torchrun" and started > 1:
+        name = os.environ["TORCHELASTIC_RUN_ID"]
+        if name == "none":
             raise ConfigError(
                 "the processes that torchrun started cannot agree on a name for the run; start it"
                 " with --standalone or --rdzv-id=NAME, or give hydra.run.dir."
             )
-        return f"job-{environment['TORCHELASTIC_RUN_ID']}"
+        return f"job-{name}"
     return f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S-%f}"
 
 
 def register_resolvers() -> None:
-    """Make `${precision:...}`, `${run_name:}` and `${not:...}` known to the configuration."""
+    """Make `${precision:...}`, `${run_name:}` and the like known to the configuration."""
+    OmegaConf.register_new_resolver("log_handlers", handlers, replace=True)
+    OmegaConf.register_new_resolver("output_subdir", output_subdir, replace=True)
     OmegaConf.register_new_resolver("not", operator.not_, replace=True)
     OmegaConf.register_new_resolver("precision", precision, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)

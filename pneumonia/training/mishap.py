@@ -6,17 +6,19 @@ import re
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from pneumonia.errors import DataError, PneumoniaError, TrainingError, sentence
+from pneumonia.errors import ConfigError, DataError, PneumoniaError, TrainingError, sentence
+from pneumonia.training.company import LostError, is_lost
 
 _NO_MEMORY = re.compile(
     r"can't allocate memory|not enough memory|CUDA out of memory", re.IGNORECASE
 )
 _NO_WORKER = re.compile(r"DataLoader worker \(pid\S* [\d, ]+\) (is killed by|exited)")
+_UNUSED = "Expected to have finished reduction in the prior iteration"
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CLOSED = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
-def explain(
+def explain(  # noqa: PLR0911  one answer for each kind of mishap
     error: BaseException, directory: str, config: DictConfig | None
 ) -> PneumoniaError | None:
     """A mishap as an error that a user can mend.
@@ -45,6 +47,14 @@ def explain(
             f" lower {_present(config, 'data.num_workers')}, 0 reads in the process itself."
             f" {_resume(directory)}"
         )
+    if isinstance(error, RuntimeError) and _UNUSED in text:
+        return ConfigError(
+            f"some weights of {_present(config, 'model.backbone')} take no part in the loss, which"
+            " trainer.strategy=ddp does not expect; set"
+            " trainer.strategy=ddp_find_unused_parameters_true, which is slower."
+        )
+    if is_lost(error):
+        return LostError(directory)
     if isinstance(error, OSError) and error.errno in _FULL:
         return TrainingError(
             f"no space is left to write {error.filename or directory} ({error.strerror}); free"

@@ -58,12 +58,7 @@ class Preflight(Callback):
                     " without it by test=false."
                 )
             datamodule.setup("test")  # lists it: a fault must not show after hours of training
-        _check_splits(datamodule)
-        if trainer.world_size > 1 and trainer._accelerator_connector.use_distributed_sampler:  # noqa: SLF001
-            raise ConfigError(
-                "trainer.use_distributed_sampler must be false: the data module divides the"
-                " images over the processes itself."
-            )
+        _check_splits(datamodule, trainer.world_size)
         if datamodule.sampler == "balanced" and pl_module.hparams.get("pos_weight") == "balanced":
             raise ConfigError(
                 "data.sampler=balanced and model.pos_weight=balanced would correct the balance"
@@ -118,8 +113,13 @@ def best_checkpoint(trainer: Trainer) -> tuple[str, float]:
     return callback.best_model_path, float(callback.best_model_score)
 
 
-def _check_splits(datamodule: ChestXrayDataModule) -> None:
+def _check_splits(datamodule: ChestXrayDataModule, processes: int) -> None:
     for name, samples in datamodule.splits.items():
+        if len(samples) < processes:
+            raise ConfigError(
+                f"the {name} split of {datamodule.root} has {len(samples)} images, fewer than the"
+                f" {processes} processes that share it; use fewer trainer.devices."
+            )
         for count, label in zip(samples.class_counts(), CLASSES, strict=True):
             if count == 0:
                 raise DataError(

@@ -19,7 +19,9 @@ log = logging.getLogger(__name__)
 
 _KEYS = {"resume", "repeat"}
 _PLACES = {"data.root", "data.table", "data.cache", "data.cache_dir", "data.num_workers"}
-"""Where the same data lie and how they are read: free to differ in a repetition."""
+"""Where the same data lie and how they are read: free to differ."""
+_WHERE = {f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")}
+"""Where a run goes on is not what it is: free to differ in one that is resumed."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +69,11 @@ def settle(config: DictConfig, job: HydraConf) -> Start:
     if different:
         log.warning("not as when %s was started: %s", run, "; ".join(different))
     typed, chosen = record["overrides"], record["choices"]
+    given = {text.lstrip("+").partition("=")[0] for text in overrides}
+    free = _PLACES if config.repeat is not None else _PLACES | _WHERE
+    for key in free & (given | (_WHERE if "trainer" in given else set())):
+        OmegaConf.update(recorded, key, OmegaConf.select(config, key))
     if config.repeat is not None:
-        for key in _PLACES & {text.lstrip("+").partition("=")[0] for text in overrides}:
-            OmegaConf.update(recorded, key, OmegaConf.select(config, key))
         fingerprint = record["fingerprint"]
         return Start(recorded, typed, chosen, recorded.ckpt_path, fingerprint=fingerprint)
     if record.get("finished"):
@@ -114,7 +118,7 @@ def _refuse_contradictions(
     record: dict[str, Any],
     run: Path,
 ) -> None:
-    free = _KEYS | (_PLACES if config.repeat is not None else set())
+    free = _KEYS | _PLACES | (_WHERE | {"trainer"} if config.resume else set())
     for text, override in zip(
         overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True
     ):

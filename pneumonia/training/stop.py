@@ -8,10 +8,7 @@ Exit codes are those of the shell, 128 + the signal's number:
 | SIGUSR1, as `sbatch --signal=SIGUSR1@90` sends before the time is up | 138 |
 | SIGTERM, from `kill`, `docker stop` or a scheduler | 143 |
 
-A SLURM script that goes on by itself, from a job with `--requeue`:
-
-    srun python train.py hydra.run.dir=DIR $(test -e DIR/config.yaml && echo resume=true)
-    test $? -eq 138 && scontrol requeue $SLURM_JOB_ID
+A script for SLURM that goes on by itself stands in the README.
 """
 
 import signal
@@ -19,6 +16,7 @@ import threading
 from types import FrameType
 from typing import Any
 
+import torch
 from lightning import Callback, LightningModule, Trainer
 
 from pneumonia.training.checkpoint import LastCheckpoint, between_steps
@@ -62,7 +60,10 @@ class Stop(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Save and stop if asked to."""
-        if self._is_asked(trainer) and between_steps(trainer):
+        at_hand = trainer.world_size == 1 or trainer.strategy.root_device.type == "cpu"
+        # Asking the other processes waits for this one's GPU, too.
+        due = at_hand or trainer.global_step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        if due and between_steps(trainer) and self._is_asked(trainer):
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, LastCheckpoint):
                     callback.save(trainer)
@@ -91,16 +92,16 @@ class Stop(Callback):
             raise Stopped(number, " before it could save" if impatient else "")
 
     def _is_asked(self, trainer: Trainer) -> bool:
-        """Whether any process is asked to; then all stop at the same step."""
-        asked = self._asked is not None
+        """Whether any process is asked to; then all stop at the same step, with the same code."""
         if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        return asked
+            asked = torch.tensor(self._asked or 0, device=trainer.strategy.root_device)
+            self._asked = int(trainer.strategy.reduce(asked, reduce_op="max")) or None
+        return self._asked is not None
 
     def _leave(self, trainer: Trainer) -> None:
-        number = self._asked if self._asked is not None else signal.SIGTERM
+        assert self._asked is not None  # noqa: S101  else it does not leave
         raise Stopped(
-            number,
+            self._asked,
             f" after {trainer.global_step} steps; to go on: python train.py resume=true"
             f" hydra.run.dir={trainer.default_root_dir}",
         )

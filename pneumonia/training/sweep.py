@@ -25,6 +25,7 @@ from pneumonia.errors import ConfigError, TrainingError, sentence
 from pneumonia.training.build import plain
 from pneumonia.training.ending import ENDING_FILE, Ending, read_ending
 from pneumonia.training.entry import refuse_impossible
+from pneumonia.training.processes import refuse_strategy
 from pneumonia.training.record import refuse_used
 from pneumonia.training.schema import check
 
@@ -46,7 +47,12 @@ class Sweep(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Take over Hydra's parts; called by Hydra."""
+        """Take over Hydra's parts; called by Hydra.
+
+        Raises:
+            ConfigError: If this is one of several processes, each of which would be a sweep.
+        """
+        refuse_strategy({}, sweep=True)
         self.context, self.master = hydra_context, config
         self.directory = Path(config.hydra.sweep.dir)  # resolved once: every job copies it
         self.launcher: Launcher = Plugins.instance().instantiate_launcher(

@@ -11,6 +11,7 @@ from importlib.metadata import version
 
 import pytest
 import torch
+from hydra.core.hydra_config import HydraConfig
 from lightning import Callback
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import OmegaConf
@@ -18,6 +19,7 @@ from omegaconf import OmegaConf
 from pneumonia.errors import PneumoniaError
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.training.provenance import provenance
+from pneumonia.training.start import settle
 from pneumonia.training.stop import Stopped
 
 
@@ -180,7 +182,7 @@ def stopped_fixture(start, tmp_path):
 def test_a_contradiction_is_refused_by_name_with_the_other_way(stopped, start):
     for override, message in (
         ("trainer.max_epochs=20", r"trainer.max_epochs=20 contradicts .* trainer.max_epochs=3"),
-        ("trainer=auto", r"trainer=auto contradicts .* which has trainer=cpu"),
+        ("trainer.precision=bf16-mixed", r"contradicts .* which has trainer.precision=32-true"),
         ("+trainer.max_steps=5", r"\+trainer.max_steps=5 contradicts .* trainer.max_steps=None"),
         ("~callbacks.early_stopping", r"~callbacks.early_stopping contradicts"),
         ("experiment=finetune", r"experiment=finetune contradicts .* experiment=None"),
@@ -189,6 +191,22 @@ def test_a_contradiction_is_refused_by_name_with_the_other_way(stopped, start):
             start("resume=true", "test=false", override)
         assert "ckpt_path=" in str(caught.value)
         assert "\n" not in str(caught.value)
+
+
+def test_where_a_run_goes_on_is_no_contradiction(stopped, composed):
+    def settled(*overrides):
+        words = ["trainer=cpu", "test=false", "resume=true", *overrides]
+        words = words[1:] if any(word.startswith("trainer=") for word in overrides) else words
+        config = composed(*words, directory=stopped)
+        return settle(config, HydraConfig.get()).config.trainer
+
+    same = settled()
+    assert (same.accelerator, same.devices, same.strategy) == ("cpu", 1, "auto")
+    moved = settled("trainer=ddp", "trainer.devices=4", "trainer.num_nodes=2")
+    assert (moved.accelerator, moved.devices, moved.num_nodes) == ("auto", 4, 2)
+    assert moved.strategy == "ddp"
+    assert {**moved} | {**same} == {**same}  # all else is the run's own
+    assert settled("trainer.devices=2").devices == 2
 
 
 def test_a_stopped_run_needs_no_other_word_even_if_it_was_moved(stopped, start, train, tmp_path):
