@@ -4,82 +4,68 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 from jinja2 import Environment
 from numpy.typing import NDArray
 from PIL import Image
 
+from pneumonia.evaluation.abstention import Band
 from pneumonia.inference.caveat import CAVEAT
+from pneumonia.inference.percent import percentages
 from pneumonia.inference.prediction import Failure, Prediction
 from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.rows import as_csv, as_row
 
 _TEMPLATE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""
+{% if csv %}
+<div class="pn-summary"><p>{{ summary }}</p>
+<a class="pn-csv" download="predictions.csv" href="{{ csv }}">Download the figures (CSV)</a></div>
+{% endif %}
 {% for a in answers %}
-<article class="pn-card">
+<article class="pn-card {{ a.kind }}">
 <p class="pn-name">{{ a.name }}</p>
 {% if a.error %}
-<p class="pn-verdict pn-none">Could not be read</p>
+<p class="pn-verdict">Could not be read</p>
 <p>{{ a.error }}</p>
 {% else %}
-<p class="pn-verdict {{ a.kind }}">{{ a.verdict }}</p>
+<p class="pn-verdict">{{ a.verdict }}</p>
+{% if a.lead %}<p class="pn-lead">{{ a.lead }}</p>{% endif %}
 {% if a.unlike %}
-<p>This image is unlike those the model was trained on, so what it says of it means nothing.</p>
-<details><summary>What it says all the same</summary>
+<details><summary>What the model says all the same</summary>
 {% endif %}
-<p>The model gives pneumonia a probability of <strong>{{ a.percent }}</strong>. It calls PNEUMONIA
-from {{ threshold }} up
-{%- if band %}, and leaves {{ band.low }} to {{ band.high }} undecided{% endif %}.</p>
-<div class="pn-bar" role="img" aria-label="probability {{ a.percent }}, threshold {{ threshold }}">
-<div class="pn-fill {{ a.kind }}" style="width:{{ a.width }}%"></div>
+<p>{{ a.sentence }}</p>
+<div class="pn-scale" role="img" aria-label="{{ a.label }}">
+<div class="pn-bar">
+<div class="pn-fill" style="width:{{ a.width }}%"></div>
 {% if band %}
 <div class="pn-band" style="left:{{ band.left }}%;width:{{ band.width }}%"></div>
 {% endif %}
-<div class="pn-tick" style="left:{{ tick }}%"></div>
 </div>
-<div class="pn-scale"><span>0%</span><span>PNEUMONIA from {{ threshold }}</span>
-<span>100%</span></div>
+<div class="pn-tick" style="left:{{ tick }}%"></div>
+<div class="pn-dot" style="left:{{ a.width }}%"></div>
+</div>
+<div class="pn-legend"><span>0%</span>
+<span class="{{ 'pn-before' if tick > 50 else 'pn-after' }}" style="{{ legend }}">
+PNEUMONIA from {{ a.threshold }}</span><span>100%</span></div>
+{% if band %}<p class="pn-quiet"><i class="pn-key"></i>undecided: {{ a.band }}</p>{% endif %}
 {% if a.unlike %}</details>{% endif %}
-{% for warning in a.warnings %}<p class="pn-warning">The image: {{ warning }}.</p>{% endfor %}
+{% for warning in a.warnings %}<p class="pn-warning">Image quality: {{ warning }}.</p>{% endfor %}
 <div class="pn-pictures">
-<figure><img src="{{ a.image }}" alt="the X-ray as read"><figcaption>As read</figcaption></figure>
+<figure><img src="{{ a.image }}" alt="the X-ray as read"><figcaption>As read</figcaption>
+</figure>
 {% if a.heat %}
-<figure><img src="{{ a.heat }}" alt="heat map"><figcaption>Where its evidence for {{ a.decision }}
-lies (brightest = strongest in this image). {{ caveat }}</figcaption></figure>
-{% elif no_heat %}
-<p class="pn-quiet">{{ no_heat }}</p>
+<figure><img src="{{ a.heat }}" alt="heat map of the evidence over the X-ray"><figcaption>
+<span class="pn-ramp"><span>none</span><i></i><span>strongest in this image</span></span>
+Where the evidence for {{ a.decision }} lies. {{ caveat }}</figcaption></figure>
 {% endif %}
 </div>
+{% if no_heat and not a.unlike %}<p class="pn-quiet">{{ no_heat }}</p>{% endif %}
 {% endif %}
 </article>
 {% endfor %}
-{% if csv %}<p><a class="pn-csv" download="predictions.csv" href="{{ csv }}">Take the figures along
-(predictions.csv)</a></p>{% endif %}
 """)
-
-STYLE = """
-.pn-card {border:1px solid #8888; border-radius:8px; padding:12px 16px; margin:0 0 14px}
-.pn-card p {margin:4px 0}
-.pn-name {font-size:.9em; opacity:.75; overflow-wrap:anywhere}
-.pn-verdict {font-size:1.5em; font-weight:700}
-.pn-bar {position:relative; height:20px; background:#8883; border-radius:4px; margin:8px 0 2px}
-.pn-fill {height:100%; border-radius:4px; background:#0072b2}
-.pn-fill.pn-ill {background:#d55e00}
-.pn-fill.pn-none {background:#888}
-.pn-band {position:absolute; top:0; height:100%; background:repeating-linear-gradient(
-  45deg,#0006,#0006 3px,#fff6 3px,#fff6 6px)}
-.pn-tick {position:absolute; top:-4px; height:28px; width:3px; margin-left:-1px;
-  background:currentColor}
-.pn-scale {display:flex; justify-content:space-between; font-size:.8em; opacity:.8}
-.pn-warning {font-weight:600}
-.pn-pictures {display:flex; flex-wrap:wrap; gap:12px; margin-top:10px}
-.pn-pictures figure {flex:1 1 260px; max-width:460px; margin:0}
-.pn-pictures img {width:100%; height:auto; border-radius:4px}
-.pn-pictures figcaption, .pn-quiet {font-size:.85em; opacity:.85}
-.pn-device {border-left:4px solid #d55e00; padding:4px 10px}
-"""
-"""Of the classes that the answers use; they take their text colour from the page, light or dark."""
 
 
 def render(
@@ -100,52 +86,73 @@ def render(
         model: Digest of the model file, for the table.
         no_heat: Why there is no heat map, in words.
     """
-    point, band = predictor.operating_point, predictor.classifier.band
-    shown = None
-    if band is not None and band.upper > band.lower:
-        shown = {
-            "low": _percent(band.lower),
-            "high": _percent(min(band.upper, 1.0)),
-            "left": 100 * band.lower,
-            "width": 100 * (min(band.upper, 1.0) - band.lower),
-        }
+    threshold, band = predictor.operating_point.threshold, _band(predictor)
+    tick = 100 * min(max(threshold, 0.0), 1.0)
     answers = [
-        _answer(result, picture, heat)
+        _answer(result, picture, heat, threshold, band)
         for result, picture, heat in zip(results, pictures, heats, strict=True)
     ]
-    table = as_csv() + "".join(as_csv(as_row(result, model)) for result in results)
-    encoded = base64.b64encode(table.encode("utf-8", "surrogateescape")).decode()
     return _TEMPLATE.render(
         answers=answers,
-        band=shown,
-        threshold=_percent(point.threshold),
-        tick=100 * point.threshold,
+        summary=_summary([str(answer["brief"]) for answer in answers]),
+        band=band and {"left": 100 * band.lower, "width": 100 * (min(band.upper, 1) - band.lower)},
+        tick=tick,
+        legend=f"right:{100 - tick}%" if tick > 50 else f"left:{tick}%",  # noqa: PLR2004 - middle
         caveat=CAVEAT,
         no_heat=no_heat,
-        csv=f"data:text/csv;base64,{encoded}" if results else "",
+        csv=_table(results, model) if results else "",
     )
+
+
+def _band(predictor: Predictor) -> Band | None:
+    band = predictor.classifier.band
+    return band if band is not None and band.upper > band.lower else None
 
 
 def _answer(
     result: Prediction | Failure,
     picture: NDArray[np.uint8] | None,
     heat: NDArray[np.uint8] | None,
-) -> dict[str, object]:
-    name = PurePath(result.path).name.encode(errors="replace").decode()
+    threshold: float,
+    band: Band | None,
+) -> dict[str, Any]:
+    name = _name(result)
     if isinstance(result, Failure):
-        return {"name": name, "error": result.error.replace(result.path, name)}
-    verdict, kind = result.decision, "pn-ill" if result.decision == "PNEUMONIA" else "pn-well"
+        error = result.error.replace(result.path, name)
+        return {"name": name, "error": error, "brief": "not readable"}
+    shown = percentages(result.probability, threshold, band)
+    kind = "pn-ill" if result.decision == "PNEUMONIA" else "pn-well"
+    verdict, lead, brief = result.decision, "", result.decision
     if result.uncertain:
-        verdict = f"Undecided (leans to {result.decision}): a person should read this image"
+        kind, verdict, brief = "pn-open", "Undecided", "undecided"
+        lead = (
+            f"It leans to {result.decision}, too little to rely on: a person should read this"
+            " image."
+        )
     if result.unlike:
-        verdict, kind = "No answer", "pn-none"
+        kind, verdict, brief = "pn-none", "No answer", "without an answer"
+        lead = (
+            "This image is unlike those that the model was trained on, so what it says of it means"
+            " nothing."
+        )
     return {
         "name": name,
-        "verdict": verdict,
         "kind": kind,
+        "verdict": verdict,
+        "brief": brief,
+        "lead": lead,
         "unlike": result.unlike,
         "decision": result.decision,
-        "percent": _percent(result.probability),
+        "sentence": (
+            f"The model gives pneumonia a probability of {shown['probability']}. It calls"
+            f" PNEUMONIA from {shown['threshold']} up."
+        ),
+        "label": (
+            f"Probability of pneumonia {shown['probability']}, on a scale on which PNEUMONIA"
+            f" begins at {shown['threshold']}"
+        ),
+        "threshold": shown["threshold"],
+        "band": _between(shown, band) if band else "",
         "width": 100 * result.probability,
         "warnings": result.warnings,
         "image": _inline(picture),
@@ -153,12 +160,36 @@ def _answer(
     }
 
 
-def _percent(share: float) -> str:
-    if 0 < share < 0.01:  # noqa: PLR2004 - it would read 0%
-        return "less than 1%"
-    if 0.99 < share < 1:  # noqa: PLR2004
-        return "more than 99%"
-    return f"{100 * share:.0f}%"
+def _between(shown: dict[str, str], band: Band) -> str:
+    if band.lower <= 0:
+        return "all of it" if band.upper > 1 else f"below {shown['upper']}"
+    if band.upper > 1:
+        return f"{shown['lower']} and more"
+    return f"from {shown['lower']} to below {shown['upper']}"
+
+
+def _summary(briefs: Sequence[str]) -> str:
+    counts = ", ".join(f"{briefs.count(brief)} {brief}" for brief in dict.fromkeys(briefs))
+    return f"{len(briefs)} image{'s' if len(briefs) > 1 else ''}: {counts}"
+
+
+def _table(results: Sequence[Prediction | Failure], model: str) -> str:
+    rows = [as_csv()]
+    for result in results:
+        row = as_row(result, model)
+        rows.append(as_csv({key: _harmless(value) for key, value in row.items()}))
+    encoded = base64.b64encode("".join(rows).encode("utf-8", "replace")).decode()
+    return f"data:text/csv;charset=utf-8;base64,{encoded}"
+
+
+def _harmless(value: Any) -> Any:
+    """Keep a spreadsheet from taking a file's name for a formula."""
+    text = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if text else value
+
+
+def _name(result: Prediction | Failure) -> str:
+    return PurePath(result.path).name.encode(errors="replace").decode()
 
 
 def _inline(picture: NDArray[np.uint8] | None) -> str:

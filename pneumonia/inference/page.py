@@ -1,209 +1,144 @@
 """The page: drop X-rays, read answers. It keeps nothing and asks nothing of any other host."""
 
 import contextlib
-import logging
 import os
-import shutil
-import tempfile
-import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import escape
+from PIL import Image
 
+from pneumonia.data.anatomy import chest, expose
 from pneumonia.data.content import MOST_BYTES
-from pneumonia.data.image import read_grey
-from pneumonia.data.phantom import write_phantom
-from pneumonia.errors import ConfigError, ExtraError, PneumoniaError
-from pneumonia.evaluation.subject import Subject
-from pneumonia.inference.answer import STYLE, render
-from pneumonia.inference.prediction import Failure
-from pneumonia.inference.predictor import Predictor
-from pneumonia.inference.rows import digest
-
-log = logging.getLogger(__name__)
-
-MOST_FILES = 20
-LOCAL = "127.0.0.1"
+from pneumonia.errors import ExtraError
+from pneumonia.inference.desk import Desk
+from pneumonia.inference.style import STYLE
+from pneumonia.inference.tray import MOST_FILES, PATIENCE, Tray, Upload, swept
 
 DEVICE = (
     "Research software, not a medical device: it must not be used to diagnose anybody. Trained on"
     " X-rays of children aged 1 to 5 of one hospital; nothing suggests that it works elsewhere."
 )
 _FONTS = ["system-ui", "sans-serif"]  # the default ones would be fetched from elsewhere
-_EXAMPLES = ("NORMAL", "PNEUMONIA")
+_EXAMPLES = {"NORMAL": "normal", "PNEUMONIA": "bacterial"}
 
 
-class Desk:
-    """Answers what is handed in, and deletes it.
-
-    Args:
-        predictor: The model.
-        checkpoint: Its file.
-    """
-
-    def __init__(self, predictor: Predictor, checkpoint: str | Path) -> None:
-        self._predictor = predictor
-        self._model = digest(checkpoint)
-        self._no_heat = ""
-        try:
-            from pneumonia.inference.explain import HeatMaps  # noqa: PLC0415 - torch, if there is one
-
-            HeatMaps(predictor, tempfile.gettempdir(), [])
-        except PneumoniaError as error:
-            self._no_heat = str(error)
-
-    def answer(self, uploads: list[str] | None) -> str:
-        """Answer uploaded files, and delete them.
-
-        Args:
-            uploads: Their paths, as the server stored them.
-
-        Returns:
-            HTML.
-        """
-        paths = uploads or []
-        try:
-            if len(paths) > MOST_FILES:
-                return f"<p>{len(paths)} images are too many; drop at most {MOST_FILES}.</p>"
-            return self.look(paths)
-        finally:
-            for path in paths:
-                shutil.rmtree(Path(path).parent, ignore_errors=True)
-
-    def look(self, paths: list[str]) -> str:
-        """Answer files, which are kept.
-
-        Args:
-            paths: Of images.
-        """
-        results = list(self._predictor.stream(paths))
-        pictures: list[Any] = []
-        heats: list[Any] = []
-        for result in results:
-            picture, heat = None, None
-            if not isinstance(result, Failure):
-                picture, heat = self._picture(result.path)
-            pictures.append(picture)
-            heats.append(heat)
-        return render(self._predictor, results, pictures, heats, self._model, self._no_heat)
-
-    def _picture(self, path: str) -> tuple[Any, Any]:
-        if self._no_heat:
-            return np.asarray(read_grey(path)), None
-        from pneumonia.inference.overlay import blend  # noqa: PLC0415 - matplotlib takes a second
-
-        found = self._predictor.explain(path)
-        return found.image, blend(found.image, found.heat)
-
-
-def describe(predictor: Predictor, checkpoint: str | Path) -> str:
-    """Say which model it is, in HTML.
+def build(
+    desk: Desk, tray: Tray, model: str, folder: Path, host: str, patience: float = PATIENCE
+) -> Any:
+    """Build the page, with its gate before it.
 
     Args:
-        predictor: The model.
-        checkpoint: Its file.
-    """
-    content, point = predictor.classifier.checkpoint, predictor.operating_point
-    backbone = content["hyper_parameters"].get("backbone", "unknown")
-    subject = Subject(Path(checkpoint).name, "", facts=content.get("facts", {}))
-    train = subject.table("data", "splits", "train")
-    trained = ""
-    if train:
-        drawn = "drawn phantoms" if subject.fact("data", "phantom") else "X-rays"
-        trained = f" Trained on {train.get('images')} {drawn} of {train.get('patients')} patients."
-    return str(
-        escape(
-            f"Model {subject.name} ({backbone}).{trained} On the images that chose its"
-            f" threshold it had a sensitivity of {point.sensitivity:.2f} and a specificity of"
-            f" {point.specificity:.2f}; new images give less."
-        )
-    )
+        desk: Answers.
+        tray: Takes the uploads.
+        model: Which model it is, in HTML.
+        folder: For the examples; `UPLOADS` of it is the tray's.
+        host: The address that it will listen on.
+        patience: Seconds after which an upload that nobody asks about is deleted.
 
-
-def serve(checkpoint: str | Path, host: str = LOCAL, port: int = 7860) -> None:
-    """Show the page until it is interrupted.
-
-    Args:
-        checkpoint: A `.ckpt` or `.onnx` file.
-        host: Address to listen on.
-        port: Likewise.
+    Returns:
+        An ASGI application.
 
     Raises:
-        CheckpointError: If the model cannot be used.
-        ConfigError: If the port is taken, or the host is not of this machine.
         ExtraError: If gradio is not installed.
     """
-    predictor = Predictor.load(checkpoint)
-    with _private_folder() as folder:
-        gradio = _gradio(folder)
-        page = _build(gradio, Desk(predictor, checkpoint), describe(predictor, checkpoint), folder)
-        if host != LOCAL:
-            log.warning("listening on %s without a login: whoever reaches it can use it", host)
-        try:
-            page.queue(default_concurrency_limit=1).launch(
-                server_name=host,
-                server_port=port,
-                share=False,
-                quiet=True,
-                prevent_thread_lock=True,
-                max_file_size=MOST_BYTES,
-                footer_links=[],
-                ssr_mode=False,
-                enable_monitoring=False,
-                theme=gradio.themes.Default(font=_FONTS, font_mono=["monospace"]),
-                css=STYLE,
-            )
-        except OSError as error:
-            raise ConfigError(
-                f"The page cannot listen on {host}, port {port} (it is taken, or not of this"
-                " machine); choose another --port or --host."
-            ) from error
-        try:
-            log.info("http://%s:%s", host, port)
-            threading.Event().wait()
-        finally:
-            page.close(verbose=False)
+    gradio = _gradio(folder)
+    from fastapi import FastAPI  # noqa: PLC0415  an extra, too
+
+    from pneumonia.inference.gate import PROGRESS, UPLOAD, Gate  # noqa: PLC0415  likewise
+    from pneumonia.inference.upload import progress, receiver  # noqa: PLC0415
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with swept(tray, patience):
+            yield
+
+    server = FastAPI(openapi_url=None, lifespan=lifespan)
+    server.add_route(UPLOAD, receiver(tray), methods=["POST"])  # before gradio's own
+    server.add_route(PROGRESS, progress, methods=["GET"])
+    gradio.mount_gradio_app(
+        server,
+        _blocks(gradio, desk, model, folder),
+        path="/",
+        max_file_size=MOST_BYTES,
+        footer_links=[],
+        show_error=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        theme=gradio.themes.Base(font=_FONTS, font_mono=["monospace"]),
+        css=STYLE,
+    )
+    return Gate(server, host, tray)
 
 
-def _build(gradio: Any, desk: Desk, model: str, folder: Path) -> Any:
-    drawn = write_phantom(folder / "drawn", images=60, workers=1)
-    with gradio.Blocks(title="pneumonia", analytics_enabled=False, delete_cache=(60, 60)) as page:
+def uploads(folder: Path) -> Path:
+    """Give the folder of the uploads, which gradio takes no file from outside of.
+
+    Args:
+        folder: Of the page.
+    """
+    return folder / "uploads"
+
+
+def _blocks(gradio: Any, desk: Desk, model: str, folder: Path) -> Any:
+    def answer(files: list[dict[str, Any]] | None) -> tuple[None, str]:
+        return None, desk.answer([file["path"] for file in files or []])
+
+    with gradio.Blocks(title="Pneumonia on chest X-rays", analytics_enabled=False) as page:
         gradio.HTML(
-            "<h1>Pneumonia on children's chest X-rays</h1>"
-            f"<p class='pn-device'>{escape(DEVICE)}</p><p>{model}</p>"
+            "<header class='pn-head'><h1>Pneumonia on children's chest X&#8209;rays</h1>"
+            f"<p class='pn-device'>{escape(DEVICE)}</p></header>",
+            padding=False,
         )
-        uploads = gradio.File(
-            label=f"Drop up to {MOST_FILES} X-rays (JPEG, PNG, TIFF, BMP, WebP, DICOM); they are"
-            " deleted once they are answered",
+        dropped = gradio.File(
+            label=f"X-rays, up to {MOST_FILES} at once",
             file_count="multiple",
-            type="filepath",
             elem_id="uploads",
+            height=150,
         )
-        with gradio.Row():
-            examples = [(name, gradio.Button(f"Try a drawing: {name}")) for name in _EXAMPLES]
-        answers = gradio.HTML(elem_id="answers")
-        private = {"api_visibility": "private", "show_progress": "minimal"}
-        uploads.upload(desk.answer, uploads, answers, **private)
-        for name, button in examples:
-            picture = str(next((drawn / "test" / name).iterdir()))
-            button.click(lambda path=picture: desk.look([path]), None, answers, **private)
+        with gradio.Row(elem_classes="pn-examples"):
+            gradio.HTML(
+                "<p class='pn-quiet'>JPEG, PNG, TIFF, BMP, WebP or DICOM. Images are deleted once"
+                " they are answered. None at hand? Try a drawing.</p>",
+                padding=False,
+            )
+            buttons = {name: gradio.Button(f"Drawing: {name}", size="sm") for name in _EXAMPLES}
+        answers = gradio.HTML(elem_id="answers", padding=False)
+        gradio.HTML(f"<footer class='pn-quiet'>{model}</footer>", padding=False)
+        # Every question starts at once and waits for its turn at the desk, which deletes its
+        # uploads even if the browser is gone by then. Gradio does not look at the files itself.
+        asked: dict[str, Any] = {
+            "api_visibility": "private",
+            "concurrency_limit": None,
+            "show_progress": "minimal",
+        }
+        dropped.upload(answer, dropped, [dropped, answers], preprocess=False, **asked)
+        for name, button in buttons.items():
+            example = _example(name, folder)
+            button.click(lambda of=example: desk.look([of]), None, answers, **asked)
+    page.state_session_capacity = 20  # gradio keeps the last answers of so many in memory
     return page
 
 
+def _example(name: str, folder: Path) -> Upload:
+    random = np.random.default_rng(len(name))
+    path = folder / f"{name}.png"
+    Image.fromarray(expose(chest(_EXAMPLES[name], random), random)).save(path)
+    return Upload(path, f"a drawing of {name}")
+
+
 def _gradio(folder: Path) -> Any:
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # it reads them when it is imported
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")
+    settings = {  # read when gradio is imported or a page is built
+        "GRADIO_ANALYTICS_ENABLED": "False",
+        "GRADIO_RUN_HISTORY": "False",  # would keep questions and answers in the browser
+        "GRADIO_TEMP_DIR": str(uploads(folder)),
+    }
+    os.environ.update(settings)
     try:
         import gradio  # noqa: PLC0415  an extra
     except ImportError as error:
         raise ExtraError("pneumonia app", "app") from error
     return gradio
-
-
-@contextlib.contextmanager
-def _private_folder() -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix="pneumonia-", ignore_cleanup_errors=True) as name:
-        yield Path(name)
