@@ -19,7 +19,7 @@ from pneumonia.evaluation.cases import Cases
 from pneumonia.evaluation.dossier import compile_dossier
 from pneumonia.evaluation.predictions import Predictions
 from pneumonia.evaluation.summary import summary
-from pneumonia.inference import page
+from pneumonia.inference import desk
 from pneumonia.inference.classifier import Classifier
 from pneumonia.inference.evaluate import describe
 from pneumonia.inference.predictor import Predictor
@@ -230,7 +230,7 @@ def test_what_a_file_says_of_itself_is_escaped_wherever_it_is_shown(
     file.write_bytes(tell(model, json.dumps(harmful(told(model)))))
     assert run("evaluate", "--checkpoint", file, "--data", phantom, "--out", out) == 0
     shown = [(out / name).read_text() for name in ("report.html", "MODEL_CARD.md")]
-    shown.append(page.describe(Predictor.load(file), file))
+    shown.append(desk.describe(Predictor.load(file), file))
     for text in shown:
         assert "alert(1)" in text
         assert "<script>" not in text
@@ -270,7 +270,7 @@ def answers_or_refuses(file: Path) -> None:
     try:
         predictor = Predictor.load(file)
         predictor.predict(PIXELS)
-        page.describe(predictor, file)
+        desk.describe(predictor, file)
         subject = describe(predictor.classifier.checkpoint, file, "here")
     except (CheckpointError, ModelError):
         return
