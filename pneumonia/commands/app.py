@@ -16,7 +16,7 @@ def app_command(
     port: Annotated[int, typer.Option(min=1, max=65535, help="Port to listen on.")] = 7860,
 ) -> None:
     """Show a page to drop X-rays on; only this machine reaches it."""
-    from pneumonia.inference.serve import serve
+    from pneumonia.inference.page.serve import serve
 
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("pneumonia.inference").setLevel(logging.INFO)

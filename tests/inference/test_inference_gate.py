@@ -22,12 +22,12 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from pneumonia.inference import tray as bounds
-from pneumonia.inference.desk import Desk
-from pneumonia.inference.gate import ROUTES, names
-from pneumonia.inference.page import build, uploads
+from pneumonia.inference.page.blocks import build, uploads
+from pneumonia.inference.page.desk import Desk
+from pneumonia.inference.page.gate import ROUTES, names
+from pneumonia.inference.page.tray import MOST_FILES, TooMuchError, Tray, shown_name
+from pneumonia.inference.page.upload import receiver
 from pneumonia.inference.predictor import Predictor
-from pneumonia.inference.tray import MOST_FILES, TooMuchError, Tray, shown_name
-from pneumonia.inference.upload import receiver
 
 
 @pytest.fixture(scope="module")

@@ -22,12 +22,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from pneumonia.evaluation.abstention import ABOVE_ONE, Band
-from pneumonia.inference.answer import render
-from pneumonia.inference.desk import MOST_ASKING, Desk, describe
-from pneumonia.inference.percent import percentages
+from pneumonia.inference.page.answer import render
+from pneumonia.inference.page.desk import MOST_ASKING, Desk, describe
+from pneumonia.inference.page.percent import percentages
+from pneumonia.inference.page.tray import MOST_FILES, Tray
 from pneumonia.inference.prediction import Failure, Prediction
 from pneumonia.inference.predictor import Predictor
-from pneumonia.inference.tray import MOST_FILES, Tray
 
 PICTURE = np.full((40, 60), 90, np.uint8)
 

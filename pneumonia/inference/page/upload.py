@@ -10,7 +10,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Message
 
 from pneumonia.data.content import MOST_BYTES
-from pneumonia.inference.tray import MOST_FILES, TooMuchError, Tray
+from pneumonia.inference.page.tray import MOST_FILES, TooMuchError, Tray
 
 
 def receiver(tray: Tray) -> Callable[[Request], Awaitable[Response]]:

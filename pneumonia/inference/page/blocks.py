@@ -13,9 +13,9 @@ from PIL import Image
 from pneumonia.data.anatomy import chest, expose
 from pneumonia.data.content import MOST_BYTES
 from pneumonia.errors import ExtraError
-from pneumonia.inference.desk import Desk
-from pneumonia.inference.style import STYLE
-from pneumonia.inference.tray import MOST_FILES, PATIENCE, Tray, Upload, swept
+from pneumonia.inference.page.desk import Desk
+from pneumonia.inference.page.style import STYLE
+from pneumonia.inference.page.tray import MOST_FILES, PATIENCE, Tray, Upload, swept
 
 DEVICE = (
     "Research software, not a medical device: it must not be used to diagnose anybody. Trained on"
@@ -47,8 +47,8 @@ def build(
     gradio = _gradio(folder)
     from fastapi import FastAPI  # noqa: PLC0415  an extra, too
 
-    from pneumonia.inference.gate import PROGRESS, UPLOAD, Gate  # noqa: PLC0415  likewise
-    from pneumonia.inference.upload import progress, receiver  # noqa: PLC0415
+    from pneumonia.inference.page.gate import PROGRESS, UPLOAD, Gate  # noqa: PLC0415  likewise
+    from pneumonia.inference.page.upload import progress, receiver  # noqa: PLC0415
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

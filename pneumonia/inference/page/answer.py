@@ -13,7 +13,7 @@ from PIL import Image
 
 from pneumonia.evaluation.abstention import Band
 from pneumonia.inference.caveat import CAVEAT
-from pneumonia.inference.percent import percentages
+from pneumonia.inference.page.percent import percentages
 from pneumonia.inference.prediction import Failure, Prediction
 from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.rows import as_csv, as_row

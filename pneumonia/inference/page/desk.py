@@ -14,12 +14,12 @@ from markupsafe import escape
 from pneumonia.data.image import read_grey
 from pneumonia.errors import PneumoniaError
 from pneumonia.evaluation.subject import Subject
-from pneumonia.inference.answer import render
 from pneumonia.inference.classifier import EXPORTED
+from pneumonia.inference.page.answer import render
+from pneumonia.inference.page.tray import MOST_FILES, Tray, Upload
 from pneumonia.inference.prediction import Failure, Prediction
 from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.rows import digest
-from pneumonia.inference.tray import MOST_FILES, Tray, Upload
 
 log = logging.getLogger(__name__)
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from types import FrameType
 
 from pneumonia.errors import ConfigError, ExtraError
-from pneumonia.inference.desk import Desk, describe
-from pneumonia.inference.page import build, uploads
+from pneumonia.inference.page.blocks import build, uploads
+from pneumonia.inference.page.desk import Desk, describe
+from pneumonia.inference.page.tray import Tray
 from pneumonia.inference.predictor import Predictor
-from pneumonia.inference.tray import Tray
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""The page: drop X-rays, read answers. `serve` starts it."""
