@@ -21,7 +21,7 @@ from starlette.applications import Starlette
 from starlette.routing import Route
 from starlette.testclient import TestClient
 
-from pneumonia.inference import tray as bounds
+from pneumonia.inference.page import tray as bounds
 from pneumonia.inference.page.blocks import build, uploads
 from pneumonia.inference.page.desk import Desk
 from pneumonia.inference.page.gate import ROUTES, names

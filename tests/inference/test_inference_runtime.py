@@ -19,9 +19,9 @@ from pneumonia.evaluation.cases import Cases
 from pneumonia.evaluation.dossier import compile_dossier
 from pneumonia.evaluation.predictions import Predictions
 from pneumonia.evaluation.summary import summary
-from pneumonia.inference import desk
 from pneumonia.inference.classifier import Classifier
 from pneumonia.inference.evaluate import describe
+from pneumonia.inference.page import desk
 from pneumonia.inference.predictor import Predictor
 
 PIXELS = np.zeros((48, 48), np.uint8)
