@@ -84,14 +84,11 @@ def _headline(prediction: Prediction) -> list[str]:
     name = PurePath(prediction.path).name.encode(errors="replace").decode()
     shown = "".join(c if c.isprintable() else "?" for c in name)
     shown = shown if len(shown) <= 70 else f"{shown[:34]}…{shown[-34:]}"  # noqa: PLR2004 - fits
-    doubts = [
-        *(["UNLIKE THE TRAINING DATA: do not use"] if prediction.unlike else []),
-        *(["uncertain"] if prediction.uncertain else []),
-        *prediction.warnings,
-    ]
+    doubts = [*(["uncertain"] if prediction.uncertain else []), *prediction.warnings]
     return [
         shown,
         f"probability of PNEUMONIA {prediction.probability:.3f}, called {prediction.decision}",
+        *(["UNLIKE THE TRAINING DATA: do not use"] if prediction.unlike else []),
         *textwrap.wrap("; ".join(doubts), _ABOVE),
     ]
 

@@ -75,7 +75,9 @@ def test_the_scale_shows_a_value_as_it_looks_in_the_picture(grey, value):
     np.testing.assert_allclose(place, figure.axes[1].images[0].get_array()[0, 0], atol=2)
 
 
-def test_page_and_picture_say_the_same_of_a_heat_map(sealed_file):
+def test_page_picture_and_readme_say_the_same_of_a_heat_map(sealed_file, pytestconfig):
     image = np.zeros((20, 20), np.uint8)
     page = render(Predictor.load(sealed_file), [SURE], [image], [blend(image, image)], "0" * 12)
     assert CAVEAT in " ".join(page.split())
+    readme = (pytestconfig.rootpath / "README.md").read_text(encoding="utf-8")
+    assert CAVEAT in " ".join(readme.split())
