@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from pneumonia.inference.answer import render
 from pneumonia.inference.caveat import CAVEAT
 from pneumonia.inference.overlay import blend, draw
+from pneumonia.inference.page.answer import render
 from pneumonia.inference.prediction import Prediction
 from pneumonia.inference.predictor import Predictor
 
