@@ -70,7 +70,7 @@ def grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], title: st
                 "of shape (height, width) or (height, width, 3) and type uint8."
             )
     rows = -(-len(images) // _COLUMNS)
-    figure = canvas((10.0, 0.4 + 3.2 * rows))
+    figure = canvas((10.0, 0.5 + 0.25 * title.count("\n") + 3.2 * rows))
     figure.suptitle(title)
     panels = figure.subplots(rows, _COLUMNS, squeeze=False)
     for axes in panels.flat:

@@ -16,7 +16,7 @@ from pneumonia.inference.prediction import Prediction
 _MAP = "inferno"  # rises in lightness, so that it reads without colours too
 _OPACITY = 0.6
 _WIDTH = 12.0
-_LINE, _ROOM = 0.2, 0.6
+_LINE, _ROOM = 0.22, 0.7
 """Inches for each line of words above and below, and for the titles and the space between."""
 _ABOVE, _BELOW = 110, 150
 """Characters that fit beside each other there."""
@@ -84,14 +84,11 @@ def _headline(prediction: Prediction) -> list[str]:
     name = PurePath(prediction.path).name.encode(errors="replace").decode()
     shown = "".join(c if c.isprintable() else "?" for c in name)
     shown = shown if len(shown) <= 70 else f"{shown[:34]}…{shown[-34:]}"  # noqa: PLR2004 - fits
-    doubts = [
-        *(["UNLIKE THE TRAINING DATA: do not use"] if prediction.unlike else []),
-        *(["uncertain"] if prediction.uncertain else []),
-        *prediction.warnings,
-    ]
+    doubts = [*(["uncertain"] if prediction.uncertain else []), *prediction.warnings]
     return [
         shown,
         f"probability of PNEUMONIA {prediction.probability:.3f}, called {prediction.decision}",
+        *(["UNLIKE THE TRAINING DATA: do not use"] if prediction.unlike else []),
         *textwrap.wrap("; ".join(doubts), _ABOVE),
     ]
 
@@ -102,5 +99,5 @@ def _notes(heat: NDArray[np.float32]) -> list[str]:
         notes.append("The model crops: it saw nothing of what lies beyond the middle square.")
     if not np.nan_to_num(heat).any():
         notes.append("No place in the image speaks for this decision, so nothing is marked.")
-    notes.append(f"{CAVEAT} Not a medical device.")
+    notes += [CAVEAT, "Not a medical device."]
     return [line for note in notes for line in textwrap.wrap(note, _BELOW)]

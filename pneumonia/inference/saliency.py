@@ -8,7 +8,22 @@
   what is below 0 cut off. There alone every token still is its own place: later ones have taken
   from each other, and a class token may have read the evidence in any block.
 
-TABLE
+How often the hottest place lay on the evidence, within half a patch: class-token and average-pooled
+transformers (6 blocks, patches of 16) that had learnt to find a bright disc at a random place of
+textured noise of 96 pixels; about 100 images for each, 9% by chance:
+
+    transformer, AUROC                       class token          average
+                                          0.99  1.00  0.91      1.00  1.00
+    Grad-CAM at the first block's norm1   0.39  0.48  0.68      0.23  0.34
+    Grad-CAM at the last block's norm1    0.54  0.58  0.34      0.83  0.65
+    Grad-CAM summed over all blocks       0.76  0.73  0.45      0.86  0.54
+    gradients x embeddings                0.75  0.72  0.65      0.82  0.68
+    weighted attention (Chefer et al.)    0.98  0.92  0.91      0.94  0.83
+    integrated gradients at the patches   0.93  0.97  0.97      0.93  0.98
+
+4 to 48 steps of integration gave the same to 0.05. Grad-CAM of a ResNet-10 (AUROC 1.00), whose last
+maps are 3 x 3 there: 0.72 within half a cell, 19% by chance. What a network never learnt has no
+place: a transformer of AUROC 0.59 scored 0.19.
 
 A heat map is no evidence of reasoning: see `pneumonia.inference.caveat`; and maps of an untrained
 network can look as sensible (Adebayo et al., NeurIPS 2018).
@@ -162,7 +177,7 @@ def _places(network: PneumoniaNetwork, image_size: int) -> _Maps | _Patches:
 
 def _grid(backbone: Any, tokens: object) -> tuple[int, int] | None:
     """The rows and columns of embedded patches; None if they do not lie in a known grid."""
-    if not isinstance(tokens, Tensor) or tokens.shape[-1] != backbone.embed_dim:
+    if not isinstance(tokens, Tensor) or tokens.shape[-1] != getattr(backbone, "embed_dim", None):
         return None
     if tokens.ndim == _MAP:
         return tokens.shape[1], tokens.shape[2]
