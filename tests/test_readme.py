@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import shutil
 import subprocess
 from pathlib import Path
 from string import Template
@@ -81,7 +80,7 @@ def cluster_fixture(tmp_path):
     return run
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
+@pytest.mark.skipif(os.name == "nt", reason="needs bash")
 @pytest.mark.parametrize("block", BLOCKS)
 def test_every_script_is_sound_bash(block):
     subprocess.run(["bash", "-n"], input=block, text=True, check=True)
