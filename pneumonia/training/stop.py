@@ -100,6 +100,9 @@ class Stop(Callback):
 
     def _leave(self, trainer: Trainer) -> None:
         assert self._asked is not None  # noqa: S101  else it does not leave
+        if trainer.world_size > 1 and hasattr(signal, "pthread_sigmask"):
+            # Schedulers send SIGTERM to those that leave last; their code must stay this one's.
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
         raise Stopped(
             self._asked,
             f" after {trainer.global_step} steps; to go on: python train.py resume=true"

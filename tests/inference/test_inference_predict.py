@@ -7,13 +7,17 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from pneumonia.inference.classifier import Classifier
+from pneumonia.inference.inputs import take_shard
 from pneumonia.inference.rows import COLUMNS
 
 
@@ -241,6 +245,15 @@ def test_shards_concatenate_to_the_whole(predict, images, tmp_path):
         assert predict(images[0].parent, "--shard", f"{number}/4", "--out", out) == 0
         parts += [row["path"] for row in read(out)]
     assert parts == [row["path"] for row in read(tmp_path / "whole.csv")]
+
+
+@given(st.integers(0, 300), st.integers(1, 400))
+@example(20_001, 16)
+def test_shards_of_any_number_take_each_file_once_in_order_and_evenly(files, parts):
+    whole = [str(number) for number in range(files)]
+    shards = [take_shard(whole, f"{number}/{parts}") for number in range(1, parts + 1)]
+    assert list(chain(*shards)) == whole
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
 def test_a_shard_of_nothing_is_a_table_of_nothing(predict, images, tmp_path):

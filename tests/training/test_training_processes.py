@@ -36,6 +36,7 @@ RECIPE = (
     "model.pos_weight=0.7",
     "model.optimizer.name=sgd",  # Adam would blow up what rounding leaves of a zero gradient
     "model.optimizer.lr=0.02",
+    "trainer.precision=64-true",  # nine steps would do so, too, from 1e-6 in the first
     "data.sampler=balanced",
     "data.image_size=32",
     "data.batch_size=8",
@@ -51,6 +52,8 @@ RECIPE = (
 )
 STEPS = 9
 TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+ROUNDED = 1e-5
+"""Lightning loads weights in single precision, whatever they were saved in."""
 SRUN = {
     "SLURM_JOB_ID": "4242",
     "SLURM_JOB_NAME": "pneumonia",
@@ -67,15 +70,18 @@ SRUN = {
 class WitnessTest(Callback):
     """Keeps the gradient of every step, and what another process than the first writes."""
 
-    def __init__(self, run, folder):
-        self.folder = Path(folder)
+    def __init__(self, place):
+        self.place, self.folder = place, Path(place) / "witness"
         if not first():
-            sys.addaudithook(lambda event, args: self.audit(run, event, args))
+            sys.addaudithook(self.audit)
 
-    def audit(self, run, event, args):
-        if event == "open" and str(args[0]).startswith(run) and args[2] & (os.O_WRONLY | os.O_RDWR):
+    def audit(self, event, args):
+        if event != "open" or not args[2] & (os.O_WRONLY | os.O_RDWR):
+            return
+        path = str(args[0])
+        if path.startswith(self.place) and not path.startswith(str(self.folder)):
             with (self.folder / "trespasses").open("a") as file:
-                file.write(f"{args[0]}\n")
+                file.write(f"{path}\n")
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
         if trainer.is_global_zero:
@@ -106,12 +112,11 @@ class Run:
         self.directory = folder / "run"
         self.folder = folder / "witness"
         self.folder.mkdir(parents=True)
-        places = f"run: '{self.directory}', folder: '{self.folder}'"
         self.recipe = (
             *RECIPE,
             f"data.root={root}",
             f"data.cache_dir={folder}/cache",
-            f"+callbacks.witness={{_target_: {__name__}.WitnessTest, {places}}}",
+            f"+callbacks.witness={{_target_: {__name__}.WitnessTest, place: '{folder}'}}",
             f"+callbacks.mishap={{_target_: {__name__}.MishapTest}}",
         )
 
@@ -124,7 +129,9 @@ class Run:
             stderr=subprocess.PIPE,
             text=True,
             cwd=self.folder.parent,
-            env=os.environ | {"PYTHONPATH": ":".join(paths)} | (environment or {}),
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+            | (environment or {}),
         )
 
     def end(self, *processes, code=0):
@@ -162,12 +169,11 @@ class Run:
         return {name: entry["value"] for name, entry in json.loads(text).items()}
 
 
-def assert_same(one, other):
+def assert_same(one, other, within=1e-9):
     """Two runs trained alike, step by step, and ended alike."""
-    largest = max(float(gradient.abs().max()) for gradient in one.gradients())
-    assert largest > 0.01
     for step, (a, b) in enumerate(zip(one.gradients(), other.gradients(), strict=True)):
-        assert torch.allclose(a, b, rtol=0, atol=1e-5), step
+        assert a.abs().max() > 0.1
+        assert float((a - b).abs().max()) < within, step
     assert len(list(other.folder.glob("*.pt"))) == STEPS
     assert one.metrics() == pytest.approx(other.metrics(), abs=1e-4, nan_ok=True)
     for a, b in zip(logged(one), logged(other), strict=True):
@@ -262,7 +268,7 @@ def test_a_run_of_two_under_slurm_is_stopped_by_its_signal_and_goes_on_in_one(al
     assert not (tools / "called").exists()  # to requeue is the script's part
     assert new.trespasses() == ""
     new.run("resume=true", "trainer=cpu")
-    assert_same(alone, new)
+    assert_same(alone, new, ROUNDED)
 
 
 @pytest.mark.slow
@@ -270,9 +276,9 @@ def test_a_run_of_two_under_slurm_is_stopped_by_its_signal_and_goes_on_in_one(al
 def test_a_run_of_one_killed_within_an_epoch_goes_on_in_two(alone, new):
     new.run("trainer=cpu", code=-signal.SIGKILL, environment={"MISHAP": "SIGKILL"})
     kept = read_checkpoint(new.directory / "checkpoints" / "last.ckpt")
-    assert kept["ChestXrayDataModule"] == {"epoch": 1, "batches": 2}
+    assert kept["KaggleDataModule"] == {"epoch": 1, "batches": 2}
     new.run("resume=true", *TWO)
-    assert_same(alone, new)
+    assert_same(alone, new, ROUNDED)
     assert new.trespasses() == ""
 
 

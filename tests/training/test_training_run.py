@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from lightning import Trainer
@@ -341,34 +340,14 @@ def test_a_sweep_returns_scores_and_leaves_the_test_split_closed(cli, phantom, t
 
 
 @pytest.mark.slow
-def test_two_processes_test_every_image_once_and_agree_with_one(cli, phantom, tmp_path):
-    results = {}
-    for devices in (1, 2):
-        directory = tmp_path / str(devices)
-        done = cli(
-            f"data.root={phantom}",
-            "trainer=ddp",
-            "trainer.accelerator=cpu",
-            f"trainer.devices={devices}",
-            f"hydra.run.dir={directory}",
-        )
-        assert done.returncode == 0, done.stderr
-        predictions = Predictions.read(directory / "predictions.csv")
-        assert len(predictions) == len(list((phantom / "test").rglob("*.jpeg")))
-        results[devices] = predictions
-    assert np.array_equal(results[1].path, results[2].path)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("balance", ["data.sampler=balanced", "model.pos_weight=balanced"])
-def test_two_processes_train_with_either_balance(balance, cli, phantom, tmp_path):
+def test_two_processes_train_with_a_balanced_weight(cli, phantom, tmp_path):
     done = cli(
         f"data.root={phantom}",
         "trainer=ddp",
         "trainer.accelerator=cpu",
         "trainer.devices=2",
         "trainer.max_epochs=1",
-        balance,
+        "model.pos_weight=balanced",
         f"hydra.run.dir={tmp_path / 'run'}",
     )
     assert done.returncode == 0, done.stderr
