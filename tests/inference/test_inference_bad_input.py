@@ -296,7 +296,7 @@ def test_killed_at_image_900_of_1000_it_leaves_900_rows_and_goes_on(
 ):
     folder, out = tmp_path / "many", tmp_path / f"o.{kind}"
     folder.mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (3000, 3000), dtype=np.uint8)
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500), dtype=np.uint8)
     Image.fromarray(noise).save(tmp_path / "large.png", compress_level=1)
     for number in range(1000):  # the last ones take long enough to be killed among them
         source = images[number % 7] if number < 900 else tmp_path / "large.png"

@@ -156,6 +156,25 @@ def test_what_is_sound_is_built_and_what_is_not_is_refused(begin):
     assert "seed='x' is of the wrong type" in begin("seed=x")
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("+=", "the command line cannot be understood"),
+        ("~seed", "seed"),
+        ("~mode", "mode"),
+        ("~data", "data"),
+        ("evaluation=3", "evaluation"),
+        ("callbacks=3", "callbacks"),
+        ("trainer=[1]", "trainer"),
+        ("~resume", "resume"),
+    ],
+)
+def test_an_override_that_takes_the_ground_away_is_one_sentence(begin, word, message):
+    refusal = begin(word)
+    assert refusal.startswith("Error: ")
+    assert message in refusal
+
+
 def test_any_override_is_refused_in_a_sentence_or_builds_a_run(begin):
     hunt_overrides(begin, 60, **QUICK)
 
@@ -225,6 +244,30 @@ def hunt_runs(begin, interrupted, monkeypatch, capfd, cases: int, **options) -> 
     finally:
         for name, content in sound.items():
             (interrupted / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", b""),
+        ("config.yaml", b"\0"),
+        ("config.yaml", b"a: [1"),
+        ("config.yaml", b"monitor: val/auroc\n"),
+        ("run.json", b""),
+        ("run.json", b"[]"),
+        ("run.json", b'{"overrides": null}'),
+        ("run.json", b"\xff"),
+    ],
+)
+def test_a_run_whose_record_is_damaged_is_not_gone_on_with(begin, interrupted, name, content):
+    whole = (interrupted / name).read_bytes()
+    (interrupted / name).write_bytes(content)
+    try:
+        refusal = begin("resume=true", f"hydra.run.dir={interrupted}", "test=false")
+    finally:
+        (interrupted / name).write_bytes(whole)
+    assert f"{name} is damaged" in refusal
+    assert "ckpt_path=" in refusal
 
 
 def test_a_damaged_run_is_listed_and_gone_on_with_or_refused(
