@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from pneumonia.data.image import Preprocessing
-from pneumonia.errors import ConfigError, DataError, ModelError
+from pneumonia.errors import ConfigError, ModelError
 from pneumonia.inference.eager import Eager
 from pneumonia.inference.overlay import draw
 from pneumonia.inference.prediction import Failure, Prediction
@@ -79,7 +79,7 @@ def explain(
         prediction: What the model says of it, if it was asked already.
 
     Raises:
-        DataError: If the image cannot be read, or the model gives no number.
+        DataError: If the image cannot be read.
         ExtraError: If captum is not installed.
         ModelError: If the model cannot be explained.
     """
@@ -87,10 +87,7 @@ def explain(
     preprocessing = predictor.classifier.preprocessing
     seen = see(source, preprocessing, called(source))
     if prediction is None:
-        (answer,) = predictor.judge([seen])
-        if isinstance(answer, Failure):
-            raise DataError(answer.error)
-        prediction = answer
+        (prediction,) = predictor.judge([seen])
     heat = saliency(seen.pixels, CLASSES.index(prediction.decision))
     shown = seen.whole.copy()
     shown.thumbnail((_SIDE, _SIDE))

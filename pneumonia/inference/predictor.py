@@ -112,26 +112,22 @@ class Predictor:
             for item in batch:
                 yield item if isinstance(item, Failure) else next(answers)
 
-    def judge(self, batch: Sequence[Seen]) -> Iterator[Prediction | Failure]:
+    def judge(self, batch: Sequence[Seen]) -> Iterator[Prediction]:
         """Ask about images that were read already.
 
         Args:
             batch: At least one, all at once in the network.
 
         Yields:
-            A prediction for each, in order; a failure where the model gives no number.
+            A prediction for each, in order.
+
+        Raises:
+            CheckpointError: If the model gives no number for one.
         """
         answers = self.classifier.engine(np.stack([item.pixels for item in batch]))
         probabilities = self.classifier.probabilities(answers.logits)
         for row, item in enumerate(batch):
-            if np.isfinite(probabilities[row]):
-                yield self._prediction(item, answers, row, float(probabilities[row]))
-            else:  # it would be called NORMAL, as it lies above no threshold
-                yield Failure(
-                    item.name,
-                    f"{item.name} has no answer: the model gives no number, so its file is damaged;"
-                    " copy or export it anew.",
-                )
+            yield self._prediction(item, answers, row, float(probabilities[row]))
 
     def explain(self, image: Source) -> "Explanation":
         """Show where the network's answer for an image comes from.

@@ -1,8 +1,9 @@
 """Overrides of every kind, and what damage leaves of a run: one sentence, soon, or a run."""
 
 import json
+import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hydra
@@ -21,7 +22,7 @@ from pneumonia.training.hardware import register_resolvers
 from pneumonia.training.plugins import register_plugins
 from pneumonia.training.start import settle
 
-QUIET = ("model.backbone=test_resnet", "hydra/job_logging=none", "hydra/hydra_logging=none")
+SMALL = ("model.backbone=test_resnet", "hydra/hydra_logging=none")
 CONF = str(Path(__file__).parents[2] / "conf")
 
 
@@ -36,7 +37,7 @@ def all_but_the_fit(config: DictConfig) -> None:
 
 
 @pytest.fixture(name="begin")
-def begin_fixture(monkeypatch, tmp_path, phantom, tiny) -> Callable[..., str]:
+def begin_fixture(monkeypatch, tmp_path, phantom, tiny) -> Iterator[Callable[..., str]]:
     """Begins a run in this process; returns its refusal, or nothing."""
     register_resolvers()
     register_plugins()
@@ -45,7 +46,7 @@ def begin_fixture(monkeypatch, tmp_path, phantom, tiny) -> Callable[..., str]:
     def begin(*words: str) -> str:
         GlobalHydra.instance().clear()
         monkeypatch.setattr(
-            sys, "argv", ["train.py", *tiny[1], *QUIET, f"data.root={phantom}", *words]
+            sys, "argv", ["train.py", *tiny[1], *SMALL, f"data.root={phantom}", *words]
         )
         end: object = ""
         with soon():
@@ -57,7 +58,10 @@ def begin_fixture(monkeypatch, tmp_path, phantom, tiny) -> Callable[..., str]:
         assert "Traceback" not in str(end)
         return str(end)
 
-    return begin
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield begin
+    logging.root.handlers[:] = handlers  # Hydra has put its own there
+    logging.root.setLevel(level)
 
 
 KEYS = (
@@ -156,6 +160,25 @@ def test_what_is_sound_is_built_and_what_is_not_is_refused(begin):
     assert "seed='x' is of the wrong type" in begin("seed=x")
 
 
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("+=", "the command line cannot be understood"),
+        ("~seed", "seed"),
+        ("~mode", "mode"),
+        ("~data", "data"),
+        ("evaluation=3", "evaluation"),
+        ("callbacks=3", "callbacks"),
+        ("trainer=[1]", "trainer"),
+        ("~resume", "resume"),
+    ],
+)
+def test_an_override_that_takes_the_ground_away_is_one_sentence(begin, word, message):
+    refusal = begin(word)
+    assert refusal.startswith("Error: ")
+    assert message in refusal
+
+
 def test_any_override_is_refused_in_a_sentence_or_builds_a_run(begin):
     hunt_overrides(begin, 60, **QUICK)
 
@@ -189,7 +212,7 @@ AWKWARD = (
 def interrupted_fixture(cli, phantom, tmp_path_factory) -> Path:
     """The directory of a run that was killed on its way out, when it had written everything."""
     directory = tmp_path_factory.mktemp("runs") / "run"
-    words = [*QUIET, f"data.root={phantom}", "test=false", "trainer.max_epochs=1"]
+    words = [*SMALL, f"data.root={phantom}", "test=false", "trainer.max_epochs=1"]
     done = cli(*words, f"hydra.run.dir={directory}")
     assert done.returncode == 0, done.stderr
     record = json.loads((directory / "run.json").read_text())
@@ -225,6 +248,30 @@ def hunt_runs(begin, interrupted, monkeypatch, capfd, cases: int, **options) -> 
     finally:
         for name, content in sound.items():
             (interrupted / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", b""),
+        ("config.yaml", b"\0"),
+        ("config.yaml", b"a: [1"),
+        ("config.yaml", b"monitor: val/auroc\n"),
+        ("run.json", b""),
+        ("run.json", b"[]"),
+        ("run.json", b'{"overrides": null}'),
+        ("run.json", b"\xff"),
+    ],
+)
+def test_a_run_whose_record_is_damaged_is_not_gone_on_with(begin, interrupted, name, content):
+    whole = (interrupted / name).read_bytes()
+    (interrupted / name).write_bytes(content)
+    try:
+        refusal = begin("resume=true", f"hydra.run.dir={interrupted}", "test=false")
+    finally:
+        (interrupted / name).write_bytes(whole)
+    assert f"{name} is damaged" in refusal
+    assert "ckpt_path=" in refusal
 
 
 def test_a_damaged_run_is_listed_and_gone_on_with_or_refused(
