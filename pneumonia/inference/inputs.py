@@ -81,20 +81,21 @@ def _expand(argument: str, standard_input: Iterable[str]) -> Iterator[str]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        if entry.name.startswith(".") or entry.name == _DEBRIS:
+    with os.scandir(folder) as entries:  # which of a large folder take ten times a name's memory
+        ordered = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+    for name, is_folder in ordered:
+        path = os.path.join(folder, name)  # noqa: PTH118 - keeps the form that was typed
+        if name.startswith(".") or name == _DEBRIS:
             continue
-        if entry.is_dir(follow_symlinks=False):
-            if entry.name.lower().endswith(SUFFIXES):
-                yield entry.path  # a folder by an image's name: an error to be shown
+        if is_folder:
+            if name.lower().endswith(SUFFIXES):
+                yield path  # a folder by an image's name: an error to be shown
             else:
-                yield from _walk(entry.path)
-        elif entry.name.lower().endswith(SUFFIXES) or (
-            "." not in entry.name and entry.is_file() and _is_dicom(entry.path)
+                yield from _walk(path)
+        elif name.lower().endswith(SUFFIXES) or (
+            "." not in name and Path(path).is_file() and _is_dicom(path)
         ):
-            yield entry.path
+            yield path
 
 
 def _is_dicom(path: str) -> bool:
