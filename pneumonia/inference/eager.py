@@ -96,12 +96,11 @@ def _detector(checkpoint: dict[str, Any], path: str | Path) -> Detector | None:
         return None
     if (found := version(values)) != VERSION:
         log.warning(
-            "%s: its detector of images unlike the training's is of version %s, and this code's of"
-            " %d, so that no image will be flagged; train again, or use pneumonia %s as it was.",
+            "%s: its detector of images unlike the training's is of version %s, and this code reads"
+            " version %d, so that no image will be flagged; train again to have one.",
             path,
             found,
             VERSION,
-            checkpoint.get("pneumonia_version"),
         )
         del checkpoint["detector"]
         return None
