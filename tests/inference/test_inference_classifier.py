@@ -47,7 +47,7 @@ def test_calibration_and_operating_point_come_from_the_file(model_file, tmp_path
         ({"calibration": {}}, "without a temperature"),
         ({"calibration": 3}, "without a temperature"),
         ({"operating_point": {"threshold": 0.5}}, "damaged operating point"),
-        ({"hyper_parameters": {}}, "lacks what a model"),
+        ({"hyper_parameters": {}}, "does not say how an image becomes"),
         ({"state_dict": {}}, "lacks what a model"),
     ],
 )

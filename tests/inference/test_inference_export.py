@@ -205,6 +205,7 @@ def test_a_checkpoint_that_gives_no_number_is_refused(sealed_file, tmp_path):
     assert not (tmp_path / "m.onnx").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 @pytest.mark.timeout(300)
 def test_a_trained_model_answers_alike_on_200_real_x_rays(trained_file, shared, tmp_path):

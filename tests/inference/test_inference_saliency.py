@@ -50,13 +50,16 @@ def taught(backbone: str, side: int, steps: int, early: bool) -> PneumoniaNetwor
     return network.eval()
 
 
+SLOW = pytest.mark.slow
+
+
 @pytest.mark.parametrize(
     ("backbone", "side", "steps", "early", "method"),
     [
         pytest.param("test_efficientnet", 128, 40, False, GRAD_CAM, id="convolutions"),
-        pytest.param("test_vit", 96, 160, False, INTEGRATED, id="class token"),
+        pytest.param("test_vit", 96, 160, False, INTEGRATED, id="class token", marks=SLOW),
         pytest.param("test_vit", 96, 160, True, INTEGRATED, id="class token that reads early"),
-        pytest.param("test_vit2", 96, 160, False, INTEGRATED, id="mean", marks=pytest.mark.slow),
+        pytest.param("test_vit2", 96, 160, False, INTEGRATED, id="mean", marks=SLOW),
     ],
 )
 def test_the_map_of_a_trained_network_lies_where_the_evidence_is(
