@@ -277,7 +277,7 @@ def test_a_run_whose_record_is_damaged_is_not_gone_on_with(begin, interrupted, n
 def test_a_damaged_run_is_listed_and_gone_on_with_or_refused(
     begin, interrupted, monkeypatch, capfd
 ):
-    hunt_runs(begin, interrupted, monkeypatch, capfd, 60, **QUICK)
+    hunt_runs(begin, interrupted, monkeypatch, capfd, 20, **QUICK)
 
 
 @pytest.mark.soak
