@@ -192,7 +192,7 @@ def test_what_tensorboard_reads_of_50_epochs_of_real_x_rays_is_under_20_megabyte
         assert process.returncode == 0, errors
     size = sum(file.stat().st_size for file in run.glob("events.out.tfevents.*"))
     drawn = len(steps(run, "val/worst_errors_heat"))
-    points = len(steps(run, "lr-AdamW"))
+    points = len(steps(run, "lr-AdamW/pg1"))
     print(f"{size / 1e6:.1f} MB with {drawn} sets of figures, {points} learning rates")
     assert drawn > 10
     assert points >= 50 * logged
