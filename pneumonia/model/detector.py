@@ -19,15 +19,33 @@ the network it was no better. Those trials are not kept, and so their figures ar
 What it flags
 -------------
 `tests/benchmarks/test_benchmark_detector.py` prints, for any checkpoint, how many of each kind of
-image are flagged, and the AUROC of the score against the X-rays of `test/`.
+image are flagged, and the AUROC of the score against the 763 X-rays of `test/`, of which 0.9% are
+flagged. Of EfficientNet-Lite0 at 160 and ResNetV2-50 at 128 pixels, trained on the Kaggle images,
+each time the lower; the last three columns are of the views alone, at the threshold of the three:
 
+==========================  ======  =========  ======  ======  =======  =========
+kind                        images  % flagged   AUROC  layout  texture  embedding
+==========================  ======  =========  ======  ======  =======  =========
+photographs and textures       145      100.0  0.9999    96.6     95.2        8.3
+pages of text                   60      100.0  1.0000    95.0    100.0        1.7
+noise                           60      100.0  1.0000   100.0    100.0        3.3
+smooth and pink noise           40      100.0  1.0000   100.0    100.0       17.5
+blank                           50      100.0  1.0000   100.0    100.0        6.0
+gradients                       54      100.0  1.0000    94.4    100.0        0.0
+X-rays inverted                763      100.0  1.0000   100.0      0.8        0.3
+X-rays turned by 90            763      100.0  1.0000   100.0     99.9        1.7
+X-rays turned by 270           763      100.0  1.0000   100.0     99.9        1.7
+X-rays turned by 180           763       26.2  0.9128    26.2      0.8        0.0
+==========================  ======  =========  ======  ======  =======  =========
+
+So layout and texture do the work; with these networks the embedding adds next to nothing.
 
 What it cannot say
 ------------------
 Adult chest X-rays, lateral views and other parts of the body were never at hand: how many it flags
 of them is not measured, and many may pass. What is known of adults is that a model of these
 children's X-rays with an AUROC of 0.98 in its own test scored 0.47 on adult ones. Most X-rays
-upside down pass, and nearly all mirrored ones. What passes is not thereby fit for the model.
+upside down pass. What passes is not thereby fit for the model.
 """
 
 import math
