@@ -36,16 +36,19 @@ X-rays inverted                763      100.0  1.0000   100.0      0.8        0.
 X-rays turned by 90            763      100.0  1.0000   100.0     99.9        1.7
 X-rays turned by 270           763      100.0  1.0000   100.0     99.9        1.7
 X-rays turned by 180           763       26.2  0.9128    26.2      0.8        0.0
+X-rays mirrored                763        1.0  0.6793     0.4      0.8        0.0
 ==========================  ======  =========  ======  ======  =======  =========
 
-So layout and texture do the work; with these networks the embedding adds next to nothing.
+So layout and texture do the work; with these networks the embedding adds next to nothing. Of X-rays
+that were still right, the greater of the two: turned by 5 degrees 1.4%, by 10 degrees 3.4%; a tenth
+cropped away 3.0%, a fifth 15.9%; shifted by 6% behind a black border 1.7%.
 
 What it cannot say
 ------------------
 Adult chest X-rays, lateral views and other parts of the body were never at hand: how many it flags
 of them is not measured, and many may pass. What is known of adults is that a model of these
 children's X-rays with an AUROC of 0.98 in its own test scored 0.47 on adult ones. Most X-rays
-upside down pass. What passes is not thereby fit for the model.
+upside down pass, and nearly all mirrored ones. What passes is not thereby fit for the model.
 """
 
 import math
