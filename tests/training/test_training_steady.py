@@ -82,7 +82,8 @@ def epoch_of(run: Path) -> int:
     """The last epoch that is in the log; -1 before there is any."""
     try:
         with (run / "csv" / "metrics.csv").open(newline="") as file:
-            return max((int(float(row["epoch"])) for row in csv.DictReader(file)), default=-1)
+            rows = [row for row in csv.DictReader(file) if row["epoch"]]  # not of every step
+            return max((int(float(row["epoch"])) for row in rows), default=-1)
     except (FileNotFoundError, KeyError, TypeError, ValueError):  # half a line is being written
         return -1
 
