@@ -18,7 +18,7 @@ from pneumonia.inference.eager import Eager
 from pneumonia.inference.overlay import draw
 from pneumonia.inference.prediction import Failure, Prediction
 from pneumonia.inference.predictor import Predictor
-from pneumonia.inference.reading import Source, called, see
+from pneumonia.inference.reading import Source, called, decode, fit
 from pneumonia.inference.saliency import Saliency
 from pneumonia.labels import CLASSES
 
@@ -85,14 +85,14 @@ def explain(
     """
     saliency = _saliency(predictor)
     preprocessing = predictor.classifier.preprocessing
-    seen = see(source, preprocessing, called(source))
+    whole = decode(source, called(source))
+    seen = fit(whole, preprocessing, called(source))
     if prediction is None:
         (prediction,) = predictor.judge([seen])
     heat = saliency(seen.pixels, CLASSES.index(prediction.decision))
-    shown = seen.whole.copy()
-    shown.thumbnail((_SIDE, _SIDE))
-    back = lay_back(heat, shown.size, preprocessing)
-    return Explanation(prediction, np.asarray(shown), back, saliency.method)
+    whole.thumbnail((_SIDE, _SIDE))
+    back = lay_back(heat, whole.size, preprocessing)
+    return Explanation(prediction, np.asarray(whole), back, saliency.method)
 
 
 def lay_back(

@@ -23,13 +23,11 @@ class Seen:
 
     Attributes:
         name: What to call it.
-        whole: As decoded, mode `L`.
         pixels: What the network sees, uint8 [S, S].
         warnings: What is wrong with it, in words.
     """
 
     name: str
-    whole: Image.Image
     pixels: Pixels
     warnings: tuple[str, ...]
 
@@ -45,7 +43,7 @@ def called(source: Source, number: int = 1) -> str:
 
 
 def see(source: Source, preprocessing: Preprocessing, name: str | None = None) -> Seen:
-    """Read an image as the network sees it.
+    """Read an image as the network sees it, and keep no more of it than that.
 
     Args:
         source: The image.
@@ -57,13 +55,38 @@ def see(source: Source, preprocessing: Preprocessing, name: str | None = None) -
     """
     if name is None:
         name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the image"
-    image = _decode(source, name)
+    return fit(decode(source, name), preprocessing, name)
+
+
+def fit(image: Image.Image, preprocessing: Preprocessing, name: str) -> Seen:
+    """Fit an image that was decoded to what the network sees.
+
+    Args:
+        image: As `decode` gives it.
+        preprocessing: Of the model.
+        name: What to call it.
+
+    Raises:
+        DataError: If it is too small to be a radiograph.
+    """
     check_size(image, name)
     pixels = preprocessing(image)
-    return Seen(name, image, pixels, warnings(image, pixels))
+    return Seen(name, pixels, warnings(image, pixels))
 
 
-def _decode(source: Source, name: str) -> Image.Image:
+def decode(source: Source, name: str) -> Image.Image:
+    """Read an image whole.
+
+    Args:
+        source: The image.
+        name: What to call it.
+
+    Returns:
+        Mode `L`, of its own size.
+
+    Raises:
+        DataError: If it cannot be read or is no image.
+    """
     if isinstance(source, str | os.PathLike | bytes):
         return read_grey(source, name=name)
     if isinstance(source, Image.Image):

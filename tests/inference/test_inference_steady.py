@@ -8,6 +8,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from PIL import Image
 
 from pneumonia.inference.export import export
 from pneumonia.inference.predictor import Predictor
@@ -23,6 +24,8 @@ except SystemExit as end:
 status = Path("/proc/self/status").read_text()
 print(status.partition("VmHWM:")[2].split()[0])
 """
+
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
 
 
 @pytest.fixture(params=["ckpt", "onnx"])
@@ -53,20 +56,33 @@ def test_memory_and_open_files_stay_as_they_are_over_20_000_predictions(images, 
     assert end[1] <= warm[1]
 
 
+@LINUX
+def test_originals_wait_for_the_network_as_what_it_sees_of_them(images, exported, tmp_path):
+    large = tmp_path / "large.jpeg"
+    with Image.open(images[0]) as image:
+        image.resize((1800, 1400)).save(large)
+    few, many = (_peak(exported, [large], number, tmp_path) for number in (2, 150))
+    decoded = 1800 * 1400 // 1024
+    assert many - few < 10 * decoded
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read from /proc")
+@LINUX
 def test_10_000_files_need_no_more_memory_than_100(images, model, tmp_path):
-    peaks = []
-    for count in (100, 10_000):
-        folder = tmp_path / str(count)
-        folder.mkdir()
-        for number in range(count):
-            os.link(images[number % 7], folder / f"{number:05d}.jpeg")
-        words = ["predict", "--checkpoint", model, folder, "--out", tmp_path / f"{count}.csv"]
-        command = [sys.executable, "-c", PEAK, *map(str, words)]
-        done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
-        assert len((tmp_path / f"{count}.csv").read_text().splitlines()) == count + 1
-        peaks.append(int(done.stdout.split()[-1]))
-    print(f"{model.suffix}: peak of {peaks[0]} KiB for 100 files, {peaks[1]} for 10,000")
-    assert peaks[1] < 1.02 * peaks[0]
+    few, many = (_peak(model, images[:7], number, tmp_path) for number in (100, 10_000))
+    print(f"{model.suffix}: peak of {few} KiB for 100 files, {many} for 10,000")
+    assert many < 1.02 * few
+
+
+def _peak(model: Path, images: list[Path], count: int, folder: Path) -> int:
+    """KiB of a process that answers so many files, which are some images again and again."""
+    files, table = folder / str(count), folder / f"{count}.csv"
+    files.mkdir()
+    for number in range(count):
+        os.link(images[number % len(images)], files / f"{number:05d}.jpeg")
+    words = ["predict", "--checkpoint", model, files, "--out", table]
+    command = [sys.executable, "-c", PEAK, *map(str, words)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=900)
+    assert len(table.read_text().splitlines()) == count + 1
+    return int(done.stdout.split()[-1])
