@@ -162,8 +162,8 @@ def killed_and_resumed(directory: Path, fresh: list[str], moments: list[Moment])
 @pytest.mark.slow
 @pytest.mark.timeout(1200)  # many processes, one after the other
 def test_a_run_killed_in_a_step_while_saving_and_after_the_fit_ends_the_same(whole, tmp_path):
-    directory, fresh, seconds = whole
-    moments = [after(0.3 * seconds), while_writing("last.ckpt"), sealed]
+    directory, fresh, _ = whole
+    moments = [once_there("checkpoints/last.ckpt"), while_writing("last.ckpt"), sealed]
     run = killed_and_resumed(tmp_path / "run", fresh, moments)
     assert run.kills >= 2
     assert_same(directory, tmp_path / "run")
