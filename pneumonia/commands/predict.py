@@ -120,17 +120,21 @@ def _predict(
 
     from pneumonia.inference.predict import predict_files
 
+    def write(results: list["Result"]) -> None:
+        for one in writers:
+            one(results)
+
     console = Console(stderr=True)
-    shown = bar and console.is_terminal
-    with Progress(console=console, transient=True, disable=not shown) as progress:
+    if not bar or not console.is_terminal:
+        return predict_files(predictor, paths, write, batch_size)
+    with Progress(console=console, transient=True) as progress:
         task = progress.add_task("Predicting", total=len(paths))
 
-        def write(results: list["Result"]) -> None:
-            for one in writers:
-                one(results)
+        def write_and_advance(results: list["Result"]) -> None:
+            write(results)
             progress.advance(task, len(results))
 
-        return predict_files(predictor, paths, write, batch_size)
+        return predict_files(predictor, paths, write_and_advance, batch_size)
 
 
 def _screen(results: list["Result"]) -> None:

@@ -166,12 +166,16 @@ def _metadata(classifier: Classifier) -> dict[str, str]:
 
 def _strip(model: "ModelProto") -> None:
     """Remove what the exporter notes of each node: lines of code, with paths of this machine."""
-    for part in (model.graph, *model.functions):
-        part.doc_string = ""
-        del part.metadata_props[:]
-        for node in (*part.node, *part.value_info, *_ends(part)):
-            node.doc_string = ""
-            del node.metadata_props[:]
+    parts: list[Any] = [model.graph, *model.functions]
+    while parts:
+        part = parts.pop()
+        for one in (part, *part.node, *part.value_info, *_ends(part)):
+            one.ClearField("doc_string")
+            one.ClearField("metadata_props")
+        for attribute in (attribute for node in part.node for attribute in node.attribute):
+            parts.extend(attribute.graphs)
+            if attribute.HasField("g"):  # what a condition or a loop does
+                parts.append(attribute.g)
 
 
 def _ends(part: Any) -> Iterator[Any]:

@@ -188,11 +188,13 @@ class RowFile:
 
     def _note(self, text: str) -> None:
         try:
-            row = (
+            row: dict[str, Any] = (
                 dict(zip(COLUMNS, next(csv.reader([text])), strict=True))
                 if self._csv
                 else json.loads(text)
             )
+            if text != (as_csv(row) if self._csv else as_json(row)):
+                raise ValueError("a row is not as it was written")
             path, model, error = str(row["path"]), row["model"], row["error"]
             if not error and not 0 <= float(row["probability"]) <= 1:
                 raise ValueError(f"probability {row['probability']}")

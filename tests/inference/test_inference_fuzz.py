@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from damage import QUICK, SOAK, changes, damaged, soon
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from pneumonia import cli
@@ -125,6 +125,7 @@ def hunt_tables(ask, phantom, folder: Path, cases: int, **options) -> None:
 
     @settings(max_examples=cases, **options)
     @given(st.sampled_from(["csv", "jsonl"]), CHANGES | st.binary(max_size=40))
+    @example("jsonl", [("insert", 0.0, b"\r")])
     def gone_on_with_or_left(kind, some):
         out = folder / f"o.{kind}"
         found = damaged(whole[kind], some) if isinstance(some, list) else some
