@@ -193,9 +193,10 @@ class RowFile:
                 if self._csv
                 else json.loads(text)
             )
-            if text != (as_csv(row) if self._csv else as_json(row)):
-                raise ValueError("a row is not as it was written")
+            same = text == (as_csv(row) if self._csv else as_json(row))
             path, model, error = str(row["path"]), row["model"], row["error"]
+            if not same or tuple(row) != COLUMNS or bool(row["decision"]) == bool(error):
+                raise ValueError("a row is not as it was written")
             if not error and not 0 <= float(row["probability"]) <= 1:
                 raise ValueError(f"probability {row['probability']}")
         except (ValueError, KeyError, TypeError, RecursionError, csv.Error) as problem:

@@ -126,6 +126,7 @@ def hunt_tables(ask, phantom, folder: Path, cases: int, **options) -> None:
     @settings(max_examples=cases, **options)
     @given(st.sampled_from(["csv", "jsonl"]), CHANGES | st.binary(max_size=40))
     @example("jsonl", [("insert", 0.0, b"\r")])
+    @example("jsonl", [("set", 0.484375, b" ")])  # in the name of a column
     def gone_on_with_or_left(kind, some):
         out = folder / f"o.{kind}"
         found = damaged(whole[kind], some) if isinstance(some, list) else some
