@@ -71,6 +71,17 @@ def test_one_file_holds_all_that_a_user_needs_and_nothing_of_this_machine(export
     assert b"site-packages" not in raw
 
 
+def test_what_the_exporter_notes_within_a_condition_is_removed_as_well():
+    made = onnx.helper
+    answer = made.make_tensor_value_info("answer", onnx.TensorProto.FLOAT, [1])
+    noted = made.make_node("Identity", ["x"], ["answer"], doc_string="/home/me/model.py, line 3")
+    branch = made.make_graph([noted], "branch", [], [answer])
+    chosen = made.make_node("If", ["c"], ["answer"], then_branch=branch, else_branch=branch)
+    model = made.make_model(made.make_graph([chosen], "graph", [], [answer]))
+    module._strip(model)
+    assert b"/home/me" not in model.SerializeToString()
+
+
 def test_predicting_with_it_imports_neither_torch_nor_timm(exported, phantom):
     image = next((phantom / "test/NORMAL").iterdir())
     code = (
