@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -24,6 +25,12 @@ WriteImages = Callable[..., list[Path]]
 MakeDicom = Callable[..., bytes]
 
 NATIVE = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian}
+
+
+def pytest_configure() -> None:
+    """Hear Ctrl-C: what a shell runs in the background does not, nor does what that starts."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
