@@ -16,44 +16,47 @@ from lightning import seed_everything
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pneumonia.evaluation.summary import summary
-from pneumonia.training.build import build, plain
-from pneumonia.training.closing import close
-from pneumonia.training.entry import guarded, refuse_impossible, run
-from pneumonia.training.facts import gather
-from pneumonia.training.freeze import freeze, frozen
-from pneumonia.training.hardware import register_resolvers
-from pneumonia.training.outcome import test_checkpoint
-from pneumonia.training.plugins import register_plugins
-from pneumonia.training.preflight import best_checkpoint, dev_run
-from pneumonia.training.record import finish, log_hyperparameters, refuse_used
-from pneumonia.training.start import settle
+from pneumonia.evaluation.report.console import console_summary
+from pneumonia.training.callbacks.sanity_checks import best_checkpoint, is_fast_dev_run
+from pneumonia.training.config import register_resolvers
+from pneumonia.training.errors import check_run, handle_errors, run
+from pneumonia.training.finalize import finalize, load_operating_point
+from pneumonia.training.pipeline import build_run, test_checkpoint, to_container
+from pneumonia.training.resume import resolve_run_start
+from pneumonia.training.run_record import (
+    collect_metadata,
+    log_hyperparameters,
+    mark_finished,
+    refuse_used_directory,
+    write_finished_summary,
+)
+from pneumonia.training.sweep.launchers import register_plugins
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
-@guarded
+@handle_errors
 def main(config: DictConfig) -> float | None:
     """Run one job; returns the monitored metric of the best checkpoint, for sweepers."""
     started, job = datetime.now(UTC), HydraConfig.get()
     directory, sweep = job.runtime.output_dir, job.mode == RunMode.MULTIRUN
-    start = settle(config, job)
+    start = resolve_run_start(config, job)
     config = start.config
-    refuse_impossible(config, sweep)
+    check_run(config, sweep)
     if not start.resumed:
-        refuse_used(directory)
+        refuse_used_directory(directory)
     seed_everything(config.seed, workers=True, verbose=False)
     test = config.test if config.test is not None else not sweep
-    parts = build(config, directory, test, start)
+    parts = build_run(config, directory, test, start)
     trainer, datamodule = parts.trainer, parts.datamodule
 
     trainer.fit(parts.model, datamodule, ckpt_path=start.checkpoint, weights_only=True)
-    if dev_run(trainer):
+    if is_fast_dev_run(trainer):
         return None
     checkpoint, score = best_checkpoint(trainer)
-    point = frozen(checkpoint)  # by this run, before it was interrupted
+    point = load_operating_point(checkpoint)  # by this run, before it was interrupted
     if point is None:
-        facts = gather(plain(config), datamodule, trainer, started)
-        point = freeze(trainer, checkpoint, datamodule, config.evaluation, facts)
+        metadata = collect_metadata(to_container(config), datamodule, trainer, started)
+        point = finalize(trainer, checkpoint, datamodule, config.evaluation, metadata)
 
     final, written = {f"best/{config.monitor}": score}, "Record of the run (test split not opened)"
     console = Console(quiet=not trainer.is_global_zero)
@@ -61,11 +64,11 @@ def main(config: DictConfig) -> float | None:
         result = test_checkpoint(trainer, checkpoint, datamodule, directory)
         if result is not None:
             written = "Report, metrics and predictions"
-            console.print(summary(result))
+            console.print(console_summary(result))
             final |= result.assessment.plain("test/")
     log_hyperparameters(trainer, config, start.overrides, final)
-    close(trainer, directory, config, checkpoint, score, point)
-    finish(trainer, directory)
+    write_finished_summary(trainer, directory, config, checkpoint, score, point)
+    mark_finished(trainer, directory)
     console.print(
         f"The hold-out ({config.monitor} {score:.4f}) promised sensitivity {point.sensitivity:.3f}"
         f" and specificity {point.specificity:.3f}; new images keep less of it than that\n"

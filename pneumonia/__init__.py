@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from pneumonia.inference.prediction import Prediction as Prediction
     from pneumonia.inference.predictor import Predictor as Predictor
+    from pneumonia.inference.types import Prediction as Prediction
 
 __version__ = "0.1.0"
 __all__ = ["Prediction", "Predictor", "__version__", "load"]
@@ -29,7 +29,7 @@ def load(path: "str | Path", device: str = "auto") -> "Predictor":
 
 def __getattr__(name: str) -> object:
     if name == "Prediction":
-        from pneumonia.inference.prediction import Prediction  # noqa: PLC0415
+        from pneumonia.inference.types import Prediction  # noqa: PLC0415
 
         return Prediction
     if name == "Predictor":

@@ -10,7 +10,7 @@ _PARTIAL = ".partial"
 
 
 @contextmanager
-def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_replace(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A hidden sibling to write to, which takes the place of `path` once it is complete.
 
     What was written reaches the disk before it gets its name, so that neither a kill nor a power
@@ -36,7 +36,7 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str]) -> Iterator[TextIO]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[TextIO]:
     """Open a text file for writing that appears under its name only when it is complete.
 
     Args:
@@ -47,13 +47,13 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[TextIO]:
         The open file.
     """
     with (
-        replaced(path) as sibling,
+        atomic_replace(path) as sibling,
         sibling.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         yield file
 
 
-def clear_partial(directory: str | os.PathLike[str]) -> None:
+def remove_partial(directory: str | os.PathLike[str]) -> None:
     """Remove what a killed process left half-written, in a folder and below it.
 
     Args:

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a phantom, and small folders that look like Kaggle's."""
+"""Fixtures of all tests: a synthetic, and small folders that look like Kaggle's."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from pneumonia.data.phantom import write_phantom
+from pneumonia.data.synthetic import write_synthetic
 
 WriteImages = Callable[..., list[Path]]
 MakeDicom = Callable[..., bytes]
@@ -83,10 +83,10 @@ def trained_files(shared, pytestconfig, tmp_path_factory) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def phantom(tmp_path_factory) -> Path:
-    """A phantom data set, written once. Read only: copy it to change it."""
-    root = tmp_path_factory.mktemp("phantom") / "set"
-    return write_phantom(root, images=60, workers=1)
+def synthetic(tmp_path_factory) -> Path:
+    """A synthetic data set, written once. Read only: copy it to change it."""
+    root = tmp_path_factory.mktemp("synthetic") / "set"
+    return write_synthetic(root, images=60, workers=1)
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from PIL import Image
 
 from pneumonia import cli
 from pneumonia.data.cache import open_cache
-from pneumonia.data.image import Preprocessing
+from pneumonia.data.image_io import Preprocessing
 
 
 def run(monkeypatch, *arguments: object) -> int:
@@ -66,10 +66,10 @@ def test_audit_options_are_checked(monkeypatch, kaggle, capsys, option, value, m
 
 
 @pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
-def test_show_draws_every_fit(monkeypatch, phantom, tmp_path, fit):
+def test_show_draws_every_fit(monkeypatch, synthetic, tmp_path, fit):
     out = tmp_path / "views.png"
     arguments = ("--out", out, "--fit", fit, "--image-size", 64, "--images", 2)
-    assert run(monkeypatch, "data", "show", phantom, *arguments) == 0
+    assert run(monkeypatch, "data", "show", synthetic, *arguments) == 0
     with Image.open(out) as picture:
         assert picture.width == 6 + 6 * (160 + 6)
         assert picture.height > 4 * 160
@@ -100,7 +100,7 @@ def test_interrupt_is_130(monkeypatch, kaggle):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pneumonia.data.audit.audit.audit", interrupted)
+    monkeypatch.setattr("pneumonia.data.audit.checks.audit", interrupted)
     assert run(monkeypatch, "data", "audit", kaggle) == 130
 
 
@@ -134,8 +134,8 @@ def test_audit_never_imports_torch(kaggle):
     assert lines[-1] == "False"
 
 
-def test_cache_lists_decoded_images_and_clears_them(monkeypatch, phantom, tmp_path, capsys):
-    files = sorted((phantom / "val" / "NORMAL").iterdir())
+def test_cache_lists_decoded_images_and_clears_them(monkeypatch, synthetic, tmp_path, capsys):
+    files = sorted((synthetic / "val" / "NORMAL").iterdir())
     open_cache([str(file) for file in files], Preprocessing(32), tmp_path)
     assert run(monkeypatch, "data", "cache", "--dir", tmp_path) == 0
     assert "8 images of 32 px" in capsys.readouterr().out

@@ -30,7 +30,7 @@ def calibrate_command(
         ),
     ] = None,
     target: Annotated[float | None, typer.Option(help="Of the policy, such as 0.95.")] = None,
-    abstention_error: Annotated[
+    alpha: Annotated[
         float | None,
         typer.Option(
             help="Share of a class's patients that may be called confidently wrong; by default the"
@@ -40,10 +40,10 @@ def calibrate_command(
     patients: Patients = None,
 ) -> None:
     """Refit temperature, threshold and band on a site's own labelled images."""
-    from pneumonia.evaluation.prose import guarantee, promise, undecided
-    from pneumonia.inference.calibrate import calibrate
+    from pneumonia.evaluation.report.wording import guarantee, promise, undecided
+    from pneumonia.inference.recalibrate import recalibrate_checkpoint
 
-    calibration, point, band = calibrate(
+    calibration, point, band = recalibrate_checkpoint(
         checkpoint,
         root,
         out,
@@ -52,7 +52,7 @@ def calibrate_command(
         policy=policy,
         target=target,
         prevalence=prevalence,
-        abstention_error=abstention_error,
+        alpha=alpha,
     )
     moved = f", offset {calibration.offset:+.3f}" if calibration.offset else ""
     typer.echo(

@@ -21,10 +21,10 @@ def compare_command(
     """Compare two models on the same images: which differences are more than chance."""
     from rich.console import Console
 
-    from pneumonia.evaluation.pair import compare_files
-    from pneumonia.evaluation.summary import compared
+    from pneumonia.evaluation.compare import compare_files
+    from pneumonia.evaluation.report.console import console_comparison
 
     found = compare_files(a, b, (threshold_a, threshold_b), seed=seed)
     Console(width=None if sys.stdout.isatty() else 100).print(
-        compared(found.comparison, (str(a), str(b)), found.thresholds)
+        console_comparison(found.comparison, (str(a), str(b)), found.thresholds)
     )

@@ -39,21 +39,21 @@ def audit_command(
     from rich.console import Console
     from rich.text import Text
 
-    from pneumonia.data.audit.audit import audit
-    from pneumonia.data.audit.tables import tables
-    from pneumonia.data.sheet import check_picture_name, save_picture
+    from pneumonia.data.audit.checks import audit
+    from pneumonia.data.audit.contact_sheet import check_picture_name, save_picture
+    from pneumonia.data.audit.report import audit_tables
 
     if montage is not None:
         check_picture_name(montage)
     found = audit(root, patients)
     # In a pipe there is no width to keep to, and a file name cut in two cannot be searched for.
     console = Console(width=None if sys.stdout.isatty() else 200)
-    for part in tables(found):
+    for part in audit_tables(found):
         console.print(part, soft_wrap=isinstance(part, Text))
     if json_file is not None:
         _write_json(json_file, found.as_json())
     if montage is not None:
-        from pneumonia.data.montage import montage as draw
+        from pneumonia.data.audit.contact_sheet import draw_montage as draw
 
         save_picture(draw(found), montage)
     if found.errors:
@@ -72,15 +72,15 @@ def show_command(
     seed: Annotated[int, typer.Option(min=0, help="Of the choice and of the changes.")] = 0,
 ) -> None:
     """Draw originals beside what validation and training see of them."""
-    from pneumonia.data.sheet import check_picture_name, save_picture
+    from pneumonia.data.audit.contact_sheet import check_picture_name, save_picture
 
     check_picture_name(out)
-    from pneumonia.data.augment import Augmentation
-    from pneumonia.data.image import Preprocessing
-    from pneumonia.data.views import views
+    from pneumonia.data.audit.contact_sheet import draw_views
+    from pneumonia.data.image_io import Preprocessing
+    from pneumonia.data.transforms import Augmentation
 
     preprocessing = Preprocessing(image_size, fit)  # type: ignore[arg-type]  # it checks
-    save_picture(views(root, preprocessing, Augmentation(), images, seed), out)
+    save_picture(draw_views(root, preprocessing, Augmentation(), images, seed), out)
     typer.echo(f"Drew {out}")
 
 
@@ -91,7 +91,7 @@ def download_command(
     ),
 ) -> None:
     """Fetch Kaggle's data set (CC BY 4.0; about 5 GB while it is unpacked, 1.2 GB to keep)."""
-    from pneumonia.data.download import download
+    from pneumonia.data.kaggle import download
 
     download(root)
     typer.echo(f"{root} holds Kaggle's data set")
@@ -116,10 +116,10 @@ def cache_command(
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    from pneumonia.files import whole_file
+    from pneumonia.files import atomic_write
 
     try:
-        with whole_file(path) as file:
+        with atomic_write(path) as file:
             json.dump(content, file, indent=2)
             file.write("\n")
     except OSError as error:

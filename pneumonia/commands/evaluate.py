@@ -48,14 +48,13 @@ def evaluate_command(
                 "--data, --split, --patients and --probe go with --checkpoint: a table of"
                 " predictions has no images to open."
             )
-        from pneumonia.evaluation.cases import read_cases
-        from pneumonia.evaluation.dossier import compile_dossier
-        from pneumonia.evaluation.publication import publish
-        from pneumonia.evaluation.subject import Subject
+        from pneumonia.evaluation.evaluate import EvaluatedModel, build_result
+        from pneumonia.evaluation.predictions import read_cases
+        from pneumonia.evaluation.report.write import write_report
 
-        subject = Subject(str(predictions), "the images of that table")
-        found = compile_dossier(read_cases(predictions), subject, threshold, seed=seed)
-        files = publish(found, out)
+        subject = EvaluatedModel(str(predictions), "the images of that table")
+        found = build_result(read_cases(predictions), subject, threshold, seed=seed)
+        files = write_report(found, out)
     else:
         if root is None:
             raise ConfigError("--checkpoint needs --data ROOT, the labelled images to test it on.")
@@ -73,7 +72,7 @@ def evaluate_command(
         )
     from rich.console import Console
 
-    from pneumonia.evaluation.summary import summary
+    from pneumonia.evaluation.report.console import console_summary
 
-    Console(width=None if sys.stdout.isatty() else 100).print(summary(found))
+    Console(width=None if sys.stdout.isatty() else 100).print(console_summary(found))
     typer.echo(f"Wrote {', '.join(map(str, files))}")

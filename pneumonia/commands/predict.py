@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from pneumonia.inference.predict import Result, Tally
+    from pneumonia.inference.batch_predict import PredictCounts, Result
     from pneumonia.inference.predictor import Predictor
 
 Write = Callable[[list["Result"]], None]
@@ -49,8 +49,8 @@ def predict_command(
     done.
     """
     from pneumonia.errors import ConfigError
-    from pneumonia.inference.inputs import list_images, take_shard
-    from pneumonia.inference.rows import RowFile, check_format, digest
+    from pneumonia.inference.batch_predict import PredictionWriter, check_format, model_digest
+    from pneumonia.inference.image_loading import list_images, take_shard
 
     if resume and out is None:
         raise ConfigError("--resume goes with --out FILE, the table to go on with.")
@@ -61,13 +61,13 @@ def predict_command(
     predictor = _load(checkpoint, device)
     heat = None
     if explain is not None:
-        from pneumonia.inference.explain import HeatMaps
+        from pneumonia.inference.saliency import HeatMaps
 
         heat = HeatMaps(predictor, explain, everything)  # no shard's picture replaces another's
     drawn = [] if heat is None else [heat.write]
     failed = 0
     if out is not None:
-        file = RowFile(out, digest(checkpoint), resume)
+        file = PredictionWriter(out, model_digest(checkpoint), resume)
         left = [path for path in paths if path not in file.done]
         failed = len(file.failed)
         try:
@@ -80,7 +80,7 @@ def predict_command(
             missing = heat.missing(path for path in paths if path in answered)
             failed += _predict(predictor, missing, [_complain, *drawn], batch_size, bar=True).failed
     else:
-        shown = _screen if sys.stdout.isatty() else _pipe(digest(checkpoint))
+        shown = _screen if sys.stdout.isatty() else _pipe(model_digest(checkpoint))
         bar = not sys.stdout.isatty()
         tally = _predict(predictor, paths, [shown, *drawn], batch_size, bar=bar)
     typer.echo(str(tally), err=True)
@@ -101,7 +101,7 @@ def _load(checkpoint: Path, device: str) -> "Predictor":
     predictor = Predictor.load(checkpoint, device)
     answers = {
         "when it is uncertain": predictor.classifier.band,
-        "when an image is unlike those of its training": predictor.classifier.unlike_above,
+        "when an image is unlike those of its training": predictor.classifier.ood_threshold,
     }
     if missing := [name for name, value in answers.items() if value is None]:
         typer.echo(
@@ -114,11 +114,11 @@ def _load(checkpoint: Path, device: str) -> "Predictor":
 
 def _predict(
     predictor: "Predictor", paths: list[str], writers: list[Write], batch_size: int, *, bar: bool
-) -> "Tally":
+) -> "PredictCounts":
     from rich.console import Console
     from rich.progress import Progress
 
-    from pneumonia.inference.predict import predict_files
+    from pneumonia.inference.batch_predict import predict_files
 
     def write(results: list["Result"]) -> None:
         for one in writers:
@@ -138,22 +138,22 @@ def _predict(
 
 
 def _screen(results: list["Result"]) -> None:
-    from pneumonia.inference.rows import as_text
+    from pneumonia.inference.batch_predict import as_text
 
     for result in results:
         typer.echo(as_text(result))
 
 
 def _complain(results: list["Result"]) -> None:
-    from pneumonia.inference.prediction import Failure
+    from pneumonia.inference.types import FailedPrediction
 
     for result in results:
-        if isinstance(result, Failure):
+        if isinstance(result, FailedPrediction):
             typer.echo(f"No heat map: {result.error}", err=True)
 
 
 def _pipe(model: str) -> Write:
-    from pneumonia.inference.rows import as_csv, as_row
+    from pneumonia.inference.batch_predict import as_csv, as_row
 
     typer.echo(as_csv(), nl=False)
 

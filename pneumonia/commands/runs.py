@@ -22,13 +22,17 @@ def runs_command(
     from rich.console import Console
     from rich.text import Text
 
-    from pneumonia.training.runs import read_runs
-    from pneumonia.training.standings import sections, tables, write_table
+    from pneumonia.training.sweep.leaderboard import (
+        group_runs,
+        leaderboard_tables,
+        read_runs,
+        write_table,
+    )
 
-    found = sections(read_runs(root))
+    found = group_runs(read_runs(root))
     console = Console(width=None if sys.stdout.isatty() else 200)
     for section in found:
-        for part in tables(section, root):
+        for part in leaderboard_tables(section, root):
             if isinstance(part, str):
                 console.print(Text(part), soft_wrap=True)
             else:

@@ -3,29 +3,35 @@
 import logging
 import os
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 from lightning import LightningDataModule
 from lightning.fabric.utilities.distributed import _InfiniteBarrier
 from torch.utils.data import DataLoader
 
-from pneumonia.data.augment import Augmentation
 from pneumonia.data.cache import Cache, open_cache
-from pneumonia.data.dataset import Item, Radiographs
-from pneumonia.data.folder import read_split
-from pneumonia.data.holdout import Holdout, check_disjoint
-from pneumonia.data.image import Fit, Interpolation, Preprocessing
-from pneumonia.data.order import BalancedRows, OrderedRows, ShuffledRows, TrainingRows
-from pneumonia.data.samples import Samples
-from pneumonia.data.worker import obey_the_run
+from pneumonia.data.dataset import ChestXrayDataset, Item, read_split
+from pneumonia.data.image_io import Fit, Interpolation, Preprocessing
+from pneumonia.data.kaggle import download
+from pneumonia.data.manifest import Manifest, Table, read_table
+from pneumonia.data.parallel import init_worker
+from pneumonia.data.samplers import (
+    BalancedSampler,
+    SequentialSampler,
+    ShuffledSampler,
+    TrainingSampler,
+)
+from pneumonia.data.split import ValidationSplit, check_disjoint
+from pneumonia.data.synthetic import write_synthetic
+from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
 Balance = Literal["balanced"]
 
-MOST_WORKERS = 8
+MAX_WORKERS = 8
 
 
 class ChestXrayDataModule(LightningDataModule):
@@ -43,7 +49,7 @@ class ChestXrayDataModule(LightningDataModule):
         holdout: How the validation images are chosen.
         augmentation: Changes to training images; None: none.
         sampler: `balanced` draws both classes, and all patients of a class, equally often; see
-            `pneumonia.data.order.BalancedRows`. None: every training image once an epoch.
+            `pneumonia.data.samplers.BalancedSampler`. None: every training image once an epoch.
         cache: Whether images are decoded once and kept; see `pneumonia.data.cache`. Batches
             are the same either way.
         cache_dir: Folder of caches; None: the user's cache folder.
@@ -66,7 +72,7 @@ class ChestXrayDataModule(LightningDataModule):
         batch_size: int = 32,
         num_workers: int | None = None,
         patients: str | None = None,
-        holdout: Holdout | None = None,
+        holdout: ValidationSplit | None = None,
         augmentation: Augmentation | None = None,
         sampler: Balance | None = None,
         cache: bool = True,
@@ -88,15 +94,15 @@ class ChestXrayDataModule(LightningDataModule):
         self.root = Path(root).expanduser()
         self.preprocessing = Preprocessing(image_size, fit, interpolation)
         self.batch_size = batch_size
-        self.num_workers = min(cores - 1, MOST_WORKERS) if num_workers is None else num_workers
+        self.num_workers = min(cores - 1, MAX_WORKERS) if num_workers is None else num_workers
         self.patients = patients
-        self.holdout = holdout or Holdout()
+        self.holdout = holdout or ValidationSplit()
         self.augmentation = augmentation
         self.sampler = sampler
         self.cache = cache
         self.cache_dir = cache_dir
         self.seed = seed
-        self.splits: dict[str, Samples] = {}
+        self.splits: dict[str, Manifest] = {}
         self._caches: dict[str, Cache | None] = {}
         self._first_epoch = self._first_batch = 0
 
@@ -111,7 +117,7 @@ class ChestXrayDataModule(LightningDataModule):
             raise DataError(
                 f"data.root={self.root} {found}; unpack Kaggle's"
                 " paultimothymooney/chest-xray-pneumonia so that train, val and test lie there,"
-                " or go on now with data=phantom, which needs no download."
+                " or go on now with data=synthetic, which needs no download."
             )
 
     def prepare_data(self) -> None:
@@ -170,14 +176,14 @@ class ChestXrayDataModule(LightningDataModule):
         """Shuffled and augmented training images, whole batches only."""
         rank, world_size = self._ranks()
         samples = self.splits["train"]
-        dataset = Radiographs(
+        dataset = ChestXrayDataset(
             samples, self.preprocessing, self.augmentation, self.seed, self._caches["train"]
         )
-        order: TrainingRows
+        order: TrainingSampler
         if self.sampler == "balanced":
-            order = BalancedRows(samples, self.batch_size, self.seed, rank, world_size)
+            order = BalancedSampler(samples, self.batch_size, self.seed, rank, world_size)
         else:
-            order = ShuffledRows(len(samples), self.batch_size, self.seed, rank, world_size)
+            order = ShuffledSampler(len(samples), self.batch_size, self.seed, rank, world_size)
         # Workers draw the order ahead, on a resume before Lightning names the epoch.
         share = self.batch_size // world_size
         order.resume(self._first_epoch, self._first_batch * share)
@@ -191,9 +197,9 @@ class ChestXrayDataModule(LightningDataModule):
         """The test split, in order."""
         return self._in_order("test")
 
-    def radiographs(self, split: str) -> Radiographs:
+    def radiographs(self, split: str) -> ChestXrayDataset:
         """All images of the split `val` or `test`, not augmented; there after its `setup`."""
-        return Radiographs(self.splits[split], self.preprocessing, cache=self._caches[split])
+        return ChestXrayDataset(self.splits[split], self.preprocessing, cache=self._caches[split])
 
     def has(self, split: str) -> bool:
         """Whether there is a split `train`, `val` or `test`."""
@@ -208,16 +214,16 @@ class ChestXrayDataModule(LightningDataModule):
             for name in splits:
                 log.info("%s: %s", name, self.splits[name].summary())
 
-    def _known(self) -> Samples:
+    def _known(self) -> Manifest:
         known = self._read("train")
         if self.has("val"):
             known += self._read("val")
         return known
 
-    def _read(self, split: str) -> Samples:
+    def _read(self, split: str) -> Manifest:
         return read_split(self.root, split, self.patients)
 
-    def _open_cache(self, samples: Samples) -> Cache | None:
+    def _open_cache(self, samples: Manifest) -> Cache | None:
         """The images, decoded once: the first process makes what the others open.
 
         The first of each other machine comes next; on a disk of its own it makes another.
@@ -231,10 +237,10 @@ class ChestXrayDataModule(LightningDataModule):
                     cache = cache or (self._cache_of(samples) if turn else None)
         return cache or self._cache_of(samples)
 
-    def _cache_of(self, samples: Samples) -> Cache:
+    def _cache_of(self, samples: Manifest) -> Cache:
         return open_cache(samples.paths, self.preprocessing, self.cache_dir)
 
-    def _split_off_holdout(self) -> tuple[Samples, Samples]:
+    def _split_off_holdout(self) -> tuple[Manifest, Manifest]:
         if self.holdout.strategy == "folder":
             train, val = self._read("train"), self._read("val")
             check_disjoint(train, val, f"{self.root / 'val'}")
@@ -246,11 +252,11 @@ class ChestXrayDataModule(LightningDataModule):
     def _in_order(self, split: str) -> DataLoader[Item]:
         rank, world_size = self._ranks()
         dataset = self.radiographs(split)
-        order = OrderedRows(len(dataset), rank, world_size)
+        order = SequentialSampler(len(dataset), rank, world_size)
         return self._loader(dataset, order, max(1, self.batch_size // world_size))
 
     def _loader(
-        self, dataset: Radiographs, order: TrainingRows | OrderedRows, batch_size: int
+        self, dataset: ChestXrayDataset, order: TrainingSampler | SequentialSampler, batch_size: int
     ) -> DataLoader[Item]:
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(
@@ -260,7 +266,7 @@ class ChestXrayDataModule(LightningDataModule):
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=on_gpu,
-            worker_init_fn=obey_the_run,
+            worker_init_fn=init_worker,
         )
 
     def _ranks(self) -> tuple[int, int]:
@@ -269,5 +275,119 @@ class ChestXrayDataModule(LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size
 
 
-def _mixed(samples: Samples) -> Samples:
+def _mixed(samples: Manifest) -> Manifest:
     return samples.take(np.random.default_rng(0).permutation(len(samples)))
+
+
+KAGGLE_ROOT = Path("data/chest_xray")
+"""The one root that is downloaded where it is missing; any other is taken for a typing error."""
+
+
+class KaggleDataModule(ChestXrayDataModule):
+    """The same over Kaggle's data set, downloaded to `KAGGLE_ROOT` if it is not there."""
+
+    def check_root(self) -> None:
+        """Check that the data set is there, unless it is the one to download.
+
+        Raises:
+            DataError: If it is not.
+        """
+        if not self._downloads():
+            super().check_root()
+
+    def prepare_data(self) -> None:
+        """Download the data set if it is missing and the root is the default one.
+
+        Raises:
+            DataError: If it cannot be downloaded, or another root is not there.
+        """
+        if self._downloads():
+            download(self.root)
+        super().prepare_data()
+
+    def _downloads(self) -> bool:
+        return self.root == KAGGLE_ROOT and not os.path.lexists(self.root)
+
+
+class TableDataModule(ChestXrayDataModule):
+    """The same over a table of images; see `pneumonia.data.manifest`.
+
+    Args:
+        table: CSV file with columns `path,label[,split,patient,subtype]`.
+        root: Folder that relative paths start from; None: the table's own.
+        **settings: As for `ChestXrayDataModule`; `patients=column` takes the table's column.
+    """
+
+    def __init__(
+        self, table: str | Path, root: str | Path | None = None, **settings: object
+    ) -> None:
+        file = Path(table).expanduser()
+        super().__init__(
+            file.parent if root is None else root,
+            **cast(dict, settings),  # type: ignore[type-arg]
+        )
+        self.file = file
+        self._table: Table | None = None
+
+    def check_root(self) -> None:
+        """Check the whole table, and that its files are there.
+
+        Raises:
+            DataError: If something is wrong with it.
+        """
+        self._rows()
+
+    def has(self, split: str) -> bool:
+        """Whether the table has rows of a split."""
+        return self._rows().has(split)
+
+    def _read(self, split: str) -> Manifest:
+        return self._rows().read(split, self.patients)
+
+    def _rows(self) -> Table:
+        if self._table is None:
+            self._table = read_table(self.file, self.root)
+        return self._table
+
+
+class SyntheticDataModule(ChestXrayDataModule):
+    """The same over radiographs that the package draws itself; needs no download.
+
+    Args:
+        root: Where they are written, or already lie.
+        images: How many are drawn.
+        synthetic_seed: Of the drawing; the same seed gives the same bytes.
+        **settings: As for `ChestXrayDataModule`.
+    """
+
+    synthetic = True
+
+    def __init__(
+        self,
+        root: str | Path = "data/synthetic",
+        images: int = 600,
+        synthetic_seed: int = 0,
+        **settings: object,
+    ) -> None:
+        super().__init__(root, **cast(dict, settings))  # type: ignore[type-arg]
+        self.images = images
+        self.synthetic_seed = synthetic_seed
+
+    def check_root(self) -> None:
+        """Check what lies at the root, if anything does.
+
+        Raises:
+            DataError: If it is no data set.
+        """
+        if os.path.lexists(self.root):
+            super().check_root()
+
+    def prepare_data(self) -> None:
+        """Draw the data set if it is not there yet.
+
+        Raises:
+            DataError: If it cannot be written.
+        """
+        if not os.path.lexists(self.root):
+            write_synthetic(self.root, self.images, self.synthetic_seed)
+        super().prepare_data()

@@ -42,7 +42,7 @@ class Identity:
     subtype: str
 
 
-def identify(
+def identify_patients(
     paths: Sequence[str], labels: Sequence[int], patients: str | None = None
 ) -> list[Identity]:
     """Find the patient and subtype of every image from its file name.

@@ -1,20 +1,27 @@
 """Two models on the same images: which differences are more than chance."""
 
+import json
 import math
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.errors import EvaluationError
-from pneumonia.evaluation.areas import area_difference
-from pneumonia.evaluation.assess import AT_HALF, HALF
-from pneumonia.evaluation.bootstrap import REPLICATES, draw_patients
-from pneumonia.evaluation.inputs import check_threshold
-from pneumonia.evaluation.intervals import Estimate, percentiles
-from pneumonia.evaluation.sample import Sample
-from pneumonia.evaluation.scorecard import Scorecard
+from pneumonia.evaluation.confidence import (
+    REPLICATES,
+    Estimate,
+    MetricSet,
+    area_difference,
+    draw_patients,
+    percentiles,
+)
+from pneumonia.evaluation.evaluate import AT_HALF, HALF
+from pneumonia.evaluation.predictions import Cases, Sample, check_threshold, read_cases
+from pneumonia.evaluation.report.write import METRICS
 
 NO_EVIDENCE = "no evidence of a difference"
 UNKNOWN = "unknown: no interval"
@@ -64,7 +71,7 @@ class Comparison:
     """Two models on the same images.
 
     Attributes:
-        differences: By metric, named as in `pneumonia.evaluation.assess.Assessment.metrics`; no
+        differences: By metric, named as in `pneumonia.evaluation.evaluate.Assessment.metrics`; no
             correction is made for their number.
         auroc_p_value: Of equal AUROC, by the variance of `auroc_obuchowski`; NaN where that is 0.
         mcnemar: At each model's operating point.
@@ -134,7 +141,7 @@ def compare(
     _check_pair(a, b)
     cuts = [check_threshold(threshold) for threshold in thresholds]
     cards = [
-        Scorecard(sample, {"": cut, AT_HALF: HALF})
+        MetricSet(sample, {"": cut, AT_HALF: HALF})
         for sample, cut in zip((a, b), cuts, strict=True)
     ]
     values_a, values_b = (card.values() for card in cards)
@@ -216,3 +223,78 @@ def _verdict(name: str, difference: Estimate) -> str:
 def _few(paths: Sequence[str] | NDArray[np.str_]) -> str:
     names = ", ".join(str(path) for path in paths[:_SHOWN])
     return names if len(paths) <= _SHOWN else f"{names}, ..."
+
+
+@dataclass(frozen=True)
+class ComparedTables:
+    """A comparison, and the thresholds it was made at.
+
+    Attributes:
+        comparison: What differs.
+        thresholds: Of each model: the number, and where it comes from.
+    """
+
+    comparison: Comparison
+    thresholds: tuple[str, str]
+
+
+def compare_files(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    thresholds: tuple[float | None, float | None] = (None, None),
+    *,
+    seed: int = 0,
+    replicates: int = REPLICATES,
+) -> ComparedTables:
+    """Compare two tables of predictions of the same images, matched by path.
+
+    Where only one table names the patients, they are taken from it for both.
+
+    Args:
+        a: One model's CSV file, as for `pneumonia.evaluation.predictions.read_cases`, with paths.
+        b: The other's.
+        thresholds: Of each; None for the one in the `metrics.json` beside it, or else 0.5.
+        seed: Of the bootstrap.
+        replicates: Of the bootstrap.
+
+    Raises:
+        EvaluationError: If a file cannot be used, or they are of different images.
+    """
+    left, right = _with_paths(a), _with_paths(b)
+    right = right[0].take(same_images(left[1], right[1])), left[1]
+    one, other = left[0], right[0]
+    if one.patients is None:
+        one = replace(one, patients=other.patients)
+    elif other.patients is None:
+        other = replace(other, patients=one.patients)
+    cuts = [_threshold(path, t) for path, t in zip((a, b), thresholds, strict=True)]
+    found = compare(
+        one.sample(),
+        other.sample(),
+        (cuts[0][0], cuts[1][0]),
+        seed=seed,
+        replicates=replicates,
+    )
+    words = [f"{cut:.4g}, {origin}" for cut, origin in cuts]
+    return ComparedTables(found, (words[0], words[1]))
+
+
+def _with_paths(file: str | os.PathLike[str]) -> tuple[Cases, list[str]]:
+    cases = read_cases(file)
+    if cases.paths is None:
+        raise EvaluationError(
+            f"{file} has no column path, and without it nobody knows which rows show the same"
+            " image; name the image of each row there."
+        )
+    return cases, cases.paths.tolist()
+
+
+def _threshold(file: str | os.PathLike[str], given: float | None) -> tuple[float, str]:
+    if given is not None:
+        return given, "given by hand"
+    beside = Path(file).with_name(METRICS)
+    try:
+        value = json.loads(beside.read_text(encoding="utf-8"))["test/threshold"]["value"]
+        return float(value), f"from {beside}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return HALF, "the default, chosen on no hold-out"

@@ -6,19 +6,213 @@ scores that the model tells apart.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumonia.errors import EvaluationError
-from pneumonia.evaluation.inputs import (
+from pneumonia.evaluation.predictions import (
     check_labels,
     check_probabilities,
     check_scores,
     check_threshold,
+    sigmoid,
 )
-from pneumonia.evaluation.ranking import Ranking
-from pneumonia.evaluation.rates import rates
+
+PREVALENCES = (0.05, 0.2, 0.5)
+"""Shares of PNEUMONIA for which predictive values are given: a screening, a ward, a referral."""
+
+
+def predictive_name(value: str, prevalence: float) -> str:
+    """Name a predictive value at a prevalence, such as `ppv_at_5_percent`.
+
+    Args:
+        value: `ppv` or `npv`.
+        prevalence: In (0, 1).
+    """
+    return f"{value}_at_{prevalence:.0%}".replace("%", "_percent")
+
+
+def rates(
+    tp: ArrayLike, fp: ArrayLike, n_positive: ArrayLike, n_negative: ArrayLike
+) -> dict[str, NDArray[np.float64]]:
+    """Compute every metric of a threshold from counts, or from weighted counts.
+
+    Predictive values at prevalence p follow Bayes' theorem, with Se sensitivity and Sp
+    specificity (Altman and Bland, BMJ 309, 1994, 102): PPV = Se p / (Se p + (1 - Sp)(1 - p)), and
+    NPV = Sp (1 - p) / (Sp (1 - p) + (1 - Se) p). MCC is the correlation of label and call
+    (Matthews 1975), 0 where all calls are the same.
+
+    Args:
+        tp: PNEUMONIA images called PNEUMONIA; any shape.
+        fp: NORMAL images called PNEUMONIA; the same shape.
+        n_positive: PNEUMONIA images; positive, broadcastable.
+        n_negative: NORMAL images; positive, broadcastable.
+
+    Returns:
+        By name, arrays of the common shape; recall is sensitivity and precision is ppv under its
+        other name. Predictive values are NaN where no image was called so.
+    """
+    tp, fp, pos, neg = (np.asarray(x, np.float64) for x in (tp, fp, n_positive, n_negative))
+    fn, tn = pos - tp, neg - fp
+    sensitivity, specificity, false_alarm = tp / pos, tn / neg, fp / neg
+    ppv = _ratio(tp, tp + fp)
+    spread = np.sqrt(tp + fp) * np.sqrt(tn + fn) * np.sqrt(pos) * np.sqrt(neg)
+    found = {
+        "sensitivity": sensitivity,
+        "recall": sensitivity,
+        "specificity": specificity,
+        "ppv": ppv,
+        "precision": ppv,
+        "npv": _ratio(tn, tn + fn),
+        "accuracy": (tp + tn) / (pos + neg),
+        "balanced_accuracy": (sensitivity + specificity) / 2,
+        "f1": 2 * tp / (pos + tp + fp),
+        "mcc": np.nan_to_num(_ratio(tp * tn - fp * fn, spread), nan=0.0),
+    }
+    for p in PREVALENCES:
+        hits, alarms = sensitivity * p, false_alarm * (1 - p)
+        cleared, misses = specificity * (1 - p), fn / pos * p
+        found[predictive_name("ppv", p)] = _ratio(hits, hits + alarms)
+        found[predictive_name("npv", p)] = _ratio(cleared, cleared + misses)
+    return found
+
+
+def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Divide, with NaN where there is nothing to divide by."""
+    shares = np.full(np.shape(whole), np.nan)
+    np.divide(part, whole, out=shares, where=whole > 0)
+    return shares
+
+
+class Ranking:
+    """Images ordered by score, ties together, ready to be weighted.
+
+    Args:
+        labels: Shape (n,), bool, both classes.
+        scores: Shape (n,), finite.
+    """
+
+    def __init__(self, labels: NDArray[np.bool_], scores: NDArray[np.float64]) -> None:
+        order = np.argsort(-scores, kind="stable")
+        falling = scores[order]
+        self._labels = labels[order]
+        self._order = order
+        self._starts = np.concatenate(([0], np.flatnonzero(np.diff(falling)) + 1))
+
+    def measure(
+        self, weights: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Compute the area under the ROC curve and average precision, images weighted.
+
+        The area is the Mann-Whitney statistic: the probability that a random PNEUMONIA image
+        scores higher than a random NORMAL one, ties counted half (Hanley and McNeil, Radiology
+        143, 1982). Average precision is precision at each distinct score, weighted by the recall
+        gained: a sum of steps, as the trapezoid is too optimistic (Davis and Goadrich, ICML 2006).
+
+        Args:
+            weights: Shape (r, n), not negative: one weighting per row, with some weight in each
+                class. An integer weight counts an image that many times.
+
+        Returns:
+            Areas and average precisions, each of shape (r,), in [0, 1].
+        """
+        w = weights[:, self._order]
+        positive = np.add.reduceat(np.where(self._labels, w, 0.0), self._starts, axis=1)
+        negative = np.add.reduceat(np.where(self._labels, 0.0, w), self._starts, axis=1)
+        tp, fp = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)
+        n_positive, n_negative = tp[:, -1], fp[:, -1]
+        below = n_negative[:, None] - fp + negative / 2
+        area = np.einsum("rk,rk->r", positive, below) / (n_positive * n_negative)
+        called = tp + fp
+        precision = np.divide(tp, called, out=np.zeros_like(tp), where=called > 0)
+        average = np.einsum("rk,rk->r", positive, precision) / n_positive
+        return area, average
+
+
+class RocCurve(NamedTuple):
+    """Receiver operating characteristic, one point per distinct score, thresholds falling.
+
+    Attributes:
+        false_positive_rate: Shape (k + 1,), 1 - specificity, from 0 to 1.
+        true_positive_rate: Shape (k + 1,), sensitivity, from 0 to 1.
+        thresholds: Shape (k + 1,); score >= threshold is positive, the first is infinite.
+    """
+
+    false_positive_rate: NDArray[np.float64]
+    true_positive_rate: NDArray[np.float64]
+    thresholds: NDArray[np.float64]
+
+
+class PrecisionRecallCurve(NamedTuple):
+    """Precision over recall, one point per distinct score, thresholds rising.
+
+    Attributes:
+        precision: Shape (k + 1,); the last is 1 by convention, where nothing is called positive.
+        recall: Shape (k + 1,), from 1 to 0.
+        thresholds: Shape (k,); score >= threshold is positive.
+    """
+
+    precision: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    thresholds: NDArray[np.float64]
+
+
+def roc(labels: ArrayLike, scores: ArrayLike) -> RocCurve:
+    """Compute sensitivity and 1 - specificity at every distinct score.
+
+    Args:
+        labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
+        scores: Shape (n,), finite; raw logits rank best.
+
+    Returns:
+        The curve, from (0, 0) to (1, 1).
+
+    Raises:
+        EvaluationError: If the labels are not of both classes or a score is not finite.
+    """
+    tp, fp, thresholds = _cumulative_counts(labels, scores)
+    return RocCurve(
+        np.concatenate(([0.0], fp / fp[-1])),
+        np.concatenate(([0.0], tp / tp[-1])),
+        np.concatenate(([np.inf], thresholds)),
+    )
+
+
+def precision_recall(labels: ArrayLike, scores: ArrayLike) -> PrecisionRecallCurve:
+    """Compute precision and recall at every distinct score.
+
+    Args:
+        labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
+        scores: Shape (n,), finite; raw logits rank best.
+
+    Returns:
+        The curve, from recall 1 to recall 0.
+
+    Raises:
+        EvaluationError: If the labels are not of both classes or a score is not finite.
+    """
+    tp, fp, thresholds = _cumulative_counts(labels, scores)
+    return PrecisionRecallCurve(
+        np.concatenate(((tp / (tp + fp))[::-1], [1.0])),
+        np.concatenate(((tp / tp[-1])[::-1], [0.0])),
+        thresholds[::-1],
+    )
+
+
+def _cumulative_counts(
+    labels: ArrayLike, scores: ArrayLike
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    """Count true and false positives at each distinct score, thresholds falling."""
+    truth = check_labels(labels)
+    ranked = check_scores(scores, truth.size)
+    order = np.argsort(-ranked, kind="stable")
+    truth, ranked = truth[order], ranked[order]
+    last_of_tie = np.append(np.flatnonzero(np.diff(ranked)), truth.size - 1)
+    tp = np.cumsum(truth)[last_of_tie]
+    return tp, last_of_tie + 1 - tp, ranked[last_of_tie]
+
 
 _AT_A_THRESHOLD = (
     "accuracy",
@@ -77,21 +271,7 @@ class Confusion:
         return self.tn / self.n_negative
 
 
-def sigmoid(logits: ArrayLike) -> NDArray[np.float64]:
-    """Turn logits into probabilities, in float64 and without overflow.
-
-    Args:
-        logits: Any shape, any numeric dtype.
-
-    Returns:
-        The same shape, float64, in [0, 1].
-    """
-    x = np.asarray(logits, dtype=np.float64)
-    small = np.exp(-np.abs(x))
-    return np.where(x >= 0, 1.0, small) / (1.0 + small)
-
-
-def called_pneumonia(probabilities: ArrayLike, threshold: float = 0.5) -> NDArray[np.bool_]:
+def predict_positive(probabilities: ArrayLike, threshold: float = 0.5) -> NDArray[np.bool_]:
     """Apply the rule of the whole project: PNEUMONIA means probability >= threshold.
 
     Args:
@@ -218,7 +398,7 @@ def evaluate(labels: ArrayLike, logits: ArrayLike, threshold: float = 0.5) -> di
     truth = check_labels(labels)
     ranked = check_scores(logits, truth.size, "logits")
     return {
-        **threshold_metrics(truth, called_pneumonia(sigmoid(ranked), threshold)),
+        **threshold_metrics(truth, predict_positive(sigmoid(ranked), threshold)),
         "auroc": auroc(truth, ranked),
         "average_precision": average_precision(truth, ranked),
         "n": truth.size,

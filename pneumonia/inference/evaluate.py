@@ -8,19 +8,21 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pneumonia.data.folder import read_split
-from pneumonia.data.image import read_grey
-from pneumonia.data.samples import Samples
-from pneumonia.evaluation.bootstrap import REPLICATES
-from pneumonia.evaluation.cases import Cases
-from pneumonia.evaluation.dossier import Dossier, compile_dossier
-from pneumonia.evaluation.predictions import Predictions
-from pneumonia.evaluation.publication import CARD, publish
-from pneumonia.evaluation.shortcut import Probe
-from pneumonia.evaluation.subject import Subject
-from pneumonia.inference.classifier import Classifier
-from pneumonia.inference.frozen import read_band, read_calibration, read_operating_point
-from pneumonia.inference.probe import probe as measure_shortcuts
+from pneumonia.data.dataset import read_split
+from pneumonia.data.image_io import read_grey
+from pneumonia.data.manifest import Manifest
+from pneumonia.evaluation.confidence import REPLICATES
+from pneumonia.evaluation.evaluate import (
+    EvaluatedModel,
+    EvaluationResult,
+    ShortcutProbe,
+    build_result,
+)
+from pneumonia.evaluation.predictions import Cases, Predictions
+from pneumonia.evaluation.report.write import CARD, write_report
+from pneumonia.inference.metadata import read_abstention, read_calibration, read_operating_point
+from pneumonia.inference.predictor import InferenceModel
+from pneumonia.inference.shortcut_probe import probe_shortcuts as measure_shortcuts
 from pneumonia.model.checkpoint import read_checkpoint
 
 SPLITS = ("train", "val", "test")
@@ -43,7 +45,7 @@ def evaluate_checkpoint(
     threshold: float | None = None,
     probe: bool = False,
     seed: int = 0,
-) -> tuple[Dossier, list[Path]]:
+) -> tuple[EvaluationResult, list[Path]]:
     """Test a checkpoint on a split of a data set, and write the result down.
 
     Args:
@@ -64,7 +66,7 @@ def evaluate_checkpoint(
         DataError: If the folder or a file in it cannot be used.
         EvaluationError: If the images cannot be evaluated, or a file cannot be written.
     """
-    classifier = Classifier.load(checkpoint)
+    classifier = InferenceModel.load(checkpoint)
     samples = read_split(root, split, patients)
     logits = classifier.logits([str(path) for path in samples.paths])
     predictions = Predictions(
@@ -82,7 +84,7 @@ def evaluate_checkpoint(
         samples,
         _flattery(split),
     )
-    dossier = compile_dossier(
+    dossier = build_result(
         Cases.of(predictions),
         subject,
         threshold,
@@ -90,7 +92,7 @@ def evaluate_checkpoint(
         picture=thumbnail,
         seed=seed,
     )
-    return dossier, publish(dossier, directory, Path(directory) / CARD)
+    return dossier, write_report(dossier, directory, Path(directory) / CARD)
 
 
 def write_evaluation(
@@ -99,10 +101,10 @@ def write_evaluation(
     directory: str | Path,
     data: str,
     *,
-    probes: Sequence[Probe] = (),
+    probes: Sequence[ShortcutProbe] = (),
     seed: int = 0,
     replicates: int = REPLICATES,
-) -> Dossier:
+) -> EvaluationResult:
     """Write down what a checkpoint said of a test: the end of a training.
 
     Writes `metrics.json`, `predictions.csv` and `report.html` into the directory, and
@@ -110,7 +112,7 @@ def write_evaluation(
     from the paths of the predictions.
 
     Args:
-        checkpoint: The `.ckpt` file, with calibration, operating point and facts in it.
+        checkpoint: The `.ckpt` file, with calibration, operating point and metadata in it.
         predictions: What it said, with calibrated probabilities.
         directory: The run directory.
         data: What it was tested on, in words: `split test of data/chest_xray`.
@@ -119,7 +121,7 @@ def write_evaluation(
         replicates: Of the bootstrap.
 
     Returns:
-        The result; `pneumonia.evaluation.summary.summary` prints it.
+        The result; `pneumonia.evaluation.report.console.summary` prints it.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read.
@@ -127,7 +129,7 @@ def write_evaluation(
         DataError: If an image of the gallery cannot be read.
     """
     subject = describe(read_checkpoint(checkpoint), checkpoint, data)
-    dossier = compile_dossier(
+    dossier = build_result(
         Cases.of(predictions),
         subject,
         probes=probes,
@@ -135,7 +137,7 @@ def write_evaluation(
         seed=seed,
         replicates=replicates,
     )
-    publish(dossier, directory, Path(checkpoint).with_name(CARD))
+    write_report(dossier, directory, Path(checkpoint).with_name(CARD))
     return dossier
 
 
@@ -143,13 +145,13 @@ def describe(
     checkpoint: Any,
     path: str | Path,
     data: str,
-    tested: Samples | None = None,
+    tested: Manifest | None = None,
     warnings: tuple[str, ...] = (),
-) -> Subject:
+) -> EvaluatedModel:
     """Gather what a checkpoint says of itself.
 
     Args:
-        checkpoint: What `read_checkpoint` gave, or the `checkpoint` of a `Classifier`.
+        checkpoint: What `read_checkpoint` gave, or the `checkpoint` of a `InferenceModel`.
         path: Its file.
         data: What it was tested on, in words.
         tested: The tested images, for their fingerprint.
@@ -159,10 +161,10 @@ def describe(
         CheckpointError: If calibration, operating point or band are damaged.
     """
     calibration = read_calibration(checkpoint, path)
-    facts = checkpoint.get("facts")
-    facts = dict(facts) if isinstance(facts, dict) else {}
+    metadata = checkpoint.get("metadata")
+    metadata = dict(metadata) if isinstance(metadata, dict) else {}
     settings = checkpoint.get("hyper_parameters", {})
-    facts["model"] = {
+    metadata["model"] = {
         key: settings[key]
         for key in ("backbone", "image_size", "fit", "interpolation")
         if key in settings
@@ -176,23 +178,23 @@ def describe(
         warnings += (_moved(prevalence),)
     if tested is not None:
         fingerprint = tested.fingerprint()
-        known = facts.get("data")
-        facts["data"] = {
+        known = metadata.get("data")
+        metadata["data"] = {
             **(known if isinstance(known, dict) else {}),
             "fingerprint of the tested images": fingerprint,
         }
         if any(entry.get("fingerprint") == fingerprint for entry in history):
             warnings += (_SEEN,)
-    return Subject(
+    return EvaluatedModel(
         os.fspath(path),
         data,
         checkpoint=True,
         calibration=(calibration.temperature, calibration.offset) if calibration else None,
         operating_point=read_operating_point(checkpoint, path),
-        facts=facts,
+        metadata=metadata,
         history=history,
         warnings=warnings,
-        band=read_band(checkpoint, path),
+        band=read_abstention(checkpoint, path),
     )
 
 

@@ -5,44 +5,127 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
+from pneumonia.data.image_io import Preprocessing
+from pneumonia.data.synthetic import chest, expose
 from pneumonia.errors import CheckpointError, ExtraError, ModelError, first_line
-from pneumonia.files import replaced
-from pneumonia.inference.classifier import EXPORTED, Classifier
-from pneumonia.inference.eager import Eager
-from pneumonia.inference.frozen import Calibration
-from pneumonia.inference.parity import check_alike
-from pneumonia.inference.predictor import Predictor
-from pneumonia.inference.runtime import (
+from pneumonia.files import atomic_replace
+from pneumonia.inference.metadata import Calibration
+from pneumonia.inference.onnx_backend import (
     INPUT,
     LOGIT,
     METADATA,
     PROBABILITY,
     UNLIKENESS,
-    open_exported,
+    OnnxBackend,
+    open_onnx,
 )
-from pneumonia.model.format import describe
+from pneumonia.inference.predictor import EXPORTED, InferenceModel, Predictor
+from pneumonia.inference.torch_backend import TorchBackend
+from pneumonia.inference.types import ModelOutput, Pixels
+from pneumonia.labels import SUBTYPES
+from pneumonia.model.checkpoint import describe
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+
+TOLERANCE = 1e-4
+"""Of the probability; of a score, relative where it exceeds 1; and of a logit, relative to the
+largest of the batch if that exceeds 1. A logit near 0 is the difference of large numbers too: in
+single precision two libraries agree to about 2e-6 of the largest, which is 1e-4 of 50."""
+
+_BLENDS = 16
+
+
+def check_parity(classifier: InferenceModel, exported: OnnxBackend) -> None:
+    """Ask both about pictures that tell graphs apart, one at a time and all at once.
+
+    Drawn radiographs, noise, a ramp and blank pictures; and blends of the two that the model
+    finds most different, as a probability near 0 or 1 would not show a wrong temperature.
+
+    Args:
+        classifier: The checkpoint.
+        exported: The graph.
+
+    Raises:
+        ModelError: If an answer is missing, is no number, or differs.
+    """
+    pictures = _pictures(classifier.preprocessing)
+    logits = classifier.engine(pictures).logits
+    low, high = (pictures[row].astype(float) for row in (logits.argmin(), logits.argmax()))
+    shares = np.linspace(0, 1, _BLENDS)[:, None, None]
+    blends = (low + shares * (high - low)).round().astype(np.uint8)
+    pictures = np.concatenate([pictures, blends])
+    expected = outputs(classifier, classifier.engine(pictures))
+    _compare(expected, exported.run(pictures))
+    alone = [exported.run(picture[None]) for picture in pictures]
+    _compare(expected, {name: np.concatenate([one[name] for one in alone]) for name in alone[0]})
+
+
+def outputs(classifier: InferenceModel, answers: ModelOutput) -> dict[str, NDArray[np.float64]]:
+    """What a graph has to give for answers of its checkpoint, by the names of its outputs.
+
+    Args:
+        classifier: The checkpoint.
+        answers: What its engine gave.
+    """
+    found = {LOGIT: answers.logits, PROBABILITY: classifier.probabilities(answers.logits)}
+    return found if answers.unlikeness is None else found | {UNLIKENESS: answers.unlikeness}
+
+
+def _compare(
+    expected: Mapping[str, NDArray[np.float64]], found: Mapping[str, NDArray[np.float64]]
+) -> None:
+    if expected.keys() != found.keys():
+        raise ModelError(
+            f"the exported model gives {', '.join(found)} instead of {', '.join(expected)}; use the"
+            " checkpoint."
+        )
+    for name, values in expected.items():
+        size = np.abs(values).max() if name == LOGIT else np.abs(values)
+        apart = float((np.abs(values - found[name]) / np.maximum(1, size)).max())
+        if not apart <= TOLERANCE:  # nor may it be NaN
+            raise ModelError(
+                f"the exported model answers otherwise than the checkpoint (its {name} by"
+                f" {apart:.2g}, at most {TOLERANCE:g} is due); use the checkpoint."
+            )
+
+
+def _pictures(preprocessing: Preprocessing) -> Pixels:
+    random = np.random.default_rng(0)
+    side = preprocessing.image_size
+    drawn = [
+        preprocessing(Image.fromarray(expose(chest(subtype, random), random)))
+        for subtype in SUBTYPES
+        for _ in range(2)
+    ]
+    noise = random.integers(0, 256, (2, side, side), dtype=np.uint8)
+    ramp = np.linspace(0, 255, side * side).reshape(side, side).astype(np.uint8)
+    blank = np.zeros((side, side), np.uint8)
+    return np.stack([*drawn, *noise, ramp, blank, 255 - blank])
+
+
 OPSET = 18
 """Of ONNX: the lowest that torch's exporter writes; onnxruntime reads it since 1.14."""
 
-_KEPT = ("calibration", "operating_point", "abstention", "facts", "recalibration")
+_KEPT = ("calibration", "operating_point", "abstention", "metadata", "recalibration")
 _SETTINGS = ("backbone", "image_size", "fit", "interpolation")
 
 
 class _Whole(nn.Module):
     """Pixels -> logit, calibrated probability and the detector's score."""
 
-    def __init__(self, engine: Eager, calibration: Calibration) -> None:
+    def __init__(self, engine: TorchBackend, calibration: Calibration) -> None:
         super().__init__()
         self.network, self.detector = engine.network, engine.detector
         self.calibration = calibration
@@ -82,14 +165,14 @@ def export(checkpoint: str | Path, out: str | Path) -> Path:
     _check_extra()
     classifier = Predictor.load(checkpoint, "cpu").classifier
     engine = classifier.engine
-    if not isinstance(engine, Eager):
+    if not isinstance(engine, TorchBackend):
         raise CheckpointError(f"{checkpoint} is an exported model already; name its checkpoint.")
     try:
-        with replaced(out) as partial:
+        with atomic_replace(out) as partial:
             partial.touch()  # before a minute of work
             partial.write_bytes(_convert(classifier, engine))
-            exported, _ = open_exported(partial)
-            check_alike(classifier, exported)
+            exported, _ = open_onnx(partial)
+            check_parity(classifier, exported)
     except OSError as error:
         raise CheckpointError(
             f"{out} cannot be written ({error.strerror}); name another file."
@@ -106,7 +189,7 @@ def _check_extra() -> None:
         raise ExtraError("pneumonia export", "export") from error
 
 
-def _convert(classifier: Classifier, engine: Eager) -> bytes:
+def _convert(classifier: InferenceModel, engine: TorchBackend) -> bytes:
     import onnx  # noqa: PLC0415  an extra
 
     side = classifier.preprocessing.image_size
@@ -139,15 +222,15 @@ def _convert(classifier: Classifier, engine: Eager) -> bytes:
         ) from error
 
 
-def _metadata(classifier: Classifier) -> dict[str, str]:
+def _metadata(classifier: InferenceModel) -> dict[str, str]:
     content = classifier.checkpoint
     settings = content["hyper_parameters"]
     detector = content.get("detector")
     told = {key: content[key] for key in describe() if key in content}
     told |= {key: content[key] for key in _KEPT if content.get(key) is not None}
-    if isinstance(told.get("facts"), dict):  # all but the configuration, which names folders
-        training = {k: v for k, v in told["facts"].get("training", {}).items() if k != "config"}
-        told["facts"] = told["facts"] | {"training": training}
+    if isinstance(told.get("metadata"), dict):  # all but the configuration, which names folders
+        training = {k: v for k, v in told["metadata"].get("training", {}).items() if k != "config"}
+        told["metadata"] = told["metadata"] | {"training": training}
     told["hyper_parameters"] = {key: settings[key] for key in _SETTINGS}
     if detector is not None:
         told["detector"] = {

@@ -1,23 +1,152 @@
 """The Python interface: a model file that is asked about images."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
-from pneumonia.errors import CheckpointError, DataError
-from pneumonia.evaluation.operating_point import OperatingPoint
-from pneumonia.inference.batches import batches
-from pneumonia.inference.classifier import BATCH_SIZE, Classifier
-from pneumonia.inference.engine import Answers
-from pneumonia.inference.prediction import Failure, Prediction
-from pneumonia.inference.reading import Seen, Source, called, see
+from pneumonia.data.image_io import Preprocessing
+from pneumonia.errors import CheckpointError, ConfigError, DataError
+from pneumonia.evaluation.abstention import Abstention
+from pneumonia.evaluation.threshold import OperatingPoint
+from pneumonia.inference.image_loading import (
+    LoadedImage,
+    Source,
+    display_name,
+    load_image,
+    read_ahead,
+)
+from pneumonia.inference.metadata import (
+    Calibration,
+    read_abstention,
+    read_calibration,
+    read_ood_threshold,
+    read_operating_point,
+    read_preprocessing,
+)
+from pneumonia.inference.types import Backend, FailedPrediction, ModelOutput, Pixels, Prediction
 from pneumonia.labels import CLASSES
 
 if TYPE_CHECKING:
-    from pneumonia.inference.explain import Explanation
+    from pneumonia.inference.saliency import Explanation
+
+
+BATCH_SIZE = 32
+EXPORTED = ".onnx"
+
+
+@dataclass(frozen=True, eq=False)
+class InferenceModel:
+    """A trained model and all that it needs to be asked. Made by `load`.
+
+    Attributes:
+        engine: What runs the network.
+        preprocessing: How an image becomes its input.
+        calibration: None if the file holds none; probabilities are then raw.
+        operating_point: None if the file holds none.
+        band: Where the model abstains; None if the file holds none.
+        ood_threshold: The detector's score above which an image is unlike the training's; None if
+            the file holds no detector.
+        checkpoint: What else the file says, without the weights: plain values.
+    """
+
+    engine: Backend
+    preprocessing: Preprocessing
+    calibration: Calibration | None
+    operating_point: OperatingPoint | None
+    band: Abstention | None
+    ood_threshold: float | None
+    checkpoint: Mapping[str, Any]
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto") -> "InferenceModel":
+        """Open a model file; nothing else is needed, and no code in it is run.
+
+        Args:
+            path: A `.ckpt` file of this project, or the `.onnx` file exported from one, which
+                is opened without torch.
+            device: `cpu`, `cuda`, `cuda:1`, `mps`; or `auto`: CUDA if there is any, or else the
+                CPU. An `.onnx` file runs on the CPU.
+
+        Raises:
+            CheckpointError: If it is none, or is damaged.
+            ConfigError: If there is no such device.
+        """
+        engine: Backend
+        # Imported here, since each engine needs a library that the other can do without.
+        if Path(path).suffix.lower() == EXPORTED:
+            from pneumonia.inference.onnx_backend import open_onnx  # noqa: PLC0415
+
+            if device not in ("auto", "cpu"):
+                raise ConfigError(
+                    f"device {device}: an exported model runs on the CPU; use the checkpoint."
+                )
+            engine, content = open_onnx(path)
+        else:
+            from pneumonia.inference.torch_backend import open_checkpoint  # noqa: PLC0415
+
+            engine, content = open_checkpoint(path, device)
+        return cls(
+            engine,
+            read_preprocessing(content, path),
+            read_calibration(content, path),
+            read_operating_point(content, path),
+            read_abstention(content, path),
+            read_ood_threshold(content, path),
+            content,
+        )
+
+    def probabilities(self, logits: ArrayLike) -> NDArray[np.float64]:
+        """Turn logits into probabilities of PNEUMONIA, calibrated if the file can.
+
+        Args:
+            logits: Any shape, finite.
+        """
+        return (self.calibration or Calibration())(logits)
+
+    def pixels(self, path: str | Path) -> Pixels:
+        """Read a file as the network sees it.
+
+        Args:
+            path: An image file.
+
+        Returns:
+            uint8 [S, S].
+
+        Raises:
+            DataError: If the file cannot be read.
+        """
+        return self.preprocessing.read(path)
+
+    def logits(
+        self,
+        paths: Sequence[str],
+        change: Callable[[Pixels], Pixels] | None = None,
+        batch_size: int = BATCH_SIZE,
+    ) -> NDArray[np.float64]:
+        """Ask the network about files.
+
+        Args:
+            paths: Image files, n of them.
+            change: What to do to the network's input first, uint8 [S, S] to the same.
+            batch_size: Images at once.
+
+        Returns:
+            Shape (n,), raw logits, in the order of the files.
+
+        Raises:
+            DataError: If a file cannot be read; the message names it.
+        """
+
+        def read(path: str) -> Pixels:
+            pixels = self.pixels(path)
+            return pixels if change is None else change(pixels)
+
+        answers = [self.engine(np.stack(images)) for images in read_ahead(read, paths, batch_size)]
+        return np.concatenate([answer.logits for answer in answers] or [np.empty(0)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +158,7 @@ class Predictor:
         operating_point: Of the decisions.
     """
 
-    classifier: Classifier
+    classifier: InferenceModel
     operating_point: OperatingPoint
 
     @classmethod
@@ -46,7 +175,7 @@ class Predictor:
             CheckpointError: If the file is none, is damaged, or has no threshold in it.
             ConfigError: If there is no such device.
         """
-        classifier = Classifier.load(path, device)
+        classifier = InferenceModel.load(path, device)
         if classifier.operating_point is None or classifier.calibration is None:
             raise CheckpointError(
                 f"{path} holds no calibration and no threshold, so that it cannot decide: it is"
@@ -80,14 +209,14 @@ class Predictor:
         some = images if isinstance(images, list | tuple) else None
         found = []
         for prediction in self.stream([cast(Source, images)] if some is None else some, batch_size):
-            if isinstance(prediction, Failure):
+            if isinstance(prediction, FailedPrediction):
                 raise DataError(prediction.error)
             found.append(prediction)
         return found if some is not None else found[0]
 
     def stream(
         self, images: Iterable[Source], batch_size: int = BATCH_SIZE
-    ) -> Iterator[Prediction | Failure]:
+    ) -> Iterator[Prediction | FailedPrediction]:
         """Ask about many images, one batch in memory at a time.
 
         Args:
@@ -98,21 +227,21 @@ class Predictor:
             A prediction for each image, in order, or a failure for what cannot be read.
         """
 
-        def read(task: tuple[int, Source]) -> Seen | Failure:
+        def read(task: tuple[int, Source]) -> LoadedImage | FailedPrediction:
             number, source = task
-            name = called(source, number)
+            name = display_name(source, number)
             try:
-                return see(source, self.classifier.preprocessing, name)
+                return load_image(source, self.classifier.preprocessing, name)
             except DataError as error:
-                return Failure(name, str(error))
+                return FailedPrediction(name, str(error))
 
-        for batch in batches(read, enumerate(images, start=1), batch_size):
-            readable = [item for item in batch if isinstance(item, Seen)]
+        for batch in read_ahead(read, enumerate(images, start=1), batch_size):
+            readable = [item for item in batch if isinstance(item, LoadedImage)]
             answers = iter(self.judge(readable) if readable else ())
             for item in batch:
-                yield item if isinstance(item, Failure) else next(answers)
+                yield item if isinstance(item, FailedPrediction) else next(answers)
 
-    def judge(self, batch: Sequence[Seen]) -> Iterator[Prediction]:
+    def judge(self, batch: Sequence[LoadedImage]) -> Iterator[Prediction]:
         """Ask about images that were read already.
 
         Args:
@@ -132,7 +261,7 @@ class Predictor:
     def explain(self, image: Source) -> "Explanation":
         """Show where the network's answer for an image comes from.
 
-        A heat map is no evidence of reasoning; see `pneumonia.inference.caveat`.
+        A heat map is no evidence of reasoning; see `pneumonia.inference.saliency`.
 
         Args:
             image: As for `predict`.
@@ -143,12 +272,14 @@ class Predictor:
                 a meaningful map.
             ExtraError: If captum is not installed.
         """
-        from pneumonia.inference.explain import explain  # noqa: PLC0415 - its libraries are an extra
+        from pneumonia.inference.saliency import explain  # noqa: PLC0415 - its libraries are an extra
 
         return explain(self, image)
 
-    def _prediction(self, item: Seen, answers: Answers, row: int, probability: float) -> Prediction:
-        band, bound = self.classifier.band, self.classifier.unlike_above
+    def _prediction(
+        self, item: LoadedImage, answers: ModelOutput, row: int, probability: float
+    ) -> Prediction:
+        band, bound = self.classifier.band, self.classifier.ood_threshold
         score = float(answers.unlikeness[row]) if answers.unlikeness is not None else None
         return Prediction(
             path=item.name,

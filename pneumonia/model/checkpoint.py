@@ -7,9 +7,70 @@ from typing import Any
 
 import torch
 
+from pneumonia import __version__
 from pneumonia.errors import CheckpointError
-from pneumonia.files import replaced
-from pneumonia.model.format import check_format
+from pneumonia.files import atomic_replace
+from pneumonia.labels import CLASSES
+
+FORMAT_VERSION = 1
+
+_KINDS: dict[str, tuple[type, str]] = {
+    "hyper_parameters": (dict, "table"),
+    "metadata": (dict, "table"),
+    "recalibration": (list, "list of tables"),
+}
+"""Of entries that may be missing, and that are taken apart further on."""
+
+
+def describe() -> dict[str, Any]:
+    """What every checkpoint says of itself: plain values only."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "pneumonia_version": __version__,
+        "classes": list(CLASSES),
+    }
+
+
+def check_format(checkpoint: object, name: str) -> None:
+    """Refuse a checkpoint that this version of the project does not understand.
+
+    Args:
+        checkpoint: What a checkpoint file holds.
+        name: What it is called, for the message.
+
+    Raises:
+        CheckpointError: If it is not of this project, comes from a newer version of it, has other
+            classes or has them in another order, or is damaged.
+    """
+    found = checkpoint.get("format_version") if isinstance(checkpoint, dict) else None
+    if not isinstance(checkpoint, dict) or type(found) is not int:
+        raise CheckpointError(
+            f"{name} was not written by this project (it has no format_version); name the"
+            " best.ckpt or last.ckpt of a run."
+        )
+    if found > FORMAT_VERSION:
+        raise CheckpointError(
+            f"{name} has format {found} and this version reads up to {FORMAT_VERSION};"
+            f" install pneumonia {checkpoint.get('pneumonia_version')} or newer."
+        )
+    classes = checkpoint.get("classes")
+    if not isinstance(classes, list) or classes != list(CLASSES):
+        said = isinstance(classes, list) and all(isinstance(one, str) for one in classes)
+        raise CheckpointError(
+            f"{name} gives the probability of another class: expected were the classes"
+            f" {list(CLASSES)} in this order, and found {str(classes)[:80] if said else 'none'};"
+            " name the best.ckpt of a run."
+        )
+    for key, (kind, described) in _KINDS.items():
+        value = checkpoint.get(key, kind())
+        if not isinstance(value, kind) or (
+            isinstance(value, list) and not all(isinstance(one, dict) for one in value)
+        ):
+            raise CheckpointError(
+                f"{name} is damaged: its {key} are not the {described} that they should be;"
+                " name the best.ckpt of a run."
+            )
+
 
 _DEPLOYED = (
     "format_version",
@@ -49,7 +110,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
-def seal_checkpoint(path: str | Path, **additions: Any) -> None:
+def finalize_checkpoint(path: str | Path, **additions: Any) -> None:
     """Make a checkpoint of training the one to deploy, in place.
 
     The state of optimiser, loops and callbacks, two thirds of the file, stays with the
@@ -58,7 +119,7 @@ def seal_checkpoint(path: str | Path, **additions: Any) -> None:
     Args:
         path: A `.ckpt` file that training wrote.
         **additions: Plain values to put beside the weights, such as `calibration`,
-            `operating_point` and `facts`.
+            `operating_point` and `metadata`.
 
     Raises:
         CheckpointError: If it is not one, or cannot be replaced.
@@ -81,7 +142,7 @@ def write_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
     buffer = io.BytesIO()  # torch's own writer hides what the disk said
     torch.save(dict(content), buffer)
     try:
-        with replaced(path) as partial:
+        with atomic_replace(path) as partial:
             partial.write_bytes(buffer.getbuffer())
     except OSError as error:
         raise CheckpointError(

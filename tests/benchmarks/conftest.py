@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from pneumonia.data.pool import cores
+from pneumonia.data.parallel import available_cores
 
 
 @pytest.fixture(autouse=True)
 def all_cores():
     before = torch.get_num_threads()
-    torch.set_num_threads(cores())
+    torch.set_num_threads(available_cores())
     yield
     torch.set_num_threads(before)

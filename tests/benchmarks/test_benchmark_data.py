@@ -16,13 +16,12 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 from torchvision.datasets import ImageFolder
 
-from pneumonia.data.augment import Augmentation
-from pneumonia.data.cache import Cache
-from pneumonia.data.dataset import Radiographs
-from pneumonia.data.image import Preprocessing, read_grey
-from pneumonia.data.order import ShuffledRows
-from pneumonia.data.pixels import Pixels, write_pixels
-from pneumonia.data.samples import Samples
+from pneumonia.data.cache import Cache, Pixels, write_pixels
+from pneumonia.data.dataset import ChestXrayDataset
+from pneumonia.data.image_io import Preprocessing, read_grey
+from pneumonia.data.manifest import Manifest
+from pneumonia.data.samplers import ShuffledSampler
+from pneumonia.data.transforms import Augmentation
 
 SIZE = 224
 BATCH = 32
@@ -60,12 +59,12 @@ def cached(tmp_path_factory) -> Callable[..., DataLoader]:
     images = (random.integers(0, 256, (SIZE, SIZE), np.uint8) for _ in range(TRAINING_IMAGES))
     write_pixels(file, images, TRAINING_IMAGES, SIZE, bytes(32))
     paths = [f"person{n:04d}_virus_{n}.jpeg" for n in range(TRAINING_IMAGES)]
-    samples = Samples.identified(paths, [1] * TRAINING_IMAGES)
+    samples = Manifest.identified(paths, [1] * TRAINING_IMAGES)
     preprocessing, cache = Preprocessing(SIZE), Cache(samples.paths, Pixels(file))
 
     def make(augmentation: Augmentation | None = None) -> DataLoader:
-        dataset = Radiographs(samples, preprocessing, augmentation, cache=cache)
-        return DataLoader(dataset, BATCH, sampler=ShuffledRows(len(dataset), BATCH, seed=0))
+        dataset = ChestXrayDataset(samples, preprocessing, augmentation, cache=cache)
+        return DataLoader(dataset, BATCH, sampler=ShuffledSampler(len(dataset), BATCH, seed=0))
 
     return make
 

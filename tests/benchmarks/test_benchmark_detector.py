@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from kinds import CHANGES, Images, doubtful, faces, strangers, turned
+from ood_images import CHANGES, Images, doubtful, faces, strangers, turned
 from sklearn.metrics import roc_auc_score
 
-from pneumonia.data.image import Preprocessing, read_grey
-from pneumonia.data.phantom import write_phantom
-from pneumonia.inference.classifier import Classifier
-from pneumonia.model.detector import VIEWS
+from pneumonia.data.image_io import Preprocessing, read_grey
+from pneumonia.data.synthetic import write_synthetic
+from pneumonia.inference.predictor import InferenceModel
+from pneumonia.model.ood_detector import VIEWS
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.shared, pytest.mark.timeout(3600)]
 
@@ -26,15 +26,15 @@ DRAWINGS = 120
 
 
 def test_detection_by_kind(trained_files, shared, tmp_path):
-    phantom = write_phantom(tmp_path / "phantom", images=DRAWINGS, workers=1)
+    synthetic = write_synthetic(tmp_path / "synthetic", images=DRAWINGS, workers=1)
     for path in trained_files:
-        classifier = Classifier.load(path, "cpu")
-        settings, bound = classifier.checkpoint["hyper_parameters"], classifier.unlike_above
+        classifier = InferenceModel.load(path, "cpu")
+        settings, bound = classifier.checkpoint["hyper_parameters"], classifier.ood_threshold
         print(f"\n\n{settings['backbone']} at {settings['image_size']} pixels")
         print(f"{'':30}{'images':>8}{'% flagged':>11}{'AUROC':>9}", end="")
         print("".join(f"{view:>11}" for view in VIEWS))
         usual = None
-        for kind, images in kinds(classifier.preprocessing, shared / "data", phantom):
+        for kind, images in kinds(classifier.preprocessing, shared / "data", synthetic):
             views = by_view(classifier, images)
             scores = views.max(1)
             usual = scores if usual is None else usual
@@ -45,7 +45,7 @@ def test_detection_by_kind(trained_files, shared, tmp_path):
             print(f"{kind:30}{len(images):8}{flagged:11.1f}{area:9.4f}{shares}")
 
 
-def by_view(classifier: Classifier, images: Images) -> np.ndarray:
+def by_view(classifier: InferenceModel, images: Images) -> np.ndarray:
     """Scores, float32 [n, 3]; their greatest is the detector's."""
     engine, found = classifier.engine, []
     for batch in torch.from_numpy(np.ascontiguousarray(images)).unsqueeze(1).split(64):
@@ -54,7 +54,7 @@ def by_view(classifier: Classifier, images: Images) -> np.ndarray:
     return torch.cat(found).numpy()
 
 
-def kinds(fit: Preprocessing, data: Path, phantom: Path) -> Iterator[tuple[str, Images]]:
+def kinds(fit: Preprocessing, data: Path, synthetic: Path) -> Iterator[tuple[str, Images]]:
     """The test images first, which the others are told from."""
     files = sorted((data / "chest_xray/test").glob("*/*"))
     test = _read(fit, files)
@@ -64,7 +64,7 @@ def kinds(fit: Preprocessing, data: Path, phantom: Path) -> Iterator[tuple[str, 
         yield f"X-rays {name}", np.stack([fit(change(read_grey(file))) for file in files])
     yield "X-rays at full size", _read(fit, sorted((data / "originals").glob("*/*")))
     yield "faces and scraps of 25 pixels", faces(fit)
-    yield "phantom's drawings", _read(fit, sorted(phantom.glob("*/*/*.jpeg")))
+    yield "synthetic's drawings", _read(fit, sorted(synthetic.glob("*/*/*.jpeg")))
 
 
 def _read(fit: Preprocessing, files: list[Path]) -> Images:

@@ -14,12 +14,12 @@ import torch
 from lightning import Trainer
 from PIL import Image
 
-from pneumonia.data.phantom import write_phantom
-from pneumonia.evaluation.operating_point import OperatingPoint
+from pneumonia.data.synthetic import write_synthetic
+from pneumonia.evaluation.threshold import OperatingPoint
 from pneumonia.inference.export import export
 from pneumonia.inference.predictor import Predictor
-from pneumonia.model.checkpoint import seal_checkpoint
-from pneumonia.model.classifier import PneumoniaClassifier
+from pneumonia.model.checkpoint import finalize_checkpoint
+from pneumonia.model.lightning_module import PneumoniaClassifier
 
 pytestmark = pytest.mark.benchmark
 
@@ -42,7 +42,9 @@ def checkpoint(tmp_path_factory):
             path = tmp_path_factory.mktemp(backbone) / "best.ckpt"
             trainer.save_checkpoint(path, weights_only=True)
             point = OperatingPoint(0.5, "fixed", 0.5, 30, 30, 30, 30, 0.5, 0.5)
-            seal_checkpoint(path, calibration={"temperature": 1.0}, operating_point=point.to_dict())
+            finalize_checkpoint(
+                path, calibration={"temperature": 1.0}, operating_point=point.to_dict()
+            )
             made[backbone] = path
         return made[backbone]
 
@@ -76,7 +78,7 @@ def test_exported_against_eager_torch(checkpoint, tmp_path, backbone):
 
 @pytest.mark.timeout(1200)
 def test_a_folder_of_files_against_the_bare_network(checkpoint, tmp_path):
-    root = write_phantom(tmp_path / "phantom", images=FILES)
+    root = write_synthetic(tmp_path / "synthetic", images=FILES)
     for path in root.glob("*/*/*.jpeg"):
         with Image.open(path) as image:
             small = image.resize((224, 224))
@@ -107,7 +109,7 @@ def test_a_folder_of_files_against_the_bare_network(checkpoint, tmp_path):
 def test_whole_processes(checkpoint, tmp_path):
     path = checkpoint("tf_efficientnet_lite0")
     exported = export(path, tmp_path / "m.onnx")
-    root = write_phantom(tmp_path / "phantom", images=60)
+    root = write_synthetic(tmp_path / "synthetic", images=60)
     image = str(next(root.glob("*/*/*.jpeg")))
     ask = [sys.executable, "-m", "pneumonia.cli", "predict", image, "--checkpoint"]
     commands = {

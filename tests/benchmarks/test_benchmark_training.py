@@ -10,7 +10,7 @@ import torch
 from lightning import Callback, LightningDataModule, Trainer
 from torch.utils.data import DataLoader, Dataset
 
-from pneumonia.model.classifier import PneumoniaClassifier
+from pneumonia.model.lightning_module import PneumoniaClassifier
 
 BATCH = 32
 STEPS = 6

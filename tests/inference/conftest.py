@@ -19,18 +19,17 @@ from lightning import Trainer
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from pneumonia import cli
-from pneumonia.data.folder import read_split
-from pneumonia.data.image import Preprocessing
-from pneumonia.evaluation.abstention import Band
+from pneumonia.data.dataset import read_split
+from pneumonia.data.image_io import Preprocessing
+from pneumonia.evaluation.abstention import Abstention
 from pneumonia.evaluation.calibration import fit_temperature
-from pneumonia.evaluation.metrics import sigmoid
-from pneumonia.evaluation.operating_point import OperatingPoint, choose
-from pneumonia.inference.classifier import Classifier
+from pneumonia.evaluation.predictions import sigmoid
+from pneumonia.evaluation.threshold import OperatingPoint, choose_threshold
 from pneumonia.inference.export import export
-from pneumonia.inference.predictor import Predictor
-from pneumonia.model.checkpoint import seal_checkpoint
-from pneumonia.model.classifier import PneumoniaClassifier
-from pneumonia.model.detector import Detector
+from pneumonia.inference.predictor import InferenceModel, Predictor
+from pneumonia.model.checkpoint import finalize_checkpoint
+from pneumonia.model.lightning_module import PneumoniaClassifier
+from pneumonia.model.ood_detector import OODDetector
 
 
 @pytest.fixture(scope="session")
@@ -50,32 +49,34 @@ def model_file(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def older_file(model_file, phantom, tmp_path_factory) -> Path:
+def older_file(model_file, synthetic, tmp_path_factory) -> Path:
     """The same with a calibration and a threshold, as of the time before abstention."""
-    classifier, split = Classifier.load(model_file), read_split(phantom, "train")
+    classifier, split = InferenceModel.load(model_file), read_split(synthetic, "train")
     logits = classifier.logits([str(path) for path in split.paths])
     temperature = float(np.std(logits))
     probabilities = classifier.probabilities(logits / temperature)
-    point = choose(split.labels, probabilities, split.patients, "youden", None)
+    point = choose_threshold(split.labels, probabilities, split.patients, "youden", None)
     path = tmp_path_factory.mktemp("older") / "older.ckpt"
     shutil.copyfile(model_file, path)
-    seal_checkpoint(path, calibration={"temperature": temperature}, operating_point=point.to_dict())
+    finalize_checkpoint(
+        path, calibration={"temperature": temperature}, operating_point=point.to_dict()
+    )
     return path
 
 
 @pytest.fixture(scope="session")
-def sealed_file(older_file, phantom, tmp_path_factory) -> Path:
+def sealed_file(older_file, synthetic, tmp_path_factory) -> Path:
     """The same, complete: as a finished run leaves it."""
     content = torch.load(older_file, weights_only=True)
     threshold = content["operating_point"]["threshold"]
-    band = Band(threshold / 2, (1 + threshold) / 2, 0.05, 30, 30)
+    band = Abstention(threshold / 2, (1 + threshold) / 2, 0.05, 30, 30)
     path = tmp_path_factory.mktemp("sealed") / "best.ckpt"
-    classifier, split = Classifier.load(older_file), read_split(phantom, "train")
+    classifier, split = InferenceModel.load(older_file), read_split(synthetic, "train")
     images = np.stack([classifier.pixels(file) for file in split.paths])
     batch = torch.from_numpy(images).unsqueeze(1)
     with torch.no_grad():
         _, embeddings = classifier.engine.network.embed(batch)
-    detector = Detector.fit(batch, embeddings, split.patients)
+    detector = OODDetector.fit(batch, embeddings, split.patients)
     torch.save(content | {"abstention": band.to_dict(), "detector": detector.to_dict()}, path)
     return path
 
@@ -132,11 +133,11 @@ def trained_file(shared, tmp_path_factory) -> Path:
     labels, patients = split.labels[held], split.patients[held]
     temperature = fit_temperature(labels, logits.numpy())
     probabilities = sigmoid(logits.double().numpy() / temperature)
-    seal_checkpoint(
+    finalize_checkpoint(
         path,
         calibration={"temperature": temperature},
-        operating_point=choose(labels, probabilities, patients, "youden", None).to_dict(),
-        detector=Detector.fit(batch, embeddings, patients).to_dict(),
+        operating_point=choose_threshold(labels, probabilities, patients, "youden", None).to_dict(),
+        detector=OODDetector.fit(batch, embeddings, patients).to_dict(),
     )
     return path
 
@@ -152,7 +153,7 @@ def real_file(shared, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("real") / "best.ckpt"
     trainer.save_checkpoint(path, weights_only=True)
     point = OperatingPoint(0.5, "fixed", 0.5, 30, 30, 30, 30, 0.5, 0.5)
-    seal_checkpoint(path, calibration={"temperature": 0.1}, operating_point=point.to_dict())
+    finalize_checkpoint(path, calibration={"temperature": 0.1}, operating_point=point.to_dict())
     return path
 
 
@@ -177,9 +178,9 @@ def predict(monkeypatch, sealed_file):
 
 
 @pytest.fixture
-def images(phantom, tmp_path) -> list[Path]:
+def images(synthetic, tmp_path) -> list[Path]:
     """Seven X-rays in a folder of their own, in name order."""
-    tested = sorted((phantom / "test").glob("*/*"))
+    tested = sorted((synthetic / "test").glob("*/*"))
     found = [*tested[:4], *tested[-3:]]
     folder = tmp_path / "images"
     folder.mkdir()

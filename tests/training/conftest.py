@@ -1,4 +1,4 @@
-"""Runs of the real entry point, in this process, on phantom radiographs."""
+"""Runs of the real entry point, in this process, on synthetic radiographs."""
 
 import importlib
 import subprocess
@@ -12,7 +12,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 
-from pneumonia.training.hardware import register_resolvers
+from pneumonia.training.config import register_resolvers
 
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
@@ -29,7 +29,7 @@ TINY = (
     "trainer.enable_progress_bar=false",
     "callbacks.progress=null",
     "callbacks.summary=null",
-    "evaluation.operating_point=youden",  # the phantom's hold-out is too small for a target
+    "evaluation.operating_point=youden",  # the synthetic's hold-out is too small for a target
 )
 
 
@@ -55,12 +55,12 @@ def composed_fixture(tmp_path: Path) -> Callable[..., DictConfig]:
 
 
 @pytest.fixture(name="train")
-def train_fixture(composed, phantom: Path, tmp_path: Path) -> Callable[..., float | None]:
-    """Run `train.py` with overrides on the phantom; returns what a sweeper would get."""
+def train_fixture(composed, synthetic: Path, tmp_path: Path) -> Callable[..., float | None]:
+    """Run `train.py` with overrides on the synthetic; returns what a sweeper would get."""
     entry_point = importlib.import_module("train")  # beside the package, not in it
 
     def run(*overrides: str, directory: Path | str = tmp_path / "run") -> float | None:
-        config = composed(f"data.root={phantom}", *TINY, *overrides, directory=directory)
+        config = composed(f"data.root={synthetic}", *TINY, *overrides, directory=directory)
         Path(directory).mkdir(parents=True, exist_ok=True)
         return entry_point.main.__wrapped__(config)
 

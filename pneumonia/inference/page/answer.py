@@ -11,12 +11,12 @@ from jinja2 import Environment
 from numpy.typing import NDArray
 from PIL import Image
 
-from pneumonia.evaluation.abstention import Band
-from pneumonia.inference.caveat import CAVEAT
+from pneumonia.evaluation.abstention import Abstention
+from pneumonia.inference.batch_predict import as_csv, as_row
 from pneumonia.inference.page.percent import percentages
-from pneumonia.inference.prediction import Failure, Prediction
 from pneumonia.inference.predictor import Predictor
-from pneumonia.inference.rows import as_csv, as_row
+from pneumonia.inference.saliency import CAVEAT
+from pneumonia.inference.types import FailedPrediction, Prediction
 
 _TEMPLATE = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string("""
 {% if csv %}
@@ -70,7 +70,7 @@ Where the evidence for {{ a.decision }} lies. {{ caveat }}</figcaption></figure>
 
 def render(
     predictor: Predictor,
-    results: Sequence[Prediction | Failure],
+    results: Sequence[Prediction | FailedPrediction],
     pictures: Sequence[NDArray[np.uint8] | None],
     heats: Sequence[NDArray[np.uint8] | None],
     model: str,
@@ -104,20 +104,20 @@ def render(
     )
 
 
-def _band(predictor: Predictor) -> Band | None:
+def _band(predictor: Predictor) -> Abstention | None:
     band = predictor.classifier.band
     return band if band is not None and band.upper > band.lower else None
 
 
 def _answer(
-    result: Prediction | Failure,
+    result: Prediction | FailedPrediction,
     picture: NDArray[np.uint8] | None,
     heat: NDArray[np.uint8] | None,
     threshold: float,
-    band: Band | None,
+    band: Abstention | None,
 ) -> dict[str, Any]:
     name = _name(result)
-    if isinstance(result, Failure):
+    if isinstance(result, FailedPrediction):
         error = result.error.replace(result.path, name)
         return {"name": name, "error": error, "brief": "not readable"}
     shown = percentages(result.probability, threshold, band)
@@ -160,7 +160,7 @@ def _answer(
     }
 
 
-def _between(shown: dict[str, str], band: Band) -> str:
+def _between(shown: dict[str, str], band: Abstention) -> str:
     if band.lower <= 0:
         return "all of it" if band.upper > 1 else f"below {shown['upper']}"
     if band.upper > 1:
@@ -173,7 +173,7 @@ def _summary(briefs: Sequence[str]) -> str:
     return f"{len(briefs)} image{'s' if len(briefs) > 1 else ''}: {counts}"
 
 
-def _table(results: Sequence[Prediction | Failure], model: str) -> str:
+def _table(results: Sequence[Prediction | FailedPrediction], model: str) -> str:
     rows = [as_csv()]
     for result in results:
         row = as_row(result, model)
@@ -188,7 +188,7 @@ def _harmless(value: Any) -> Any:
     return f"'{value}" if text else value
 
 
-def _name(result: Prediction | Failure) -> str:
+def _name(result: Prediction | FailedPrediction) -> str:
     return PurePath(result.path).name.encode(errors="replace").decode()
 
 

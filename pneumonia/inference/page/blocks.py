@@ -10,8 +10,8 @@ import numpy as np
 from markupsafe import escape
 from PIL import Image
 
-from pneumonia.data.anatomy import chest, expose
-from pneumonia.data.content import MOST_BYTES
+from pneumonia.data.safe_open import MOST_BYTES
+from pneumonia.data.synthetic import chest, expose
 from pneumonia.errors import ExtraError
 from pneumonia.inference.page.desk import Desk
 from pneumonia.inference.page.style import STYLE

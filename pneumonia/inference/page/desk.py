@@ -11,15 +11,14 @@ from typing import Any
 import numpy as np
 from markupsafe import escape
 
-from pneumonia.data.image import read_grey
+from pneumonia.data.image_io import read_grey
 from pneumonia.errors import PneumoniaError
-from pneumonia.evaluation.subject import Subject
-from pneumonia.inference.classifier import EXPORTED
+from pneumonia.evaluation.evaluate import EvaluatedModel
+from pneumonia.inference.batch_predict import model_digest
 from pneumonia.inference.page.answer import render
 from pneumonia.inference.page.tray import MOST_FILES, Tray, Upload
-from pneumonia.inference.prediction import Failure, Prediction
-from pneumonia.inference.predictor import Predictor
-from pneumonia.inference.rows import digest
+from pneumonia.inference.predictor import EXPORTED, Predictor
+from pneumonia.inference.types import FailedPrediction, Prediction
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +37,7 @@ class Desk:
 
     def __init__(self, predictor: Predictor, checkpoint: str | Path, tray: Tray) -> None:
         self._predictor, self._tray = predictor, tray
-        self._model = digest(checkpoint)
+        self._model = model_digest(checkpoint)
         self._turn = threading.Lock()
         self._asking = threading.BoundedSemaphore(MOST_ASKING)
         self._closed = threading.Event()
@@ -83,14 +82,16 @@ class Desk:
         self._closed.set()
 
     def _look(self, uploads: Sequence[Upload]) -> str:
-        results: list[Prediction | Failure] = []
+        results: list[Prediction | FailedPrediction] = []
         pictures: list[Any] = []
         heats: list[Any] = []
         for upload in uploads:
             if self._closed.is_set():
                 break
             found = next(self._predictor.stream([upload.path]))
-            picture, heat = (None, None) if isinstance(found, Failure) else self._picture(upload)
+            picture, heat = (
+                (None, None) if isinstance(found, FailedPrediction) else self._picture(upload)
+            )
             results.append(_named(found, upload))
             pictures.append(picture)
             heats.append(heat)
@@ -99,10 +100,10 @@ class Desk:
     def _picture(self, upload: Upload) -> tuple[Any, Any]:
         if self._no_heat:
             return np.asarray(read_grey(upload.path)), None
-        from pneumonia.inference.overlay import blend  # noqa: PLC0415 - matplotlib takes a second
+        from pneumonia.inference.saliency import overlay_heat_map  # noqa: PLC0415 - matplotlib takes a second
 
         found = self._predictor.explain(upload.path)
-        return found.image, blend(found.image, found.heat)
+        return found.image, overlay_heat_map(found.image, found.heat)
 
 
 def describe(predictor: Predictor, checkpoint: str | Path) -> str:
@@ -114,11 +115,11 @@ def describe(predictor: Predictor, checkpoint: str | Path) -> str:
     """
     content, point = predictor.classifier.checkpoint, predictor.operating_point
     backbone = content["hyper_parameters"].get("backbone", "unknown")
-    subject = Subject(Path(checkpoint).name, "", facts=content.get("facts", {}))
+    subject = EvaluatedModel(Path(checkpoint).name, "", metadata=content.get("metadata", {}))
     train = subject.table("data", "splits", "train")
     trained = ""
     if train:
-        drawn = "drawn phantoms" if subject.fact("data", "phantom") else "X-rays"
+        drawn = "drawn synthetics" if subject.fact("data", "synthetic") else "X-rays"
         trained = f" Trained on {train.get('images')} {drawn} of {train.get('patients')} patients."
     return str(
         escape(
@@ -133,7 +134,7 @@ def _no_heat(predictor: Predictor, checkpoint: str | Path) -> str:
     """Say why the model cannot be explained; nothing if it can."""
     if Path(checkpoint).suffix.lower() == EXPORTED:  # and torch is not needed to say so
         return "An exported model gives no heat maps; they need its checkpoint."
-    from pneumonia.inference.explain import HeatMaps  # noqa: PLC0415 - torch, if there is one
+    from pneumonia.inference.saliency import HeatMaps  # noqa: PLC0415 - torch, if there is one
 
     try:
         HeatMaps(predictor, tempfile.gettempdir(), [])
@@ -142,12 +143,12 @@ def _no_heat(predictor: Predictor, checkpoint: str | Path) -> str:
     return ""
 
 
-def _named(result: Prediction | Failure, upload: Upload) -> Prediction | Failure:
+def _named(result: Prediction | FailedPrediction, upload: Upload) -> Prediction | FailedPrediction:
     """Call a file what its owner calls it, and never by its path on this machine."""
     if isinstance(result, Prediction):
         return replace(result, path=upload.name)
     error = result.error.replace(str(upload.path), upload.name)
-    return Failure(upload.name, error.replace(str(upload.path.parent), ""))
+    return FailedPrediction(upload.name, error.replace(str(upload.path.parent), ""))
 
 
 def _note(words: str) -> str:

@@ -2,12 +2,14 @@
 
 from decimal import Context, Decimal
 
-from pneumonia.evaluation.abstention import Band
+from pneumonia.evaluation.abstention import Abstention
 
 _EXACT = Context(prec=1200)  # a double has at most 1,075 decimal places
 
 
-def percentages(probability: float, threshold: float, band: Band | None = None) -> dict[str, str]:
+def percentages(
+    probability: float, threshold: float, band: Abstention | None = None
+) -> dict[str, str]:
     """Write the numbers of an answer with as few digits as keep them true to each other.
 
     A probability below the threshold reads as a smaller number than the threshold, however close

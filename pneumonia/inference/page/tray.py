@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import BinaryIO
 
-from pneumonia.data.content import MOST_BYTES
+from pneumonia.data.safe_open import MOST_BYTES
 from pneumonia.errors import DataError
 
 MOST_FILES = 20

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import Message
 
-from pneumonia.data.content import MOST_BYTES
+from pneumonia.data.safe_open import MOST_BYTES
 from pneumonia.inference.page.tray import MOST_FILES, TooMuchError, Tray
 
 

@@ -1,0 +1,133 @@
+"""In which order the images come."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Sampler
+
+from pneumonia.data.dataset import Draw
+from pneumonia.data.manifest import Manifest
+
+
+class TrainingSampler(Sampler[Draw]):
+    """An order of rows for each epoch, which depends on (seed, epoch) alone.
+
+    Each rank takes every `world_size`-th row of the one order, so a global batch holds the
+    same images with any number of ranks. What fills no whole global batch is left out.
+
+    Args:
+        size: Number of rows.
+        batch_size: Images of a step, over all ranks.
+        seed: Of the order.
+        rank: This process, 0 to world_size - 1.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self, size: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.used = size - size % batch_size
+        self.size = size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self._done = (0, 0)
+
+    def resume(self, epoch: int, rows: int) -> None:
+        """Say where an interrupted training goes on.
+
+        Args:
+            epoch: 0-based, the one that comes next or was interrupted.
+            rows: How many of its rows this rank has already trained on.
+        """
+        self.epoch = epoch
+        self._done = (epoch, rows)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch comes next; Lightning calls this.
+
+        Args:
+            epoch: 0-based.
+        """
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.used // self.world_size
+
+    def _start(self) -> int:
+        """How many rows to leave out at the beginning of this epoch."""
+        epoch, rows = self._done
+        return rows if epoch == self.epoch else 0
+
+    def _random(self) -> np.random.Generator:
+        return np.random.default_rng([self.seed, self.epoch])
+
+
+class ShuffledSampler(TrainingSampler):
+    """Every row once an epoch; those that fill no whole global batch sit out this epoch."""
+
+    def __iter__(self) -> Iterator[Draw]:
+        order = self._random().permutation(self.size)
+        for row in order[: self.used][self.rank :: self.world_size][self._start() :]:
+            yield self.epoch, int(row)
+
+
+class BalancedSampler(TrainingSampler):
+    """As many draws as rows; each picks a class, then a patient of it, then an image of theirs.
+
+    Every choice is uniform and with replacement, so both classes weigh alike, and so do all
+    patients of a class, whether they have one image or thirty. A row that comes again within
+    an epoch is a draw of its own, augmented in its own way.
+
+    Args:
+        samples: The rows.
+        batch_size: Images of a step, over all ranks.
+        seed: Of the draws.
+        rank: This process, 0 to world_size - 1.
+        world_size: Number of processes.
+    """
+
+    def __init__(
+        self, samples: Manifest, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> None:
+        super().__init__(len(samples), batch_size, seed, rank, world_size)
+        self.chances = _chances(samples)
+
+    def __iter__(self) -> Iterator[Draw]:
+        before: Counter[int] = Counter()
+        start = self._start() * self.world_size
+        drawn = self._random().choice(self.size, self.used, p=self.chances)
+        for position, row in enumerate(drawn.tolist()):
+            if position >= start and position % self.world_size == self.rank:
+                yield self.epoch, row, before[row]
+            before[row] += 1
+
+
+def _chances(samples: Manifest) -> NDArray[np.float64]:
+    """Probability of each row in one draw of class, patient and image; float64 [N], sum 1."""
+    owners = np.stack([samples.labels, np.unique(samples.patients, return_inverse=True)[1]])
+    pairs, owner, images = np.unique(owners, axis=1, return_inverse=True, return_counts=True)
+    classes, label, patients = np.unique(pairs[0], return_inverse=True, return_counts=True)
+    return 1 / (len(classes) * patients[label][owner] * images[owner])
+
+
+class SequentialSampler(Sampler[int]):
+    """Every row once, in order, each on exactly one rank: nothing is padded or counted twice.
+
+    Args:
+        size: Number of rows.
+        rank: This process, 0 to world_size - 1.
+        world_size: Number of processes.
+    """
+
+    def __init__(self, size: int, rank: int = 0, world_size: int = 1) -> None:
+        self.rows = range(rank, size, world_size)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self.rows)

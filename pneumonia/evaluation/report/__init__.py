@@ -1,0 +1,1 @@
+"""The report of an evaluation: console, HTML, model card and files."""

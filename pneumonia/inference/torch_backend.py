@@ -1,0 +1,129 @@
+"""A checkpoint, run by torch."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pneumonia.errors import DAMAGED, CheckpointError, ConfigError, first_line
+from pneumonia.inference.metadata import read_preprocessing
+from pneumonia.inference.types import ModelOutput, Pixels
+from pneumonia.model.checkpoint import read_checkpoint
+from pneumonia.model.network import PneumoniaNetwork
+from pneumonia.model.ood_detector import VERSION, OODDetector, version
+
+log = logging.getLogger(__name__)
+
+_PREFIX = "network."
+
+
+class TorchBackend:
+    """A network on a device, in full precision, and its detector on the CPU, in double.
+
+    Attributes:
+        network: In evaluation mode.
+        detector: None if the checkpoint holds none of this version.
+    """
+
+    def __init__(
+        self, network: PneumoniaNetwork, detector: OODDetector | None, device: torch.device
+    ) -> None:
+        self.network = network.eval().to(device)
+        self.detector = detector.eval() if detector is not None else None
+
+    def __call__(self, images: Pixels) -> ModelOutput:
+        """Ask the network and the detector, in one pass; see `Backend`.
+
+        Raises:
+            CheckpointError: If the detector is another network's.
+        """
+        batch = torch.from_numpy(images).unsqueeze(1)
+        with torch.inference_mode():
+            logits, embedding = self.network.embed(batch.to(self.network.scale.device))
+            found = None
+            if self.detector is not None:
+                sizes = (self.detector.image_size, self.detector.embedding_size)
+                if sizes != (batch.shape[-1], embedding.shape[1]):
+                    raise CheckpointError(
+                        "The model's detector belongs to another network; name another model."
+                    )
+                found = self.detector(batch, embedding.cpu())
+        return ModelOutput(
+            logits.cpu().numpy().astype(np.float64), found.numpy() if found is not None else None
+        )
+
+
+def open_checkpoint(path: str | Path, device: str = "auto") -> tuple[TorchBackend, dict[str, Any]]:
+    """Open a checkpoint; no code in it is run.
+
+    Args:
+        path: A `.ckpt` file of this project.
+        device: As for `choose_device`.
+
+    Returns:
+        The engine, and what else the file says, without the weights.
+
+    Raises:
+        CheckpointError: If it is none, or is damaged.
+        ConfigError: If there is no such device.
+    """
+    place = choose_device(device)
+    checkpoint = read_checkpoint(path)
+    settings = checkpoint.get("hyper_parameters", {})
+    side = read_preprocessing(checkpoint, path).image_size  # before memory is asked for it
+    try:
+        network = PneumoniaNetwork(settings["backbone"], image_size=side)
+        state = checkpoint.pop("state_dict")
+        network.load_state_dict(
+            {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
+        )
+    except DAMAGED as error:
+        raise CheckpointError(
+            f"{path} lacks what a model of this project has ({first_line(error)}); name the"
+            " best.ckpt of a run."
+        ) from error
+    if settings.get("channels_last") is not False:
+        network.to(memory_format=torch.channels_last)
+    return TorchBackend(network, _detector(checkpoint, path), place), checkpoint
+
+
+def _detector(checkpoint: dict[str, Any], path: str | Path) -> OODDetector | None:
+    """Make the detector; one of other scores is taken out, as if there were none."""
+    values = checkpoint.get("detector")
+    if values is None:
+        return None
+    if (found := version(values)) != VERSION:
+        log.warning(
+            "%s: its detector of images unlike the training's is of version %s, and this code reads"
+            " version %d, so that no image will be flagged; train again to have one.",
+            path,
+            found,
+            VERSION,
+        )
+        del checkpoint["detector"]
+        return None
+    return OODDetector.from_dict(values)
+
+
+def choose_device(name: str) -> torch.device:
+    """Find the device to run on.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:1`, `mps`; or `auto`: CUDA if there is any, or else the CPU.
+
+    Raises:
+        ConfigError: If there is no such device here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ConfigError(
+            f"device {name} is not to be had here ({first_line(error)}); choose auto,"
+            " cpu, cuda, cuda:1 or mps."
+        ) from error
+    return device

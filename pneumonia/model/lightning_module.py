@@ -1,0 +1,218 @@
+"""The LightningModule: network, loss, metrics, optimisation."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, cast
+
+import torch
+from lightning import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRScheduler
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+from torchmetrics import MeanMetric, MetricCollection
+
+from pneumonia.errors import ConfigError
+from pneumonia.model.checkpoint import check_format, describe
+from pneumonia.model.metrics import all_metrics, threshold_metrics
+from pneumonia.model.network import PneumoniaNetwork
+from pneumonia.model.optim import build_optimizer, build_schedule
+
+Batch = Mapping[str, Tensor]
+"""`image` uint8 [N, 1, H, W], `label` int64 [N], `index` int64 [N] (row in the split)."""
+
+
+class PneumoniaClassifier(LightningModule):
+    """NORMAL against PNEUMONIA with one logit and binary cross-entropy.
+
+    Its arguments are plain values and are all that a checkpoint needs to build it again.
+
+    Args:
+        backbone: A timm architecture, with or without a weights tag.
+        pretrained: Start from timm's pretrained weights.
+        weights: Start from a local file of pretrained weights instead.
+        image_size: Side of the input square, pixels.
+        fit: How an image becomes that square: `squash`, `pad` or `crop`.
+        interpolation: How it is resized: `nearest`, `bilinear` or `bicubic`.
+        drop_rate: Dropout before the head, 0 to below 1.
+        drop_path_rate: Stochastic depth, 0 to below 1.
+        pos_weight: Weight of PNEUMONIA in the training loss: a number above 0, `balanced`
+            (NORMAL over PNEUMONIA images of the training split), or None for 1.
+        label_smoothing: Share by which training targets move to 0.5, 0 to below 1.
+        optimizer: `name` and keywords; see `build_optimizer`.
+        schedule: `name` and keywords, see `build_schedule`; None: a constant rate.
+        channels_last: Keep weights and activations in channels-last memory order.
+        compile: Compile the network with `torch.compile` at the start of a fit.
+
+    Raises:
+        ModelError: If the backbone is unknown or weights cannot be had or do not fit.
+        ConfigError: If a setting is out of range.
+    """
+
+    pos_weight: Tensor
+
+    def __init__(
+        self,
+        backbone: str = "resnetv2_50",
+        pretrained: bool = True,
+        weights: str | None = None,
+        image_size: int = 224,
+        fit: str = "squash",
+        interpolation: str = "bilinear",
+        drop_rate: float = 0.0,
+        drop_path_rate: float = 0.0,
+        pos_weight: float | Literal["balanced"] | None = None,
+        label_smoothing: float = 0.0,
+        optimizer: dict[str, Any] | None = None,
+        schedule: dict[str, Any] | None = None,
+        channels_last: bool = True,
+        compile: bool = False,  # noqa: A002  the word that users know it by
+    ) -> None:
+        super().__init__()
+        for name, share in (
+            ("label_smoothing", label_smoothing),
+            ("drop_rate", drop_rate),
+            ("drop_path_rate", drop_path_rate),
+        ):
+            if not 0 <= share < 1:
+                raise ConfigError(f"model.{name}={share} must be 0 to below 1.")
+        rate = (optimizer or {}).get("lr", 0.0)
+        if isinstance(rate, bool) or not isinstance(rate, (int, float)):
+            raise ConfigError(f"model.optimizer.lr={rate!r} must be a number.")
+        if isinstance(pos_weight, str) and pos_weight != "balanced":
+            raise ConfigError(f"model.pos_weight={pos_weight!r} is no number, balanced or null.")
+        if isinstance(pos_weight, (int, float)) and not 0 < pos_weight < math.inf:
+            raise ConfigError(f"model.pos_weight={pos_weight} must be a number above 0.")
+        self.save_hyperparameters(logger=False)
+        self.network = PneumoniaNetwork(
+            backbone,
+            pretrained=pretrained,
+            weights=weights,
+            image_size=image_size,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+        )
+        if channels_last:
+            self.network.to(memory_format=torch.channels_last)
+        weight = pos_weight if isinstance(pos_weight, (int, float)) else 1.0
+        self.register_buffer("pos_weight", torch.tensor(float(weight)))
+        self.train_metrics = threshold_metrics().clone(prefix="train/")
+        self.val_metrics = all_metrics().clone(prefix="val/")
+        self.test_metrics = all_metrics().clone(prefix="test/")
+        # Metrics, not plain logs, so that they are exact over processes of unequal shares.
+        self.train_loss = MeanMetric(nan_strategy="disable")
+        self.val_loss = MeanMetric(nan_strategy="disable")
+        self.test_loss = MeanMetric(nan_strategy="disable")
+
+    def setup(self, stage: str) -> None:
+        """Take the class balance from the training split, and compile, before a fit.
+
+        Args:
+            stage: `fit`, `validate`, `test` or `predict`.
+        """
+        if stage != "fit":
+            return
+        if self.hparams["pos_weight"] == "balanced":
+            datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
+            if datamodule is None:
+                raise ConfigError("model.pos_weight=balanced needs a data module to count in.")
+            normal, pneumonia = datamodule.class_counts()
+            self.pos_weight.fill_(normal / pneumonia)
+        if self.hparams["compile"]:
+            self.network.compile()  # in place: the checkpoint's keys stay as they are
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits of pneumonia.
+
+        Args:
+            images: uint8 [N, 1, H, W], 0 black to 255 white.
+
+        Returns:
+            float32 [N], raw: the probability is their sigmoid.
+        """
+        logits: Tensor = self.network(images)
+        return logits
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The training loss of a batch, a scalar."""
+        labels = batch["label"]
+        logits = self(batch["image"])
+        smoothing = self.hparams["label_smoothing"]
+        targets = labels.float() * (1 - smoothing) + smoothing / 2
+        loss = binary_cross_entropy_with_logits(logits, targets, pos_weight=self.pos_weight)
+        self.train_metrics.update(torch.sigmoid(logits.detach()), labels)
+        self._log("train", loss.detach(), self.train_metrics, len(labels))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Logits and labels of a batch, with the rows they belong to."""
+        return self._evaluate(batch, "val", self.val_metrics)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Logits and labels of a batch, with the rows they belong to."""
+        return self._evaluate(batch, "test", self.test_metrics)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """Logits and labels of a batch, with the rows they belong to."""
+        # In full precision whatever the fit had: threshold and temperature are frozen on these.
+        with torch.autocast(self.device.type, enabled=False):
+            logits = self(batch["image"])
+        return {
+            "logit": logits,
+            "label": batch["label"],
+            "index": batch["index"],
+        }
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """The optimiser, and the schedule if there is one.
+
+        Raises:
+            ConfigError: If a name or keyword is unknown.
+        """
+        optimizer = build_optimizer(
+            self.network.backbone, self.hparams["optimizer"] or {"name": "adam", "lr": 1e-3}
+        )
+        if self.hparams["schedule"] is None:
+            return optimizer
+        schedule = build_schedule(
+            optimizer,
+            self.hparams["schedule"],
+            self.trainer.estimated_stepping_batches,
+            self.trainer.max_epochs or 1,
+        )
+        return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": schedule})
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that is not of this project, or of a newer version of it.
+
+        Raises:
+            CheckpointError: If it is.
+        """
+        check_format(checkpoint, "the checkpoint")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Make the checkpoint whole: it needs no download, no file and no config again."""
+        checkpoint |= describe()
+        checkpoint["hyper_parameters"] |= {"pretrained": False, "weights": None}
+
+    def _evaluate(self, batch: Batch, stage: str, metrics: MetricCollection) -> dict[str, Tensor]:
+        labels = batch["label"]
+        logits = self(batch["image"])
+        # Unweighted and unsmoothed, so that it compares across recipes.
+        loss = binary_cross_entropy_with_logits(logits, labels.float())
+        # torchmetrics would decide by each batch whether it sees logits.
+        metrics.update(torch.sigmoid(logits), labels)
+        self._log(stage, loss, metrics, len(labels))
+        return {"logit": logits, "label": labels, "index": batch["index"]}
+
+    def _log(self, stage: str, loss: Tensor, metrics: MetricCollection, n: int) -> None:
+        epoch: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": n}
+        mean: MeanMetric = getattr(self, f"{stage}_loss")
+        mean.update(loss.expand(n))  # "disable" makes torchmetrics ignore weights
+        self.log(f"{stage}/loss", mean, prog_bar=stage != "test", **epoch)
+        self.log_dict(cast(Any, metrics), **epoch)
+
+    def monitors(self) -> dict[str, Literal["min", "max"]]:
+        """Names of all metrics that a fit logs, with the direction that is better."""
+        names = [*self.train_metrics.keys(), *self.val_metrics.keys()]
+        losses: dict[str, Literal["min", "max"]] = {"val/loss": "min", "train/loss": "min"}
+        return losses | dict.fromkeys(map(str, names), "max")

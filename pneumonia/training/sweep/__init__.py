@@ -1,0 +1,1 @@
+"""Hydra sweepers, and the table of their runs."""

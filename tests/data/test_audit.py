@@ -1,0 +1,285 @@
+"""The audit: silent on what is sound, and by name on whatever is not."""
+
+import json
+import os
+import shutil
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from pneumonia.data.audit.checks import audit, separation
+from pneumonia.data.audit.report import audit_tables
+from pneumonia.data.audit.scan import EXTENSIONS, NEAR, fingerprint, inspect, near_duplicates
+from pneumonia.errors import ConfigError, DataError
+
+
+@pytest.fixture
+def copy(synthetic, tmp_path) -> Path:
+    return shutil.copytree(synthetic, tmp_path / "set")
+
+
+def checks(found) -> dict[str, tuple[str, ...]]:
+    return {finding.check: finding.files for finding in found.findings}
+
+
+def shown(found, width: int = 200) -> str:
+    console = Console(width=width, file=open(os.devnull, "w"), record=True)  # noqa: PTH123, SIM115
+    for part in audit_tables(found):
+        console.print(part)
+    return console.export_text()
+
+
+def images(root: Path, folder: str) -> list[Path]:
+    return sorted((root / folder).iterdir())
+
+
+def name(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def bomb(path: Path) -> None:
+    """A PNG whose header promises 20,000 x 20,000 pixels, in a few bytes."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        crc = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + crc
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
+    content = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+
+
+def test_synthetic_is_clean_of_errors(synthetic) -> None:
+    found = audit(synthetic)
+    assert found.errors == []
+    assert found.crossings == []
+    assert not any(overlap.forbidden for overlap in found.copies)
+    assert sum(count.images for count in found.counts) == 60
+    assert "counts off" in checks(found)  # Kaggle's names, but not its numbers
+    assert found.wrong_key.numbers > 0
+    assert "No errors" in shown(found)
+
+
+def test_every_damage_is_named(copy) -> None:
+    train, test = images(copy, "train/PNEUMONIA"), images(copy, "test/NORMAL")
+    normal = images(copy, "train/NORMAL")
+
+    train[0].write_bytes(b"")
+    train[1].write_bytes(train[1].read_bytes()[:2000])
+    train[2].write_text("a text file named .jpeg")
+    bomb(train[3])
+    shutil.copy(test[0], copy / "train/NORMAL/IM-9001-0001.jpeg")
+    with Image.open(test[1]) as image:
+        image.resize((300, 300)).save(copy / "train/NORMAL/IM-9002-0001.jpeg", quality=60)
+    patient = normal[0].stem.rsplit("-", 1)[0] + "-0099"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)).save(
+        copy / f"test/NORMAL/{patient}.jpeg"
+    )
+    shutil.rmtree(copy / "val/NORMAL")
+    (copy / "train/COVID").mkdir()
+    (copy / "train/NORMAL/nested").mkdir()
+    shutil.copy(normal[3], copy / "train/loose.jpeg")
+    shutil.move(train[5], copy / "train/NORMAL" / train[5].name)
+    shutil.copy(train[6], copy / "train/PNEUMONIA/a name, of=no 'scheme' é.jpeg")
+    shutil.copy(train[6], copy / "train/NORMAL/IM-9003-0001.jpeg")
+
+    found = audit(copy)
+    files = checks(found)
+    assert files["empty file"] == (name(copy, train[0]),)
+    assert files["truncated file"] == (name(copy, train[1]),)
+    assert files["not an image file"] == (name(copy, train[2]),)
+    assert files["oversized file"] == (name(copy, train[3]),)
+    assert set(files["identical across splits"]) == {
+        name(copy, test[0]),
+        "train/NORMAL/IM-9001-0001.jpeg",
+    }
+    assert set(files["near-identical across splits"]) == {
+        name(copy, test[1]),
+        "train/NORMAL/IM-9002-0001.jpeg",
+    }
+    assert {f"test/NORMAL/{patient}.jpeg", name(copy, normal[0])} <= set(
+        files["patient across splits"]
+    )
+    assert files["empty class"] == ("val/NORMAL",)
+    assert set(files["misplaced"]) == {"train/COVID", "train/loose.jpeg", "train/NORMAL/nested"}
+    assert files["wrong class"] == (f"train/NORMAL/{train[5].name}",)
+    assert files["unknown name"] == ("train/PNEUMONIA/a name, of=no 'scheme' é.jpeg",)
+    assert "train/NORMAL/IM-9003-0001.jpeg" in files["identical across classes"]
+    assert [copy.across_splits for copy in found.copies] == sorted(
+        (copy.across_splits for copy in found.copies), reverse=True
+    )
+    text = shown(found)
+    for path in (train[0], train[1], train[2], train[3]):
+        assert path.name in text
+    assert "val/NORMAL" in text
+    written = json.loads(json.dumps(found.as_json()))
+    assert {fault["fault"] for fault in written["faults"]} == {
+        "empty", "truncated", "not an image", "oversized",
+    }  # fmt: skip
+    assert len(written["errors"]) == len(found.errors)
+
+
+def test_repeats_within_a_split_are_warnings(kaggle) -> None:
+    original = images(kaggle, "train/NORMAL")[0]
+    shutil.copy(original, original.with_name(original.stem + "-0007.jpeg"))
+    shutil.copy(original, original.with_name("IM-7777-0001.jpeg"))
+    found = audit(kaggle)
+    assert found.errors == []
+    assert len(checks(found)["identical in one split"]) == 3
+
+
+def test_nothing_but_a_data_set_is_audited(tmp_path, kaggle) -> None:
+    with pytest.raises(DataError, match="does not exist"):
+        audit(tmp_path / "missing")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="is not a folder"):
+        audit(tmp_path / "file")
+    (tmp_path / "void").mkdir()
+    with pytest.raises(DataError, match="is not a data set"):
+        audit(tmp_path / "void")
+    with pytest.raises(DataError, match="did you mean"):
+        audit(kaggle.parent)
+    with pytest.raises(DataError, match="single split"):
+        audit(kaggle / "train")
+
+
+def test_debris_is_passed_over_and_named(kaggle) -> None:
+    shutil.copytree(kaggle / "val", kaggle / "__MACOSX/val")
+    shutil.copytree(kaggle / "val", kaggle / "chest_xray/val")
+    (kaggle / "train/NORMAL/.DS_Store").write_text("")
+    (kaggle / "train/NORMAL/notes.txt").write_text("")
+    shutil.rmtree(kaggle / "test")
+    found = audit(kaggle)
+    assert found.errors == []
+    assert set(checks(found)["ignored"]) == {"chest_xray", "train/NORMAL/notes.txt"}
+    assert checks(found)["no such split"] == ("test",)
+
+
+def test_links_that_loop_end(kaggle) -> None:
+    (kaggle / "train/NORMAL/up").symlink_to(kaggle / "train", target_is_directory=True)
+    loop = kaggle / "train/NORMAL/IM-0999-0001.jpeg"
+    loop.symlink_to(loop)
+    (kaggle / "train/NORMAL/IM-0998-0001.jpeg").symlink_to(kaggle / "nowhere.jpeg")
+    os.mkfifo(kaggle / "train/NORMAL/IM-0997-0001.jpeg")
+    files = checks(audit(kaggle))
+    assert files["misplaced"] == ("train/NORMAL/up",)
+    assert files["unreadable file"] == tuple(
+        f"train/NORMAL/IM-0{n}-0001.jpeg" for n in (997, 998, 999)
+    )
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "CMYK", "I;16", "P", "LA", "1"])
+def test_every_sound_mode_is_readable(tmp_path, mode) -> None:
+    grey = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 50), np.uint8))
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    else:
+        image = grey.convert("RGB").convert(mode) if mode != "LA" else grey.convert(mode)
+    path = tmp_path / ("x.jpeg" if mode == "CMYK" else "x.png")
+    image.save(path)
+    seen = inspect(str(path))
+    assert (seen.fault, seen.mode, seen.width, seen.height) == (None, mode, 50, 40)
+
+
+def test_odd_names_are_safe_to_print(kaggle) -> None:
+    source = images(kaggle, "train/NORMAL")[0]
+    for odd in ("[red]x, y=1 'z' \"q\" ü.png", "bell\x1b[31m\n.png", os.fsdecode(b"\xff\xfe.png")):
+        shutil.copy(source, source.with_name(odd))
+    found = audit(kaggle)
+    text = shown(found)
+    assert "[red]x, y=1 'z' \"q\" ü.png" in text
+    assert "\x1b[31m" not in text
+    assert len(checks(found)["unknown name"]) == 3
+    text.encode()
+    json.dumps(found.as_json()).encode()
+
+
+def test_patients_of_other_names(kaggle, tmp_path, write_images) -> None:
+    root = tmp_path / "hospital"
+    write_images(root / "train", ["NORMAL/p1_a.png", "NORMAL/p2_a.png", "PNEUMONIA/p3_a.png"])
+    write_images(root / "test", ["NORMAL/p1_b.png", "PNEUMONIA/p4_a.png"])
+    found = audit(root)
+    assert found.errors == []
+    assert len(checks(found)["unknown name"]) == 5
+    assert all(count.published is None for count in found.counts)
+    found = audit(root, patients=r"(p\d+)_")
+    assert set(checks(found)["patient across splits"]) == {
+        "test/NORMAL/p1_b.png",
+        "train/NORMAL/p1_a.png",
+    }
+    assert audit(root, patients="file").errors == []
+    with pytest.raises(ConfigError, match="regular expression"):
+        audit(root, patients="(")
+
+
+def test_shortcuts_of_the_file_are_measured(tmp_path) -> None:
+    random = np.random.default_rng(2)
+    for label, (mode, size) in {"NORMAL": ("L", (60, 48)), "PNEUMONIA": ("RGB", (60, 30))}.items():
+        folder = tmp_path / "train" / label
+        folder.mkdir(parents=True)
+        for n in range(8):
+            pixels = random.integers(0, 256, size[::-1], np.uint8)
+            image = Image.fromarray(pixels).convert(mode if n < 4 else "L")
+            stem = f"IM-{n:04d}-0001" if label == "NORMAL" else f"person{n}_virus_{n}"
+            image.save(folder / f"{stem}.png")
+    found = {shortcut.attribute: shortcut for shortcut in audit(tmp_path).shortcuts}
+    assert found["colour mode"].auroc == pytest.approx(0.75)
+    assert found["colour mode"].flagged
+    assert found["width"].auroc == pytest.approx(0.5)
+    assert not found["width"].flagged
+    assert found["height"].auroc == found["aspect ratio"].auroc == pytest.approx(1.0)
+
+
+def test_separation_is_the_auroc_whichever_way_round() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    random = np.random.default_rng(3)
+    positive, scores = random.random(200) < 0.3, random.integers(0, 9, 200) * 1.0
+    area = metrics.roc_auc_score(positive, scores)
+    assert separation(positive, scores) == pytest.approx(max(area, 1 - area))
+    assert separation(positive, -scores) == pytest.approx(max(area, 1 - area))
+
+
+def test_lookalikes_join_through_others_and_across_blocks(monkeypatch) -> None:
+    monkeypatch.setattr("pneumonia.data.audit.scan._BLOCK", 3)
+    base = np.random.default_rng(4).integers(0, 256, (5, 72), np.uint8)
+    base[3] = base[0]
+    base[3, :5] ^= 0xFF  # 40 bits away
+    base[4] = base[3]
+    base[4, 5:10] ^= 0xFF  # 80 from the first, 40 from the fourth
+    prints = [row.tobytes() for row in base]
+    assert sorted(near_duplicates([*prints, prints[1]])) == [[0, 3, 4], [1, 5]]
+    assert near_duplicates([]) == []
+
+
+def test_same_extensions_as_training() -> None:
+    assert set(EXTENSIONS) == {*IMG_EXTENSIONS, ".dcm", ".dicom"}
+
+
+def test_processes_do_not_change_the_answer(kaggle) -> None:
+    assert audit(kaggle, workers=2).as_json() == audit(kaggle, workers=1).as_json()
+
+
+@pytest.mark.shared
+def test_real_images_are_clean_of_errors(shared) -> None:
+    found = audit(shared / "data/chest_xray")
+    assert found.errors == []
+    identical = [overlap for overlap in found.copies if overlap.kind == "identical"]
+    assert len(identical) == len(found.copies) == 24
+    assert {shortcut.attribute for shortcut in found.shortcuts if shortcut.flagged} == {"bytes"}
+
+
+@pytest.mark.shared
+def test_originals_and_their_small_copies_are_near(shared) -> None:
+    small = {path.name: path for path in (shared / "data/chest_xray").rglob("*.jpeg")}
+    for path in sorted((shared / "data/originals").rglob("*.jpeg"))[::8]:
+        if path.name in small:
+            with Image.open(path) as one, Image.open(small[path.name]) as other:
+                a, b = (fingerprint(image.convert("L")) for image in (one, other))
+            bits = np.frombuffer(a, np.uint8) ^ np.frombuffer(b, np.uint8)
+            assert np.bitwise_count(bits).sum() <= NEAR / 2

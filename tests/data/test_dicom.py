@@ -1,0 +1,399 @@
+"""From DICOM to the grey levels that a workstation shows, and nothing about the patient."""
+
+import logging
+import struct
+import subprocess
+import sys
+import traceback
+import warnings
+import zlib
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+from PIL import Image
+from pydicom.dataset import Dataset
+from pydicom.pixels import apply_modality_lut, apply_voi_lut
+from pydicom.sequence import Sequence
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
+    ImplicitVRLittleEndian,
+    JPEG2000Lossless,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    JPEGLSLossless,
+    RLELossless,
+)
+
+from pneumonia.data.audit.scan import inspect
+from pneumonia.data.dataset import read_split
+from pneumonia.data.image_io import read_grey
+from pneumonia.errors import DataError
+
+SYNTAXES = (
+    ImplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    ExplicitVRBigEndian,
+    DeflatedExplicitVRLittleEndian,
+    RLELossless,
+    JPEGLSLossless,
+    JPEG2000Lossless,
+)
+TWELVE = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+BUNDLED = sorted(
+    path
+    for path in (Path(pydicom.__file__).parent / "data/test_files").rglob("*")
+    if path.is_file()
+)
+
+
+def levels(content: bytes) -> np.ndarray:
+    return np.asarray(read_grey(content))
+
+
+def table(entries: list[int], first: int = 0, depth: int = 16) -> Sequence:
+    item = Dataset()
+    item.LUTDescriptor = [len(entries) % 65536, first, depth]
+    item.add_new("LUTData", "US", entries)
+    item["LUTDescriptor"].VR = "SS" if first < 0 else "US"
+    return Sequence([item])
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES, ids=lambda uid: uid.keyword)
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.int16])
+def test_every_encoding_gives_the_same_pixels(make_dicom, syntax, dtype):
+    y, x = np.mgrid[0:48, 0:51]
+    smooth = (128 + 60 * np.sin(x / 9) + 60 * np.cos(y / 7)).astype(np.int64)
+    wide = dtype != np.uint8
+    pixels = (smooth * 256 - (32768 if dtype == np.int16 else 0) if wide else smooth).astype(dtype)
+    assert np.array_equal(levels(make_dicom(pixels, syntax)), smooth)
+
+
+def test_a_jpeg_and_the_dicom_file_of_it_give_the_same_pixels(make_dicom, synthetic, tmp_path):
+    path = min(synthetic.rglob("*.jpeg"))
+    grey = np.asarray(read_grey(path))
+    encapsulated = make_dicom(grey, JPEGBaseline8Bit, stream=path.read_bytes())
+    for content in (
+        encapsulated,
+        make_dicom(grey),
+        make_dicom(grey, WindowCenter=128, WindowWidth=256),
+    ):
+        assert np.array_equal(levels(content), grey)
+    (tmp_path / "named.jpeg").write_bytes(encapsulated)  # content counts, not the name
+    assert np.array_equal(np.asarray(read_grey(tmp_path / "named.jpeg")), grey)
+
+
+def test_without_a_window_the_stored_bits_are_the_range(make_dicom):
+    assert np.array_equal(levels(make_dicom(TWELVE, BitsStored=12)), TWELVE >> 4)
+    assert np.array_equal(levels(make_dicom(TWELVE, BitsStored=16)), TWELVE >> 8)
+    signed = TWELVE.astype(np.int16) - 2048
+    assert np.array_equal(levels(make_dicom(signed, BitsStored=12)), TWELVE >> 4)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.int16])
+def test_bits_that_are_not_stored_do_not_count(make_dicom, dtype):
+    junk = (TWELVE | 0xA000).view(dtype)
+    expected = (TWELVE if dtype == np.uint16 else (TWELVE + 2048) % 4096) >> 4
+    assert np.array_equal(levels(make_dicom(junk, BitsStored=12)), expected)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "inverted"),
+    [
+        ({"PhotometricInterpretation": "MONOCHROME1"}, True),
+        ({"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"}, True),
+        ({"PresentationLUTShape": "INVERSE"}, True),
+        ({"PresentationLUTShape": "IDENTITY"}, False),
+    ],
+)
+def test_inverted_images_are_turned_once(make_dicom, attributes, inverted):
+    expected = TWELVE >> 4
+    found = levels(make_dicom(TWELVE, BitsStored=12, **attributes))
+    assert np.array_equal(found, 255 - expected if inverted else expected)
+
+
+WINDOWS = [
+    {"WindowCenter": 2000, "WindowWidth": 1000},
+    {"WindowCenter": [2000, 500], "WindowWidth": [1000, 10]},
+    {"WindowCenter": 2000, "WindowWidth": 1},
+    {"WindowCenter": 1000, "WindowWidth": 300, "VOILUTFunction": "LINEAR_EXACT"},
+    {"WindowCenter": 1000, "WindowWidth": 300, "VOILUTFunction": "SIGMOID"},
+    {"WindowCenter": -500, "WindowWidth": 900, "RescaleSlope": 0.5, "RescaleIntercept": -1024},
+    {"WindowCenter": 2000, "WindowWidth": 3000, "RescaleSlope": -1, "RescaleIntercept": 4095},
+    {"VOILUTSequence": table([16 * i for i in range(4096)]), "WindowCenter": 9, "WindowWidth": 2},
+    {"VOILUTSequence": table([i * i // 256 for i in range(2048)], 1024)},
+    {"ModalityLUTSequence": table([65535 - 16 * i for i in range(4096)])},
+    {
+        "ModalityLUTSequence": table([i // 2 for i in range(4096)]),
+        "WindowCenter": 1000,
+        "WindowWidth": 500,
+    },
+]
+
+
+@pytest.mark.filterwarnings("ignore:Applying a VOI LUT on a float")
+@pytest.mark.parametrize("attributes", WINDOWS, ids=",".join)
+def test_windows_and_tables_agree_with_pydicom(make_dicom, attributes):
+    content = make_dicom(TWELVE, BitsStored=12, **attributes)
+    dataset = pydicom.dcmread(BytesIO(content))
+    shown = apply_voi_lut(apply_modality_lut(dataset.pixel_array, dataset), dataset).astype(float)
+    low, high = 0, 65535
+    if not {"VOILUTSequence", "ModalityLUTSequence"} & set(attributes):
+        slope, offset = attributes.get("RescaleSlope", 1), attributes.get("RescaleIntercept", 0)
+        low, high = offset, 4095 * slope + offset
+    expected = 255 * (shown - low) / (high - low)
+    assert np.abs(levels(content) - expected).max() <= 1
+
+
+def test_a_table_from_12_bits_to_8_is_not_wrapped(make_dicom):
+    content = make_dicom(
+        TWELVE, BitsStored=12, VOILUTSequence=table([i // 16 for i in range(4096)], depth=8)
+    )
+    assert np.array_equal(levels(content), TWELVE >> 4)
+
+
+def test_the_table_of_another_byte_order_is_read(make_dicom):
+    content = make_dicom(
+        TWELVE,
+        ExplicitVRBigEndian,
+        BitsStored=12,
+        VOILUTSequence=table([16 * i for i in range(4096)]),
+    )
+    assert np.array_equal(levels(content), TWELVE >> 4)
+
+
+def test_a_falling_rescale_without_a_window_turns_the_image(make_dicom):
+    content = make_dicom(TWELVE, BitsStored=12, RescaleSlope=-1, RescaleIntercept=4095)
+    assert np.array_equal(levels(content), 255 - (TWELVE >> 4))
+
+
+@pytest.mark.parametrize("meaning", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
+def test_padding_is_black(make_dicom, syntax, meaning):
+    pixels = np.array([[-2000, 0, 100, 30000]], np.int16)
+    inverted = meaning == "MONOCHROME1"
+    content = make_dicom(pixels, syntax, PhotometricInterpretation=meaning, PixelPaddingValue=-2000)
+    grey = levels(content)[0]
+    assert grey[0] == 0
+    assert grey[3] == (10 if inverted else 245)
+    ranged = make_dicom(
+        pixels,
+        syntax,
+        PhotometricInterpretation=meaning,
+        PixelPaddingValue=-2000,
+        PixelPaddingRangeLimit=0,
+    )
+    assert levels(ranged)[0, :2].tolist() == [0, 0]
+    assert levels(ranged)[0, 2] != 0
+
+
+EIGHT = np.zeros((4, 6), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "reason"),
+    [
+        ({"PixelData": None}, "it holds no pixels"),
+        ({"NumberOfFrames": 2}, "it has 2 frames; give one image"),
+        ({"PhotometricInterpretation": "RGB"}, "its pixels are RGB, expected MONOCHROME1"),
+        ({"PhotometricInterpretation": "YBR_FULL_422"}, "its pixels are YBR_FULL_422"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "its pixels are PALETTE COLOR"),
+        ({"PhotometricInterpretation": "SMITH^JOHN"}, "its pixels are of no known kind"),
+        ({"Rows": None}, "it lacks Rows"),
+        ({"Rows": 65535, "Columns": 65535}, "65,535 x 65,535 pixels .* more than"),
+        ({"Rows": 0}, "6 x 0 pixels are none"),
+        ({"Rows": 5}, "its pixels are truncated"),
+        ({"BitsAllocated": 32, "BitsStored": 32}, "32 of 32 bits, expected 8 to 16"),
+        ({"BitsStored": 12}, "12 of 8 bits"),
+        ({"HighBit": 6}, "not stored in the lowest bits"),
+        ({"WindowCenter": 5, "WindowWidth": 0}, "its WindowWidth of 0 is too small"),
+        ({"WindowCenter": 5, "WindowWidth": 5, "VOILUTFunction": "CUBIC"}, "VOILUTFunction is"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 1}, "RescaleSlope is 0"),
+        ({"VOILUTSequence": table([1, 2, 3], depth=5)}, "a lookup table of it is damaged"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_what_is_no_single_grey_image_is_refused_by_name(make_dicom, tmp_path, attributes, reason):
+    (tmp_path / "x.dcm").write_bytes(make_dicom(EIGHT, **attributes))
+    with pytest.raises(DataError, match=rf"x\.dcm cannot be read as an image \(.*{reason}"):
+        read_grey(tmp_path / "x.dcm")
+
+
+def test_a_compression_that_cannot_be_decoded_is_refused_with_its_name(make_dicom):
+    content = make_dicom(EIGHT, JPEGLosslessSV1, stream=b"\xff\xd8\xff\xd9")
+    with pytest.raises(DataError, match=r"encoded as JPEG Lossless, .* no installed decoder reads"):
+        read_grey(content)
+
+
+@pytest.mark.parametrize(
+    "syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless], ids=lambda u: u.keyword
+)
+@pytest.mark.parametrize("what", ["truncated", "swollen"])
+def test_damaged_streams_are_refused(make_dicom, syntax, what):
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
+    stream = pydicom.encaps.get_frame(
+        pydicom.dcmread(BytesIO(make_dicom(pixels, syntax))).PixelData, 0, number_of_frames=1
+    )
+    stream = stream[: len(stream) // 3] if what == "truncated" else stream * 1000
+    header = np.zeros((40, 40) if what == "truncated" else (4, 4), np.uint8)
+    with pytest.raises(DataError, match=r"its (compressed )?pixels"):
+        read_grey(make_dicom(header, syntax, stream=stream))
+
+
+def test_an_enormous_jpeg_inside_a_small_header_is_not_decoded(make_dicom):
+    file = BytesIO()
+    Image.new("L", (64, 64)).save(file, "JPEG")
+    stream = bytearray(file.getvalue())
+    at = stream.index(b"\xff\xc0")
+    stream[at + 5 : at + 9] = struct.pack(">HH", 65000, 65000)
+    with pytest.raises(DataError, match="65,000 x 65,000 of 1 channels, its header says 6 x 4"):
+        read_grey(make_dicom(EIGHT, JPEGBaseline8Bit, stream=bytes(stream)))
+
+
+def test_a_bomb_that_inflates_is_refused(make_dicom):
+    whole = make_dicom(EIGHT, DeflatedExplicitVRLittleEndian)
+    head = whole[: whole.index(b"1.2.840.10008.1.2.1.99") + 400]
+    end = 132 + 12 + struct.unpack_from("<I", head, 132 + 8)[0]
+    squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    chunk = b"\0" * (16 << 20)
+    deflated = b"".join(squeeze.compress(chunk) for _ in range(17)) + squeeze.flush()
+    with pytest.raises(DataError, match="inflates to more than 268,435,456 bytes"):
+        read_grey(whole[:end] + deflated)
+
+
+def test_a_file_without_the_mark_is_refused_and_told_so(make_dicom, tmp_path):
+    (tmp_path / "old.dcm").write_bytes(make_dicom(EIGHT)[132:])
+    with pytest.raises(DataError, match=r"old\.dcm .*lacks the mark DICM"):
+        read_grey(tmp_path / "old.dcm")
+
+
+def test_a_missing_extra_says_what_adds_it(make_dicom, tmp_path):
+    (tmp_path / "x.dcm").write_bytes(make_dicom(EIGHT))
+    script = (
+        "import sys; sys.modules['pydicom'] = None\n"
+        "from pneumonia.data.image_io import read_grey\n"
+        "from pneumonia.errors import DataError\n"
+        "try: read_grey(sys.argv[1])\n"
+        "except DataError as error: sys.stdout.write(str(error))\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "x.dcm")]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert "x.dcm is a DICOM file, which needs the extra [dicom]: pip install" in said
+
+
+@pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.name)
+def test_every_file_that_pydicom_ships_is_an_image_or_one_sentence(path):
+    refusal = ""
+    try:
+        assert read_grey(path).mode == "L"
+    except DataError as error:
+        refusal = str(error)
+    assert not refusal or refusal.startswith(f"{path} cannot be read as an image (it")
+    assert "\n" not in refusal
+
+
+def test_encodings_of_one_picture_that_pydicom_ships_agree():
+    names = ("_bigendian", "_RLE", "_implicit", "_jp2klossless", "_jpeg_ls_lossless", "_expb")
+    folder = Path(pydicom.__file__).parent / "data/test_files"
+    plain = np.asarray(read_grey(folder / "MR_small.dcm"))
+    for name in names:
+        assert np.array_equal(np.asarray(read_grey(folder / f"MR_small{name}.dcm")), plain)
+
+
+SECRET = "SECRET9^PATIENT"
+
+
+def planted(make_dicom) -> dict[str, bytes]:
+    """DICOM files with a name in them where it belongs, and where it does not."""
+    named = {"PatientName": SECRET, "PatientID": SECRET, "PatientComments": SECRET}
+    sound = make_dicom(EIGHT, **named, WindowCenter="1234567890", WindowWidth="0987654321")
+    secret = SECRET.encode()
+
+    def swap(old: bytes, new: bytes) -> bytes:
+        assert sound.count(old) == 1
+        return sound.replace(old, new)
+
+    mono = b"MONOCHROME2 "
+    return {
+        "sound": sound,
+        "centre": swap(b"1234567890", secret[:10]),
+        "width": swap(b"0987654321", secret[:10]),
+        "kind": swap(mono, secret[: len(mono)]),
+        "syntax": swap(b"1.2.840.10008.1.2.1\0", (secret * 2)[:20]),
+        "vr": sound.replace(b"PN", b"DS").replace(b"LO", b"IS"),
+        "other vr": sound.replace(b"PN", b"UN").replace(b"LO", b"QQ"),
+        "charset": make_dicom(EIGHT, SpecificCharacterSet=SECRET, **named),
+        "shape": make_dicom(EIGHT, PresentationLUTShape=SECRET, **named),
+        "function": make_dicom(
+            EIGHT, VOILUTFunction=SECRET, WindowCenter=1, WindowWidth=9, **named
+        ),
+        "pixels": make_dicom(EIGHT, JPEGBaseline8Bit, stream=b"\xff\xd8" + secret * 4, **named),
+        "rle": make_dicom(EIGHT, RLELossless, stream=secret * 8, **named),
+        "truncated": sound[:-20],
+        "cut in the name": sound[: sound.index(secret) + 9],
+        "rows": swap(b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00PN"),
+    }
+
+
+@pytest.mark.parametrize("debugging", [False, True])
+def test_no_word_about_the_patient_leaves_the_file(make_dicom, tmp_path, caplog, capfd, debugging):
+    files = planted(make_dicom)
+    capfd.readouterr()  # what pydicom says of writing them
+    caplog.clear()
+    caplog.set_level(logging.DEBUG)
+    if debugging:
+        pydicom.config.debug(True, default_handler=True)
+    said = []
+    try:
+        with warnings.catch_warnings(record=True) as warned:
+            warnings.simplefilter("always")
+            for name, content in files.items():
+                (tmp_path / f"{name}.dcm").write_bytes(content)
+                for source in (content, tmp_path / f"{name}.dcm"):
+                    try:
+                        read_grey(source)
+                    except DataError as error:
+                        said.append("".join(traceback.format_exception(error)))
+                        chain: BaseException | None = error
+                        while chain is not None:
+                            said.append(repr(chain))
+                            chain = chain.__cause__ or chain.__context__
+        said += [repr(vars(warning)) for warning in warned]
+        said += [record.getMessage() for record in caplog.records]
+    finally:
+        pydicom.config.debug(False, default_handler=False)
+        pydicom.config.logger.handlers = [
+            h for h in pydicom.config.logger.handlers if type(h) is not logging.StreamHandler
+        ]
+    said += capfd.readouterr()
+    assert len(said) > 10  # several of them are refused
+    for part in ("SECRET9", "T9^P", "PATIENT"):
+        assert not [words for words in said if part in words]
+
+
+def test_other_threads_and_times_keep_their_warnings_and_logs(make_dicom, caplog):
+    read_grey(make_dicom(EIGHT))
+    with pytest.warns(UserWarning, match="still here"):
+        warnings.warn("still here", UserWarning, stacklevel=1)
+    pydicom.config.logger.warning("still here")
+    assert "still here" in caplog.text
+
+
+def test_an_audit_reads_dicom_as_training_would(make_dicom, tmp_path):
+    (tmp_path / "x.dcm").write_bytes(make_dicom(EIGHT))
+    (tmp_path / "y.dcm").write_bytes(make_dicom(EIGHT, Rows=5))
+    seen = inspect(str(tmp_path / "x.dcm"))
+    assert (seen.fault, seen.mode, seen.width, seen.height) == (None, "L", 6, 4)
+    assert inspect(str(tmp_path / "y.dcm")).fault == "unreadable"
+
+
+def test_a_folder_of_dicom_files_is_a_split(make_dicom, tmp_path):
+    for name in ("train/NORMAL/IM-0001-0001.dcm", "train/PNEUMONIA/person1_virus_1.DICOM"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(make_dicom(EIGHT))
+    assert len(read_split(tmp_path, "train")) == 2

@@ -1,0 +1,381 @@
+"""Getting Kaggle's data set: everything but Kaggle itself, whose part a local server plays."""
+
+import http.server
+import io
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from kagglesdk import kaggle_env
+from PIL import Image
+
+from pneumonia.data import kaggle as module
+from pneumonia.data.dataset import read_split
+from pneumonia.data.kaggle import COUNTS, download, lay_out
+from pneumonia.errors import DataError
+
+FILES = {
+    "train/NORMAL": ["IM-0115-0001.jpeg", "IM-0117-0001.jpeg", "NORMAL2-IM-0383-0001.jpeg"],
+    "train/PNEUMONIA": [*(f"person1_bacteria_{k}.jpeg" for k in (1, 2)), "person80_virus_150.jpeg"],
+    "val/NORMAL": ["NORMAL2-IM-1427-0001.jpeg"],
+    "val/PNEUMONIA": ["person1946_bacteria_4874.jpeg"],
+    "test/NORMAL": ["IM-0001-0001.jpeg", "NORMAL2-IM-0007-0001.jpeg"],
+    "test/PNEUMONIA": ["person100_bacteria_475.jpeg", "person1_virus_6.jpeg"],
+}
+FEW = {"train": (3, 3), "val": (1, 1), "test": (2, 2)}
+MIB = 1 << 20  # what kagglehub writes at once
+LAID_OUT = sorted(f"{folder}/{name}" for folder, names in FILES.items() for name in names)
+
+
+@pytest.fixture(scope="session")
+def archive(tmp_path_factory) -> Path:
+    """An archive laid out as Kaggle's: everything twice, and a Macintosh's debris."""
+    path = tmp_path_factory.mktemp("kaggle-archive") / "archive.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        for grey, name in enumerate(LAID_OUT):
+            jpeg = io.BytesIO()
+            Image.new("L", (24, 16), 8 * grey).save(jpeg, "JPEG")
+            folder, _, stem = name.rpartition("/")
+            for copy in ("chest_xray", "chest_xray/chest_xray"):
+                file.writestr(f"{copy}/{name}", jpeg.getvalue())
+            file.writestr(f"chest_xray/__MACOSX/{folder}/._{stem}", b"\0\5\26\7")
+        for copy in ("chest_xray", "chest_xray/chest_xray"):
+            for folder in ("", "train/", "train/NORMAL/", "test/"):
+                file.writestr(f"{copy}/{folder}.DS_Store", b"\0\0\0\1Bud1")
+        file.writestr("chest_xray/__MACOSX/._large", bytes(3 * MIB))
+    return path
+
+
+@pytest.fixture
+def source(archive, tmp_path) -> Path:
+    """The archive, unpacked as kagglehub does."""
+    folder = tmp_path / "versions" / "2"
+    shutil.unpack_archive(archive, folder)
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return tmp_path / "data" / "chest_xray"
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(str(f.relative_to(folder)) for f in folder.rglob("*") if f.is_file())
+
+
+def beside(root: Path) -> list[str]:
+    return [entry.name for entry in root.parent.iterdir()] if root.parent.exists() else []
+
+
+def test_the_one_true_copy_is_laid_out_and_nothing_else(source, root):
+    lay_out(source, root, FEW)
+    assert files(root) == LAID_OUT
+    assert beside(root) == [root.name]
+    assert read_split(root, "train").class_counts() == FEW["train"]
+
+
+def test_the_folder_inside_the_archive_will_do(source, root):
+    lay_out(source / "chest_xray", root, FEW)
+    assert files(root) == LAID_OUT
+
+
+def test_on_one_disk_the_bytes_are_shared_and_outlive_the_cache(source, root):
+    lay_out(source, root, FEW)
+    for name in LAID_OUT:
+        assert (root / name).samefile(source / "chest_xray" / name)
+    shutil.rmtree(source)
+    assert all((root / name).read_bytes().startswith(b"\xff\xd8") for name in LAID_OUT)
+
+
+def test_where_links_cannot_be_made_the_bytes_are_copied(source, root, monkeypatch):
+    def refuse(*_):
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    lay_out(source, root, FEW)
+    for name in LAID_OUT:
+        assert not (root / name).samefile(source / "chest_xray" / name)
+        assert (root / name).read_bytes() == (source / "chest_xray" / name).read_bytes()
+
+
+def test_the_expected_counts_are_the_published_ones():
+    assert COUNTS == {"train": (1341, 3875), "val": (8, 8), "test": (234, 390)}
+
+
+def test_an_archive_that_is_not_as_published_makes_no_root(source, root):
+    (source / "chest_xray" / "train" / "NORMAL" / "IM-0115-0001.jpeg").unlink()
+    (source / "chest_xray" / "val" / "PNEUMONIA" / "extra.jpeg").write_bytes(b"")
+    with pytest.raises(DataError) as refusal:
+        lay_out(source, root, FEW)
+    for part in (
+        "2 images in train/NORMAL instead of 3, 2 images in val/PNEUMONIA instead of 1",
+        f"delete {source} and download it again",
+    ):
+        assert part in str(refusal.value)
+    assert beside(root) == []
+
+
+def test_a_folder_without_a_data_set_makes_no_root(tmp_path, root):
+    with pytest.raises(DataError, match="it holds no images in train, val or test"):
+        lay_out(tmp_path, root, FEW)
+    assert beside(root) == []
+
+
+def test_a_root_with_all_images_is_left_as_it_is(source, root, caplog):
+    lay_out(source, root, FEW)
+    before = {name: (root / name).stat().st_ino for name in files(root)}
+    with caplog.at_level(logging.INFO, "pneumonia"):
+        download(root, FEW)  # without a server: it must not be asked
+        lay_out(source, root, FEW)
+    assert f"{root} is there already" in caplog.text
+    assert {name: (root / name).stat().st_ino for name in files(root)} == before
+
+
+def test_a_root_unzipped_by_hand_is_as_good(source):
+    download(source / "chest_xray", FEW)
+
+
+@pytest.mark.parametrize("kind", ["empty folder", "other files", "a file", "too few", "dead link"])
+def test_a_different_root_is_never_overwritten(source, root, kind):
+    root.parent.mkdir()
+    if kind == "a file":
+        root.write_text("mine")
+    elif kind == "dead link":
+        root.symlink_to("nowhere")
+    elif kind == "too few":
+        lay_out(source, root, FEW)
+        (root / LAID_OUT[0]).unlink()
+    else:
+        root.mkdir()
+        if kind == "other files":
+            (root / "mine.txt").write_text("mine")
+    before = files(root.parent)
+    for attempt in (lambda: download(root, FEW), lambda: lay_out(source, root, FEW)):
+        with pytest.raises(DataError, match=f"{root} exists already and is something else"):
+            attempt()
+    assert files(root.parent) == before
+
+
+def test_another_run_that_is_first_does_no_harm(source, root, monkeypatch):
+    rename = Path.rename
+
+    def late(aside, target):
+        shutil.copytree(source / "chest_xray", target)
+        return rename(aside, target)
+
+    monkeypatch.setattr(Path, "rename", late)
+    lay_out(source, root, FEW)
+    assert beside(root) == [root.name]
+    assert read_split(root, "test").class_counts() == FEW["test"]
+
+
+def test_an_interruption_leaves_nothing(source, root, monkeypatch):
+    placed = []
+
+    def interrupted(*image):
+        placed.append(image)
+        if len(placed) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "hardlink_to", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lay_out(source, root, FEW)
+    assert beside(root) == []
+    monkeypatch.undo()
+    lay_out(source, root, FEW)
+    assert files(root) == LAID_OUT
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_kill_at_any_moment_leaves_no_half_made_root(source, root):
+    script = f"""
+import os, pathlib
+from pneumonia.data.kaggle import lay_out
+link, left = pathlib.Path.hardlink_to, [5]
+def deadly(*image):
+    left[0] -= 1
+    os.kill(os.getpid(), {signal.SIGKILL}) if not left[0] else link(*image)
+pathlib.Path.hardlink_to = deadly
+lay_out({str(source)!r}, {str(root)!r}, {FEW})
+"""
+    run = subprocess.run([sys.executable, "-c", script], check=False)
+    assert run.returncode == -signal.SIGKILL
+    assert not root.exists()
+    lay_out(source, root, FEW)
+    assert files(root) == LAID_OUT
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """A disk with room for eight of the twelve images."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("only root on Linux can mount a small disk")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("this system lets nobody mount a small disk")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_nothing_is_left(source, full_disk):
+    root = full_disk / "chest_xray"
+    with pytest.raises(DataError, match=f"{root} cannot be written .No space left on device.*room"):
+        lay_out(source, root, FEW)
+    assert beside(root) == []
+
+
+class Kaggle(http.server.ThreadingHTTPServer):
+    """Kaggle's side of a download, with a connection that can be cut."""
+
+    def __init__(self, archive: bytes) -> None:
+        super().__init__(("127.0.0.1", 0), ModelOutput)
+        self.archive = archive
+        self.cut_at = len(archive)
+        self.slow = 0.0
+        self.sent_from: list[int] = []
+
+    def handle_error(self, *_) -> None:
+        pass
+
+
+class ModelOutput(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Kaggle
+
+    def do_HEAD(self) -> None:
+        self.send_error(404)
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(302)
+        self.send_header("Location", "/archive.zip")
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        start = int(self.headers.get("Range", "bytes=0-")[len("bytes=") : -1])
+        self.server.sent_from.append(start)
+        time.sleep(self.server.slow)
+        self.send_response(206 if start else 200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(self.server.archive) - start))
+        self.end_headers()
+        self.wfile.write(self.server.archive[start : self.server.cut_at])
+        self.close_connection = True
+
+    def log_message(self, *_) -> None:
+        pass
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    folder = tmp_path / "kagglehub"
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(folder))
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    return folder
+
+
+def ask_at(url, monkeypatch):
+    """Send kagglehub and the question whether Kaggle answers to another place."""
+    monkeypatch.setattr(module, "_SERVER", url)
+    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, url)
+
+
+@pytest.fixture
+def kaggle_site(archive, cache, monkeypatch):
+    with Kaggle(archive.read_bytes()) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        ask_at(f"http://127.0.0.1:{server.server_port}", monkeypatch)
+        yield server
+        server.shutdown()
+
+
+def test_a_download_ends_in_the_laid_out_root(kaggle_site, root, capfd):
+    download(root, FEW)
+    assert files(root) == LAID_OUT
+    assert "100%" in capfd.readouterr().err  # kagglehub's own progress bar
+
+
+def test_a_second_root_is_made_from_the_cache_without_the_network(kaggle_site, root, monkeypatch):
+    download(root, FEW)
+    ask_at("http://127.0.0.1:9", monkeypatch)
+    download(root.with_name("again"), FEW)
+    assert files(root.with_name("again")) == LAID_OUT
+
+
+def test_a_cut_connection_is_one_sentence_and_the_next_run_goes_on_from_there(kaggle_site, root):
+    kaggle_site.cut_at = 5 * MIB // 2
+    with pytest.raises(DataError) as refusal:
+        download(root, FEW)
+    for part in ("IncompleteRead", "run this again", str(root / "train"), "data=synthetic"):
+        assert part in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert not root.parent.exists()
+    kaggle_site.cut_at = len(kaggle_site.archive)
+    download(root, FEW)
+    assert files(root) == LAID_OUT
+    assert kaggle_site.sent_from[-1] == 2 * MIB
+
+
+def test_a_damaged_archive_is_one_sentence(kaggle_site, root):
+    kaggle_site.archive = b"<html>Sorry</html>"
+    kaggle_site.cut_at = len(kaggle_site.archive)
+    with pytest.raises(DataError, match="cannot be downloaded"):
+        download(root, FEW)
+    assert not root.parent.exists()
+
+
+def test_two_downloads_at_once_share_one(kaggle_site, root):
+    kaggle_site.slow = 0.3
+    runs = [threading.Thread(target=download, args=(root, FEW)) for _ in range(2)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert files(root) == LAID_OUT
+    assert kaggle_site.sent_from == [0]
+
+
+def test_a_full_cache_is_one_sentence_that_names_it(kaggle_site, root, full_disk, monkeypatch):
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(full_disk / "kagglehub"))
+    with pytest.raises(DataError, match=f"{full_disk / 'kagglehub'} is full.*KAGGLEHUB_CACHE"):
+        download(root, FEW)
+    assert not root.parent.exists()
+
+
+def refused(root) -> tuple[str, float]:
+    start = time.monotonic()
+    with pytest.raises(DataError) as refusal:
+        download(root, FEW)
+    return str(refusal.value), time.monotonic() - start
+
+
+def test_offline_is_one_sentence_with_the_ways_on(cache, root, monkeypatch):
+    ask_at("http://127.0.0.1:9", monkeypatch)  # where nothing listens
+    said, seconds = refused(root)
+    assert seconds < 5
+    assert "cannot be reached" in said
+    for part in (str(root / "train"), module.PAGE, "data=synthetic"):
+        assert part in said
+    assert "\n" not in said
+    assert not root.parent.exists()
+
+
+def test_a_network_that_swallows_everything_is_given_up_within_5_s(cache, root, monkeypatch):
+    with Kaggle(b"") as server:  # accepts connections, never answers
+        ask_at(f"http://127.0.0.1:{server.server_port}", monkeypatch)
+        monkeypatch.setattr(module, "_ANSWERS_WITHIN", 0.5)
+        said, seconds = refused(root)
+    assert seconds < 2
+    assert f"{module._SERVER} " in said

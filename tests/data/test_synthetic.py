@@ -1,0 +1,296 @@
+"""The synthetic: what a data set that stands in for the real one has to be."""
+
+import hashlib
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pneumonia.data import synthetic
+from pneumonia.data.synthetic import GRID, chest, expose, plan_images, write_synthetic
+from pneumonia.errors import DataError
+from pneumonia.labels import SUBTYPES
+
+STREAMS = {
+    "bacteria": re.compile(r"person(\d+)_bacteria_\d+\.jpeg"),
+    "virus": re.compile(r"person(\d+)_virus_\d+\.jpeg"),
+    "NORMAL2": re.compile(r"NORMAL2-IM-(\d{4})-\d{4}(?:-\d{4})?\.jpeg"),
+    "IM": re.compile(r"IM-(\d{4})-\d{4}(?:-\d{4})?\.jpeg"),
+}
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return write_synthetic(tmp_path_factory.mktemp("synthetic") / "set", 240, seed=3, workers=2)
+
+
+@pytest.fixture(scope="module")
+def films(root) -> dict[Path, np.ndarray]:
+    return {path: np.asarray(Image.open(path)) for path in sorted(root.rglob("*.jpeg"))}
+
+
+def patient_of(path: Path | str) -> tuple[str, int]:
+    for stream, pattern in STREAMS.items():
+        if match := pattern.fullmatch(Path(path).name):
+            return stream, int(match[1])
+    raise AssertionError(f"{path} is in none of the four streams")
+
+
+def digest(root: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*.jpeg"))
+    }
+
+
+def auroc(labels: np.ndarray, scores: np.ndarray) -> float:
+    """The share of (pneumonia, normal) pairs in order; ties count half."""
+    pairs = scores[labels][:, None] - scores[~labels][None, :]
+    return float(np.mean((pairs > 0) + 0.5 * (pairs == 0)))
+
+
+class TestLayout:
+    def test_has_kaggles_folders_and_nothing_else(self, root):
+        folders = {str(p.parent.relative_to(root)) for p in root.rglob("*") if p.is_file()}
+        assert folders == {
+            f"{s}/{c}" for s in ("train", "val", "test") for c in ("NORMAL", "PNEUMONIA")
+        }
+        assert all(path.suffix == ".jpeg" for path in root.rglob("*") if path.is_file())
+
+    def test_has_as_many_images_as_asked_for(self, films):
+        assert len(films) == 240
+
+    def test_val_is_eight_and_eight(self, root):
+        assert len(list((root / "val/NORMAL").iterdir())) == 8
+        assert len(list((root / "val/PNEUMONIA").iterdir())) == 8
+
+    def test_classes_have_their_streams(self, films):
+        for path in films:
+            sick = patient_of(path)[0] in ("bacteria", "virus")
+            assert path.parent.name == ("PNEUMONIA" if sick else "NORMAL")
+
+    def test_each_split_has_all_streams_from_the_smallest_set_on(self):
+        for images in (synthetic.MINIMUM, 61, 97):
+            files = [file for patient in plan_images(images, seed=0) for file in patient.files]
+            assert len(files) == len(set(files)) == images
+            found = {(file.split("/")[0], patient_of(file)[0]) for file in files}
+            assert found == {(s, stream) for s in ("train", "val", "test") for stream in STREAMS}
+
+    def test_proportions_are_kaggles(self):
+        subtypes: Counter[str] = Counter()
+        splits: Counter[str] = Counter()
+        for patient in plan_images(600, seed=0):
+            subtypes[patient.subtype] += len(patient.files)
+            splits.update(file.split("/")[0] for file in patient.files)
+        assert set(subtypes) == set(SUBTYPES)
+        sick = subtypes["bacterial"] + subtypes["viral"]
+        assert 0.60 <= sick / 600 <= 0.65
+        assert 0.55 <= subtypes["bacterial"] / sick <= 0.65
+        assert splits["val"] == 16
+        assert 0.74 <= splits["train"] / 600 <= 0.78
+
+
+class TestPatients:
+    def test_have_one_to_six_images(self, films):
+        sizes = Counter(patient_of(path) for path in films).values()
+        assert set(sizes) <= set(range(1, 7))
+        assert max(sizes) > 2
+
+    def test_are_in_one_split_only(self, films):
+        splits = defaultdict(set)
+        for path in films:
+            splits[patient_of(path)].add(path.parts[-3])
+        assert all(len(where) == 1 for where in splits.values())
+
+    def test_streams_count_on_their_own(self, films):
+        """Keyed on the number alone, patients would seem to leak, as in the real set."""
+        numbers = defaultdict(set)
+        for path in films:
+            numbers[patient_of(path)[1]].add(path.parts[-3])
+        assert any(len(where) > 1 for where in numbers.values())
+
+    def test_test_ids_are_one_block_of_each_stream(self, films):
+        for stream in STREAMS:
+            ids = {n for s, n in map(patient_of, films) if s == stream}
+            test = {n for s, n in map(patient_of, (p for p in films if "test" in p.parts))
+                    if s == stream}  # fmt: skip
+            assert ids == set(range(1, max(ids) + 1))
+            assert test == set(range(min(test), max(test) + 1))
+
+    def test_some_names_have_three_numbers(self, films):
+        assert any(re.fullmatch(r".*IM-\d{4}-\d{4}-\d{4}\.jpeg", path.name) for path in films)
+
+    def test_same_child_differs_from_film_to_film(self):
+        patient = chest("normal", np.random.default_rng(0))
+        one, two = (expose(patient, np.random.default_rng(seed)) for seed in (1, 2))
+        assert one.shape != two.shape
+
+
+class TestPictures:
+    def test_are_single_channel(self, root):
+        assert {Image.open(path).mode for path in root.rglob("*.jpeg")} == {"L"}
+
+    def test_have_plausible_sizes(self, films):
+        for film in films.values():
+            height, width = film.shape
+            assert 256 <= height <= 360
+            assert 288 <= width <= 360
+
+    def test_are_exposed(self, films):
+        for path, film in films.items():
+            assert film.std() > 20, path
+            assert np.mean(film == 255) < 0.1, path
+
+    def test_disease_is_added_to_the_same_child(self):
+        """The rest of the body is equal, so nothing but the lungs tells sick from well."""
+        well, *sick = (chest(subtype, np.random.default_rng(5)) for subtype in SUBTYPES)
+        assert well.shape == (GRID, GRID)
+        assert well.dtype == np.float32
+        for ill in sick:
+            changed = ill != well
+            assert 0.01 < changed.mean() < 0.5
+            assert not changed[:, :20].any()
+            assert not changed[-40:].any()
+
+    def test_consolidation_is_on_one_side_and_interstitial_on_both(self):
+        for seed in range(8):
+            well, bacterial, viral = (chest(s, np.random.default_rng(seed)) for s in SUBTYPES)
+            for ill, both in ((bacterial, False), (viral, True)):
+                change = np.abs(ill - well)
+                left, right = change[:, : GRID // 2].sum(), change[:, GRID // 2 :].sum()
+                assert (min(left, right) > 0.3 * max(left, right)) == both
+
+    def test_unknown_subtype_is_refused(self):
+        with pytest.raises(ValueError, match="fungal"):
+            chest("fungal", np.random.default_rng(0))
+
+    @pytest.mark.parametrize(
+        "measure",
+        [
+            pytest.param(lambda path, film: film.mean(), id="mean intensity"),
+            pytest.param(lambda path, film: film.std(), id="contrast"),
+            pytest.param(lambda path, film: film.shape[1], id="width"),
+            pytest.param(lambda path, film: film.shape[0], id="height"),
+            pytest.param(lambda path, film: film.shape[1] / film.shape[0], id="aspect"),
+            pytest.param(lambda path, film: path.stat().st_size, id="bytes"),
+        ],
+    )
+    def test_no_cheap_measure_gives_the_class_away(self, films, measure):
+        labels = np.array([path.parent.name == "PNEUMONIA" for path in films])
+        scores = np.array([measure(path, film) for path, film in films.items()], float)
+        assert 0.30 < auroc(labels, scores) < 0.70
+
+
+class TestReproducibility:
+    def test_bytes_depend_on_seed_and_number_only(self, root, tmp_path):
+        first = write_synthetic(tmp_path / "a", 60, seed=7, workers=1)
+        again = write_synthetic(tmp_path / "b", 60, seed=7, workers=3)
+        other = write_synthetic(tmp_path / "c", 60, seed=8, workers=1)
+        assert digest(first) == digest(again)
+        assert not set(digest(first).values()) & set(digest(other).values())
+
+    def test_no_two_files_are_identical(self, root):
+        assert len(set(digest(root).values())) == 240
+
+
+class TestRefusals:
+    def test_existing_root_is_left_untouched(self, tmp_path):
+        root = tmp_path / "mine"
+        root.mkdir()
+        (root / "thesis.txt").write_text("years of work")
+        with pytest.raises(DataError, match=f"{re.escape(str(root))} exists already"):
+            write_synthetic(root, 60)
+        assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+        assert (root / "thesis.txt").read_text() == "years of work"
+
+    def test_even_an_empty_one(self, tmp_path):
+        with pytest.raises(DataError, match="exists already"):
+            write_synthetic(tmp_path, 60)
+
+    def test_parent_that_is_a_file(self, tmp_path):
+        (tmp_path / "file").touch()
+        with pytest.raises(DataError, match="cannot be written"):
+            write_synthetic(tmp_path / "file" / "set", 60)
+
+    @pytest.mark.parametrize(
+        ("settings", "message"),
+        [
+            ({"images": 59}, "images=59 .* 60 or more"),
+            ({"seed": -1}, "seed=-1"),
+            ({"workers": 0}, "workers=0"),
+        ],
+    )
+    def test_wrong_numbers_are_named(self, tmp_path, settings, message):
+        with pytest.raises(DataError, match=message):
+            write_synthetic(tmp_path / "set", **settings)
+        assert not list(tmp_path.iterdir())
+
+
+class TestInterruption:
+    @pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+    def test_leaves_nothing(self, tmp_path, monkeypatch, error):
+        def stop(*_):
+            raise error
+
+        monkeypatch.setattr(synthetic, "expose", stop)
+        with pytest.raises(error):
+            write_synthetic(tmp_path / "set", 60, workers=1)
+        assert not list(tmp_path.iterdir())
+
+    def test_root_made_meanwhile_is_kept(self, tmp_path, monkeypatch):
+        def rival(*_):
+            (tmp_path / "set").mkdir()
+            (tmp_path / "set" / "theirs").touch()
+            return ()
+
+        monkeypatch.setattr(synthetic, "spread", rival)
+        with pytest.raises(DataError, match="exists already"):
+            write_synthetic(tmp_path / "set", 60)
+        assert [str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*")] == ["set", "set/theirs"]
+
+    def test_kill_leaves_no_root_and_next_run_succeeds(self, tmp_path):
+        root = tmp_path / "set"
+        script = (
+            "from pneumonia.data.synthetic import write_synthetic\n"
+            f"write_synthetic({str(root)!r}, 2000, workers=2)"
+        )
+        run = subprocess.Popen([sys.executable, "-c", script])
+        deadline = time.monotonic() + 60
+        while not list(tmp_path.rglob("*.jpeg")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        run.kill()
+        run.wait()
+        assert not root.exists()
+        left = len(list(tmp_path.rglob("*.jpeg")))
+        assert left
+        write_synthetic(root, 60, workers=1)
+        assert len(list(root.rglob("*.jpeg"))) == 60
+        settled = len(list(tmp_path.rglob("*.jpeg")))
+        time.sleep(1)
+        assert len(list(tmp_path.rglob("*.jpeg"))) == settled, "workers outlived their parent"
+
+
+class TestProgress:
+    def test_is_silent_where_nobody_looks(self, tmp_path, capfd):
+        write_synthetic(tmp_path / "set", 60, workers=1)
+        assert capfd.readouterr() == ("", "")
+
+    @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+    def test_draws_a_bar_on_a_terminal(self, tmp_path):
+        ours, theirs = pty.openpty()
+        script = (
+            "from pneumonia.data.synthetic import write_synthetic\n"
+            f"write_synthetic({str(tmp_path / 'set')!r}, 60, workers=1)"
+        )
+        subprocess.run([sys.executable, "-c", script], stderr=theirs, check=True)
+        os.close(theirs)
+        assert b"drawing radiographs" in os.read(ours, 100_000)
+        os.close(ours)

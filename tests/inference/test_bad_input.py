@@ -1,0 +1,327 @@
+"""Bad input to `pneumonia predict`: its row or one sentence, and the others are answered."""
+
+import csv
+import io
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import time
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pneumonia.inference.export import export
+
+ENORMOUS = 60_000
+CHECKPOINTS = {
+    "text": b"no checkpoint",
+    "picture": b"\xff\xd8\xff\xe0 JFIF",
+    "Keras": b"\x89HDF\r\n\x1a\n" + bytes(100),
+    "archive": b"PK\x05\x06" + bytes(18),
+}
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
+def saved(kind: str, image: Image.Image, **options) -> bytes:
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def enormous(kind: str, make_dicom) -> bytes:
+    """A file of a few bytes whose header claims 60,000 x 60,000 pixels, or as many as it can."""
+    small = Image.new("L", (8, 8))
+    if kind == "PNG":
+        header = struct.pack(">IIBBBBB", ENORMOUS, ENORMOUS, 8, 0, 0, 0, 0)
+        content = b"IHDR" + header
+        chunk = struct.pack(">I", len(header)) + content + struct.pack(">I", zlib.crc32(content))
+        return b"\x89PNG\r\n\x1a\n" + chunk + saved("PNG", small)[33:]
+    if kind == "DICOM":
+        return make_dicom(np.zeros((8, 8), np.uint8), Rows=ENORMOUS, Columns=ENORMOUS)
+    content = bytearray(saved(kind, small, lossless=True) if kind == "WEBP" else saved(kind, small))
+    if kind == "JPEG":
+        struct.pack_into(">HH", content, content.index(b"\xff\xc0") + 5, ENORMOUS, ENORMOUS)
+    elif kind == "WEBP":  # 14 bits each, one less than the side
+        struct.pack_into("<I", content, content.index(b"VP8L") + 9, (1 << 28) - 1)
+    elif kind == "BMP":
+        struct.pack_into("<ii", content, 18, ENORMOUS, ENORMOUS)
+    else:
+        start = struct.unpack_from("<I", content, 4)[0]
+        for entry in range(struct.unpack_from("<H", content, start)[0]):
+            place = start + 2 + 12 * entry
+            if struct.unpack_from("<H", content, place)[0] in (256, 257):  # width and height
+                struct.pack_into("<HHII", content, place, 256 + (entry > 0), 4, 1, ENORMOUS)
+    return bytes(content)
+
+
+BOMBS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "DICOM")
+
+
+def test_every_bad_file_gets_a_row_with_its_error_and_the_others_are_answered(
+    predict, images, tmp_path, make_dicom, capsys
+):
+    folder = images[0].parent
+    with Image.open(images[0]) as opened:
+        grey = opened.convert("L")
+    deep = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
+    bad = {
+        "zero-bytes.jpeg": (b"", "it is empty"),
+        "truncated.jpeg": (saved("JPEG", grey)[:-400], "truncated"),
+        "truncated.png": (saved("PNG", grey)[:200], ""),
+        "1x1.png": (saved("PNG", Image.new("L", (1, 1))), "1 x 1 pixels"),
+        "animated.gif.png": (
+            saved("GIF", grey, save_all=True, append_images=[Image.new("L", grey.size)]),
+            "2 frames",
+        ),
+        "text.jpeg": (b"no image", "it is none of JPEG"),
+    }
+    bad |= {f"bomb.{kind}.png": (enormous(kind, make_dicom), "pixels") for kind in BOMBS}
+    for name, (content, _) in bad.items():
+        (folder / name).write_bytes(content)
+    (folder / "folder.jpeg").mkdir()
+    for name in ("1-gigabyte.jpeg", "1-gigabyte.dcm"):
+        with (folder / name).open("wb") as file:
+            file.truncate(1 << 30)  # sparse
+    for mode in ("CMYK", "RGB", "YCbCr"):
+        (folder / f"good-{mode}.jpeg").write_bytes(saved("JPEG", grey.convert(mode)))
+    for kind in ("PNG", "TIFF"):
+        (folder / f"good-16-bits.{kind.lower()}").write_bytes(saved(kind, deep))
+    assert predict(folder, "--out", tmp_path / "o.csv") == 1
+    assert capsys.readouterr().err.count("Traceback") == 0
+    rows = {Path(row["path"]).name: row for row in read(tmp_path / "o.csv")}
+    assert rows.keys() == {file.name for file in folder.iterdir()}
+    failed = {name for name, row in rows.items() if row["error"]}
+    assert failed == {*bad, "folder.jpeg", "1-gigabyte.jpeg", "1-gigabyte.dcm"}
+    for name, (_, reason) in bad.items():
+        assert name in rows[name]["error"]
+        assert reason in rows[name]["error"]
+    assert "it is a folder" in rows["folder.jpeg"]["error"]
+    assert "1,073,741,824 bytes are more than" in rows["1-gigabyte.jpeg"]["error"]
+    assert "1,073,741,824 bytes are more than" in rows["1-gigabyte.dcm"]["error"]
+    for name in rows.keys() - failed:
+        assert 0 <= float(rows[name]["probability"]) <= 1
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in another unit")
+def test_what_is_too_large_is_refused_without_being_decoded(tmp_path, make_dicom):
+    files = []
+    for kind in BOMBS:
+        files.append(tmp_path / f"bomb-{kind}.png")
+        files[-1].write_bytes(enormous(kind, make_dicom))
+    for name in ("huge.jpeg", "huge.dcm", "huge.tiff"):
+        files.append(tmp_path / name)
+        with files[-1].open("wb") as file:
+            file.truncate(1 << 30)
+    code = """
+import sys
+from pathlib import Path
+from pneumonia.data.image_io import read_grey
+from pneumonia.errors import DataError
+
+def peak():
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])  # KiB
+
+def refused(path):
+    try:
+        read_grey(path)
+    except DataError as error:
+        return "are more than" in str(error) or "pixels" in str(error)
+    return False
+
+assert refused(sys.argv[1])  # and what reads DICOM and the others is loaded
+refused(sys.argv[2])
+before = peak()
+print([path for path in sys.argv[3:] if not refused(path)], peak() - before)
+"""
+    warm = [files[BOMBS.index("DICOM")], files[0]]
+    words = [sys.executable, "-c", code, *map(str, [*warm, *files])]
+    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=100)
+    passed, grown = done.stdout.rsplit(" ", 1)
+    assert passed == "[]"
+    assert int(grown) < 16 * 1024  # of 3.6 GB that each claims
+
+
+@pytest.mark.parametrize("kind", CHECKPOINTS)
+@pytest.mark.parametrize("suffix", [".ckpt", ".onnx"])
+def test_what_is_no_model_is_one_sentence(predict, images, tmp_path, capsys, kind, suffix):
+    model = tmp_path / f"model{suffix}"
+    model.write_bytes(CHECKPOINTS[kind])
+    assert predict(images[0], "--out", tmp_path / "o.csv", checkpoint=model) == 2
+    error = capsys.readouterr().err
+    assert f"model{suffix} is not a" in error
+    assert "Traceback" not in error
+    assert not (tmp_path / "o.csv").exists()
+
+
+def test_a_folder_or_nothing_in_place_of_a_model_is_one_sentence(predict, images, tmp_path, capsys):
+    for model in (tmp_path, tmp_path / "none.ckpt", tmp_path / "none.onnx"):
+        assert predict(images[0], checkpoint=model) == 2
+        assert "does not exist or is no file" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_another_project_is_refused(predict, images, tmp_path, capsys):
+    torch.save({"state_dict": {"weight": torch.zeros(3)}, "epoch": 3}, tmp_path / "their.ckpt")
+    assert predict(images[0], checkpoint=tmp_path / "their.ckpt") == 2
+    assert "was not written by this project" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["image", "table", "model"])
+def test_a_name_that_is_too_long_is_one_sentence(predict, images, sealed_file, capsys, where):
+    long = Path("/", "x" * 300)
+    image = long if where == "image" else images[0]
+    options = ["--out", f"{long}.csv"] if where == "table" else []
+    assert predict(image, *options, checkpoint=long if where == "model" else sealed_file) == 2
+    error = capsys.readouterr().err
+    assert "Error: " in error
+    assert "name too long" in error
+    assert "Traceback" not in error
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere names are no bytes")
+def test_names_on_standard_input_need_not_be_text(predict, images, tmp_path, monkeypatch):
+    folder = os.fsencode(tmp_path)
+    names = [b"\xff\xfe.jpeg", b"a\rb.jpeg", "é.jpeg".encode()]
+    for name in names:
+        Path(os.fsdecode(folder + b"/" + name)).write_bytes(images[0].read_bytes())
+    lines = b"".join(folder + b"/" + name + b"\n" for name in names)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), "utf-8"))
+    assert predict("-", "--out", tmp_path / "o.csv") == 0
+    found = [os.fsencode(Path(row["path"]).name) for row in read(tmp_path / "o.csv")]
+    assert found == names
+
+
+@pytest.mark.parametrize("name", ["a\rb.jpeg", "a\r\nb.jpeg", "\r.jpeg", 'a"\n".jpeg'])
+def test_a_table_with_line_ends_in_names_is_read_back_and_gone_on_with(
+    predict, images, tmp_path, name
+):
+    file, out = images[0].rename(images[0].with_name(name)), tmp_path / "o.csv"
+    assert predict(file, images[1], "--out", out) == 0
+    whole = out.read_bytes()
+    assert [row["path"] for row in read(out)] == [str(file), str(images[1])]
+    out.write_bytes(whole[: whole.index(str(images[1]).encode()) + 3])
+    assert predict(file, images[1], "--out", out, "--resume", "--batch-size", 1) == 0
+    assert [row["path"] for row in read(out)] == [str(file), str(images[1])]
+
+
+def test_an_option_of_ours_is_a_file_behind_two_dashes(predict, images, tmp_path, monkeypatch):
+    monkeypatch.chdir(images[0].parent)
+    images[0].rename("--debug")
+    assert predict("--out", tmp_path / "o.csv", "--", "--debug") == 0
+    assert [row["path"] for row in read(tmp_path / "o.csv")] == ["--debug"]
+
+
+@pytest.mark.parametrize("content", ["my notes", "pathology", '{"pat', '{"path": []}\n', "[1]\n"])
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_file_of_something_else_is_never_cut_off(predict, images, tmp_path, kind, content):
+    out = tmp_path / f"o.{kind}"
+    out.write_text(content)
+    code = predict(images[0], "--out", out, "--resume")
+    if kind == "jsonl" and content == '{"pat':  # as a kill may leave it
+        assert code == 0
+    else:
+        assert code == 2
+        assert out.read_text() == content
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_row_without_answer_or_error_is_not_taken_for_one(
+    predict, images, tmp_path, kind, capsys
+):
+    out = tmp_path / f"o.{kind}"
+    assert predict(images[0], "--out", out) == 0
+    if kind == "csv":
+        (row,) = read(out)
+        out.write_text(out.read_text().replace(row["probability"], ""))
+    else:
+        row = json.loads(out.read_text())
+        out.write_text(json.dumps(row | {"probability": None}) + "\n")
+    capsys.readouterr()
+    assert predict(images[0], "--out", out, "--resume") == 2
+    assert "no table of predictions" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["ckpt", "onnx"])
+def test_a_model_that_gives_no_number_gives_no_answer(
+    predict, images, sealed_file, tmp_path, kind, capsys
+):
+    content = torch.load(sealed_file, weights_only=True)
+    key = next(key for key in reversed(content["state_dict"]) if key.endswith("bias"))
+    content["state_dict"][key].fill_(float("nan"))
+    torch.save(content, tmp_path / "model.ckpt")
+    model = tmp_path / f"model.{kind}"
+    if kind == "onnx":
+        weights = export(sealed_file, model).read_bytes()
+        sound = torch.load(sealed_file, weights_only=True)["state_dict"][key].numpy().tobytes()
+        assert weights.count(sound) == 1
+        model.write_bytes(weights.replace(sound, content["state_dict"][key].numpy().tobytes()))
+    assert predict(images[0], "--out", tmp_path / "o.csv", checkpoint=model) == 2
+    assert "The model gives no number" in capsys.readouterr().err
+    assert read(tmp_path / "o.csv") == []
+
+
+@pytest.mark.slow
+def test_of_4000_files_one_is_broken(predict, images, tmp_path):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    with Image.open(images[0]) as opened:
+        small = opened.convert("L").resize((48, 48))
+    for number in range(4000):
+        small.putpixel((number % 48, number // 48 % 48), number % 256)
+        (folder / f"{number:04d}.jpeg").write_bytes(saved("JPEG", small))
+    (folder / "1234.jpeg").write_bytes(b"\xff\xd8\xff")
+    assert predict(folder / "*", "--out", tmp_path / "o.csv") == 1
+    rows = read(tmp_path / "o.csv")
+    assert [row["path"] for row in rows] == sorted(map(str, folder.iterdir()))
+    assert len(rows) == 4000
+    assert [Path(row["path"]).name for row in rows if row["error"]] == ["1234.jpeg"]
+    assert sum(bool(row["probability"]) for row in rows) == 3999
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="processes are killed by signal")
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_killed_at_image_900_of_1000_it_leaves_900_rows_and_goes_on(
+    predict, images, sealed_file, tmp_path, kind
+):
+    folder, out = tmp_path / "many", tmp_path / f"o.{kind}"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png", compress_level=1)
+    for number in range(1000):  # the last ones take long enough to be killed among them
+        source = images[number % 7] if number < 900 else tmp_path / "large.png"
+        (folder / f"{number:03d}.jpeg").symlink_to(source)
+    command = [sys.executable, "-m", "pneumonia.cli", "predict", "--checkpoint", str(sealed_file)]
+    command += [str(folder), "--out", str(out), "--batch-size", "4"]
+    header = kind == "csv"
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
+        until = time.monotonic() + 200
+        while time.monotonic() < until and process.poll() is None:
+            if out.exists() and out.read_bytes().count(b"\n") - header >= 900:
+                break
+            time.sleep(0.005)
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
+    text = out.read_bytes()
+    complete = text[: text.rindex(b"\n") + 1].splitlines()[header:]
+    assert 900 <= len(complete) < 1000
+    assert predict(folder, "--out", out, "--resume") == 0
+    assert out.read_bytes().splitlines()[header:][: len(complete)] == complete
+    lines = out.read_text().splitlines()
+    paths = (
+        [row["path"] for row in read(out)]
+        if kind == "csv"
+        else [json.loads(line)["path"] for line in lines]
+    )
+    assert paths == sorted(map(str, folder.iterdir()))

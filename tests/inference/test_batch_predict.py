@@ -1,0 +1,328 @@
+"""`pneumonia predict`: every file gets its row, whatever is wrong with the others."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pneumonia.inference.batch_predict import COLUMNS
+from pneumonia.inference.image_loading import take_shard
+from pneumonia.inference.predictor import InferenceModel
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_row_a_file_in_name_order_with_the_models_own_figures(
+    predict, images, sealed_file, tmp_path
+):
+    out = tmp_path / "new" / "out.csv"
+    assert predict(images[0].parent, "--out", out, "--batch-size", 3) == 0
+    rows = read(out)
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["path"] for row in rows] == list(map(str, images))
+    classifier = InferenceModel.load(sealed_file)
+    expected = classifier.probabilities(classifier.logits([str(path) for path in images]))
+    np.testing.assert_allclose([float(row["probability"]) for row in rows], expected, atol=1e-4)
+    threshold = classifier.operating_point.threshold
+    assert [row["decision"] == "PNEUMONIA" for row in rows] == list(expected >= threshold)
+    band = classifier.band
+    assert [row["uncertain"] == "true" for row in rows] == list(band.uncertain(expected))
+    assert {row["unlike"] for row in rows} <= {"true", "false"}
+    assert {row["error"] for row in rows} == {""}
+
+
+def test_json_lines_say_the_same_as_csv(predict, images, tmp_path):
+    assert predict(images[0].parent, "--out", tmp_path / "o.csv") == 0
+    assert predict(images[0].parent, "--out", tmp_path / "o.jsonl") == 0
+    lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    for line, row in zip(lines, read(tmp_path / "o.csv"), strict=True):
+        assert line["path"] == row["path"]
+        assert line["probability"] == float(row["probability"])
+        assert line["uncertain"] is (row["uncertain"] == "true")
+        assert line["error"] is None
+
+
+def test_a_pipe_gets_csv_and_the_summary_goes_to_standard_error(predict, images, capsys):
+    assert predict(images[0]) == 0
+    output, error = capsys.readouterr()
+    (row,) = csv.DictReader(output.splitlines())
+    assert row["path"] == str(images[0])
+    assert error.startswith("1 image")
+
+
+def test_patterns_and_standard_input_name_files_once_each(
+    predict, images, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(sys, "stdin", [f"{images[2]}\n", f"{images[1]}\r\n", "\n"])
+    pattern = images[0].parent / "[01]*"
+    assert predict("-", pattern, images[2], "--out", tmp_path / "o.csv") == 0
+    shown = [row["path"] for row in read(tmp_path / "o.csv")]
+    assert shown == [str(images[number]) for number in (2, 1, 0)]
+
+
+def test_a_broken_file_gets_a_row_with_its_error_and_the_others_go_on(predict, images, tmp_path):
+    images[3].write_bytes(images[3].read_bytes()[:200])
+    images[5].write_bytes(b"")
+    (images[0].parent / "x.jpeg").mkdir()
+    out = tmp_path / "o.csv"
+    assert predict(images[0].parent, tmp_path / "x*", images[0], "--out", out) == 2  # no such file
+    assert predict(images[0].parent, "--out", out, "--batch-size", 2) == 1
+    rows = read(out)
+    assert len(rows) == 8
+    failed = [row for row in rows if row["error"]]
+    assert [Path(row["path"]).name[0] for row in failed] == ["3", "5", "x"]
+    for row in failed:
+        assert row["path"] in row["error"]
+        assert not row["probability"]
+        assert not row["decision"]
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_an_interrupted_table_is_gone_on_with(predict, images, tmp_path, kind):
+    images[1].write_bytes(b"broken")
+    whole, out = tmp_path / f"whole.{kind}", tmp_path / f"o.{kind}"
+    assert predict(images[0].parent, "--out", whole, "--batch-size", 1) == 1
+    text = whole.read_bytes()
+    out.write_bytes(text[: text.index(b"3 \xc3\xa9" if kind == "csv" else b"3 \\u00e9") + 1])
+    assert predict(images[0].parent, "--out", out, "--resume", "--batch-size", 1) == 1
+    assert out.read_bytes() == text
+    assert predict(images[0].parent, "--out", out, "--resume") == 1  # nothing is left to do
+    assert out.read_bytes() == text
+
+
+def test_a_table_that_is_there_is_not_overwritten(predict, images, tmp_path, capsys):
+    out = tmp_path / "o.csv"
+    assert predict(images[0], "--out", out) == 0
+    before = out.read_bytes()
+    assert predict(images[1], "--out", out) == 2
+    assert "--resume goes on with it" in capsys.readouterr().err
+    assert out.read_bytes() == before
+
+
+def test_a_table_of_another_model_or_of_another_kind_is_not_gone_on_with(
+    predict, images, tmp_path, capsys, sealed_file
+):
+    out = tmp_path / "o.csv"
+    assert predict(images[0], "--out", out) == 0
+    other = tmp_path / "other.ckpt"
+    torch.save(torch.load(sealed_file, weights_only=True) | {"metadata": {"other": 1}}, other)
+    assert predict(images[1], "--out", out, "--resume", checkpoint=other) == 2
+    assert "another model" in capsys.readouterr().err
+    out.write_text("a,b\n1,2\n")
+    assert predict(images[1], "--out", out, "--resume") == 2
+    assert "no table of predictions" in capsys.readouterr().err
+    assert out.read_text() == "a,b\n1,2\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nowhere.jpeg"], "nowhere.jpeg does not exist"),
+        (["no*where"], "holds no images"),
+        (["--resume", "."], "goes with --out"),
+        (["--out", "o.txt", "."], "must end in .csv or .jsonl"),
+        (["--shard", "17/16", "."], "--shard 17/16"),
+        (["--device", "abacus", "FILE"], "device abacus"),
+    ],
+)
+def test_a_mistake_is_exit_2_and_a_sentence(
+    predict, images, tmp_path, monkeypatch, capsys, arguments, message
+):
+    monkeypatch.chdir(tmp_path)
+    words = [str(images[0]) if word == "FILE" else word for word in arguments]
+    assert predict(*words) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "o.txt").exists()
+
+
+def test_an_empty_folder_holds_no_images(predict, tmp_path, capsys):
+    assert predict(tmp_path) == 2
+    assert f"{tmp_path} holds no images" in capsys.readouterr().err
+
+
+def test_a_table_that_cannot_be_written_is_refused_before_any_work(predict, images, capsys):
+    assert predict(images[0], "--out", "/proc/nowhere/o.csv") == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_full_disk_keeps_the_rows_so_far(predict, images, tmp_path, capsys):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]
+    if os.name != "posix" or subprocess.run(mount, check=False).returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        long = tmp_path / ("n" * 200)
+        long.mkdir()
+        for number in range(60):
+            (long / f"{number:02d}.jpeg").symlink_to(images[0])
+        assert predict(long, "--out", disk / "o.csv", "--batch-size", 1) == 2
+        assert "cannot be written (No space left" in capsys.readouterr().err
+        rows = (disk / "o.csv").read_text().splitlines()
+        assert len(rows) > 5
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_checkpoint_that_cannot_decide_is_refused(predict, images, model_file, capsys):
+    assert predict(images[0], checkpoint=model_file) == 2
+    assert "no threshold" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\3\4 no", b"\x80\x02}q\x00."])
+def test_no_checkpoint_is_a_sentence(predict, images, tmp_path, capsys, content):
+    path = tmp_path / "m.ckpt"
+    path.write_bytes(content)
+    assert predict(images[0], checkpoint=path) == 2
+    assert "m.ckpt" in capsys.readouterr().err
+
+
+def test_a_malicious_pickle_is_refused_and_runs_nothing(predict, images, tmp_path, capsys):
+    victim = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(victim),))
+
+    torch.save({"format_version": 1, "state_dict": Evil()}, tmp_path / "evil.ckpt")
+    assert predict(images[0], checkpoint=tmp_path / "evil.ckpt") == 2
+    assert "not a checkpoint" in capsys.readouterr().err
+    assert not victim.exists()
+
+
+def test_what_an_older_checkpoint_lacks_stays_empty_and_is_said(
+    predict, images, older_file, tmp_path, capsys
+):
+    assert predict(images[0], "--out", tmp_path / "o.csv", checkpoint=older_file) == 0
+    (row,) = read(tmp_path / "o.csv")
+    assert (row["uncertain"], row["unlike"], row["unlikeness"]) == ("", "", "")
+    assert row["decision"]
+    assert (
+        "cannot tell when it is uncertain or when an image is unlike those of its training: it"
+        " comes from an older version" in capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("version", [None, 0, 2])
+def test_a_detector_of_another_version_flags_nothing_and_that_is_said(
+    predict, images, sealed_file, tmp_path, capsys, caplog, version
+):
+    content = torch.load(sealed_file, weights_only=True)
+    content["detector"]["version"] = version
+    if version is None:
+        del content["detector"]["version"]
+    other = tmp_path / "other.ckpt"
+    torch.save(content, other)
+    assert predict(images[0], "--out", tmp_path / "o.csv", checkpoint=other) == 0
+    (row,) = read(tmp_path / "o.csv")
+    assert (row["unlike"], row["unlikeness"]) == ("", "")
+    assert row["uncertain"]
+    assert f"detector of images unlike the training's is of version {version}" in caplog.text
+    err = capsys.readouterr().err
+    assert "cannot tell when an image is unlike those of its training" in err
+    assert "when it is uncertain" not in err
+
+
+def test_shards_concatenate_to_the_whole(predict, images, tmp_path):
+    assert predict(images[0].parent, "--out", tmp_path / "whole.csv") == 0
+    parts = []
+    for number in range(1, 5):
+        out = tmp_path / f"{number}.csv"
+        assert predict(images[0].parent, "--shard", f"{number}/4", "--out", out) == 0
+        parts += [row["path"] for row in read(out)]
+    assert parts == [row["path"] for row in read(tmp_path / "whole.csv")]
+
+
+@given(st.integers(0, 300), st.integers(1, 400))
+@example(20_001, 16)
+def test_shards_of_any_number_take_each_file_once_in_order_and_evenly(files, parts):
+    whole = [str(number) for number in range(files)]
+    shards = [take_shard(whole, f"{number}/{parts}") for number in range(1, parts + 1)]
+    assert list(chain(*shards)) == whole
+    assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+
+def test_a_shard_of_nothing_is_a_table_of_nothing(predict, images, tmp_path):
+    assert predict(images[0], "--shard", "1/2", "--out", tmp_path / "o.csv") == 0
+    assert read(tmp_path / "o.csv") == []
+
+
+def test_control_characters_of_a_name_do_not_reach_the_terminal(images, sealed_file, tmp_path):
+    pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
+    evil = tmp_path / "a\x1b[2Jb.jpeg"
+    evil.write_bytes(images[0].read_bytes())
+    command = [sys.executable, "-m", "pneumonia.cli", "predict", "--checkpoint", sealed_file, evil]
+    master, slave = pty.openpty()
+    with subprocess.Popen(list(map(str, command)), stdout=slave, stderr=subprocess.DEVNULL) as done:
+        os.close(slave)
+        output = b""
+        while True:
+            try:
+                chunk = os.read(master, 4096)
+            except OSError:
+                break
+            if not chunk:
+                break
+            output += chunk
+    os.close(master)
+    assert done.returncode == 0
+    assert b"\x1b" not in output
+    assert b"a\\x1b[2Jb.jpeg" in output
+
+
+def start(sealed_file, folder, out, **options):
+    command = [sys.executable, "-m", "pneumonia.cli", "predict", "--checkpoint", str(sealed_file)]
+    command += [str(folder), "--out", str(out), "--batch-size", "4"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+    until = time.monotonic() + 100
+    while time.monotonic() < until and process.poll() is None:
+        if out.exists() and len(out.read_bytes().splitlines()) > 20:
+            return process
+        time.sleep(0.01)
+    raise AssertionError(process.communicate()[1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_stopped_it_leaves_complete_rows_and_goes_on(
+    predict, images, sealed_file, tmp_path, how, code
+):
+    folder, out = tmp_path / "many", tmp_path / "o.csv"
+    folder.mkdir()
+    for number in range(3000):
+        (folder / f"{number:04d}.jpeg").symlink_to(images[number % 7])
+    process = start(sealed_file, folder, out)
+    process.send_signal(how)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == code, error
+    assert "Traceback" not in error
+    rows = read(out)
+    assert 20 <= len(rows) < 3000
+    assert all(row["probability"] for row in rows[:-1])
+    assert predict(folder, "--out", out, "--resume") == 0
+    assert [row["path"] for row in read(out)] == [str(path) for path in sorted(folder.iterdir())]
+
+
+@pytest.mark.slow
+def test_a_reader_that_leaves_early_is_no_error(images, sealed_file, tmp_path):
+    command = f"{sys.executable} -m pneumonia.cli predict --checkpoint {sealed_file}"
+    command += f" '{images[0].parent}' --batch-size 1 | head -1"
+    done = subprocess.run(
+        ["bash", "-c", command], check=True, capture_output=True, text=True, timeout=100
+    )
+    assert done.stdout.startswith("path,")
+    assert "Traceback" not in done.stderr

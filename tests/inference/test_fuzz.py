@@ -1,0 +1,187 @@
+"""Awkward names, damaged tables and damaged models: an answer or one sentence, soon, and no loss.
+
+What is damaged within images is in `tests/data/test_data_fuzz.py`.
+"""
+
+import csv
+import io
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from fuzzing import QUICK, SOAK, changes, damaged, soon
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from pneumonia import cli
+from pneumonia.inference.batch_predict import COLUMNS
+from pneumonia.inference.export import export
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="elsewhere names are no bytes")
+
+AWKWARD = (
+    *(b"-", b"--", b"--out", b"--debug", b"-x", b"*", b"[a]", b"?", b"**", b"~", b"$HOME", b"%s"),
+    *(b"\n", b"\r", b"\r\n", b"\t", b"\x1b[2J", b"\x7f", b"\x85", b"\xe2\x80\xa8", b"\x1c"),
+    *(b'"', b'""', b"'", b",", b";", b"\\", b"=1+1", b"@", b"#", b" ", b"  ", b"."),
+    *(b"\xff", b"\xc3", b"\xed\xb2\x80", b"\xed\xa0\x80", b"\xf0\x9f\xa9\xbb", "é".encode()),
+    *(b"nan", b"null", b"path", b"x" * 200),
+)
+BYTE = st.integers(1, 255).filter(lambda byte: byte != ord("/")).map(lambda byte: bytes([byte]))
+STEM = st.lists(BYTE | st.sampled_from(AWKWARD), min_size=1, max_size=12).map(b"".join)
+NAME = st.tuples(STEM, st.sampled_from([b".jpeg", b".PNG", b""])).map(lambda n: n[0][:249] + n[1])
+NAMES = st.lists(NAME.filter(lambda n: n not in (b".", b"..")), min_size=1, max_size=4, unique=True)
+
+CHANGES = changes((b'"', b",", b"\n", b"\r", b"\0", b"{}"))
+
+
+def rows_of(table: Path) -> list[dict[str, str]]:
+    """The rows, which must all be whole."""
+    with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        if table.suffix == ".jsonl":
+            rows = [json.loads(line) for line in file]
+        else:
+            header, *cells = csv.reader(file, strict=True)
+            assert tuple(header) == COLUMNS
+            rows = [dict(zip(COLUMNS, row, strict=True)) for row in cells]
+    for row in rows:
+        assert bool(row["error"]) != bool(row["decision"])
+    return rows
+
+
+@pytest.fixture(name="ask")
+def ask_fixture(monkeypatch, capfd, sealed_file) -> Callable[..., int]:
+    """Runs `pneumonia predict` in this process, which must end in time and without a traceback."""
+
+    def ask(*arguments: object, checkpoint: Path = sealed_file, stdin: bytes = b"") -> int:
+        words = ["pneumonia", "predict", "--checkpoint", checkpoint, *arguments]
+        monkeypatch.setattr(sys, "argv", list(map(str, words)))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8"))
+        with soon(), pytest.raises(SystemExit) as exit_:
+            cli.main()
+        error = capfd.readouterr().err
+        assert "Traceback" not in error
+        code = int(exit_.value.code or 0)
+        assert code in (0, 1, 2)
+        assert code < 2 or error.startswith(("Error: ", "Usage: "))
+        return code
+
+    return ask
+
+
+def hunt_names(ask, synthetic, folder: Path, cases: int, **options) -> None:
+    sound = min((synthetic / "test").glob("*/*")).read_bytes()
+
+    @settings(max_examples=cases, **options)
+    @given(NAMES, st.sampled_from(["csv", "jsonl"]), st.booleans(), st.booleans(), st.floats(0, 1))
+    def every_file_gets_its_row(names, kind, listed, broken, share):
+        place, out = folder / "images", folder / f"o.{kind}"
+        place.mkdir()
+        files = [os.fsencode(place) + b"/" + name for name in names]
+        try:
+            for number, file in enumerate(files):
+                content = b"no image" if broken and not number else sound
+                Path(os.fsdecode(file)).write_bytes(content)
+            listing = b"".join(file + b"\n" for file in files)
+            listed = listed and not any(b"\n" in n or n.endswith(b"\r") for n in names)
+            named = ["-"] if listed else ["--", *(os.fsdecode(file) for file in files)]
+            options = ["--out", out, "--batch-size", 1]
+            assert ask(*options, *named, stdin=listing) == int(broken)
+            rows = rows_of(out)
+            assert [os.fsencode(row["path"]) for row in rows] == files
+            assert [bool(row["error"]) for row in rows] == [broken, *[False] * (len(files) - 1)]
+            whole = out.read_bytes()
+            out.write_bytes(whole[: int(share * len(whole))])
+            assert ask(*options, "--resume", *named, stdin=listing) == int(broken)
+            assert out.read_bytes() == whole
+        finally:
+            for file in files:
+                Path(os.fsdecode(file)).unlink(missing_ok=True)
+            place.rmdir()
+            out.unlink(missing_ok=True)
+
+    every_file_gets_its_row()
+
+
+def test_a_file_of_any_name_gets_its_row(ask, synthetic, tmp_path):
+    hunt_names(ask, synthetic, tmp_path, 40, **QUICK)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_thousands_of_files_of_any_name_get_their_rows(ask, synthetic, tmp_path):
+    hunt_names(ask, synthetic, tmp_path, 2000, **SOAK)
+
+
+def hunt_tables(ask, synthetic, folder: Path, cases: int, **options) -> None:
+    images = [str(path) for path in sorted((synthetic / "test").glob("*/*"))[:3]]
+    whole = {}
+    for kind in ("csv", "jsonl"):
+        out = folder / f"o.{kind}"
+        assert ask(*images, "--out", out) == 0
+        whole[kind] = out.read_bytes()
+
+    @settings(max_examples=cases, **options)
+    @given(st.sampled_from(["csv", "jsonl"]), CHANGES | st.binary(max_size=40))
+    @example("jsonl", [("insert", 0.0, b"\r")])
+    @example("jsonl", [("set", 0.484375, b" ")])  # in the name of a column
+    def gone_on_with_or_left(kind, some):
+        out = folder / f"o.{kind}"
+        found = damaged(whole[kind], some) if isinstance(some, list) else some
+        out.write_bytes(found)
+        if ask(*images, "--out", out, "--resume") == 2:
+            assert out.read_bytes() == found
+            return
+        assert {row["path"] for row in rows_of(out)} >= set(images)
+
+    gone_on_with_or_left()
+
+
+def test_a_damaged_table_is_gone_on_with_or_left_as_it_was(ask, synthetic, tmp_path):
+    hunt_tables(ask, synthetic, tmp_path, 60, **QUICK)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_thousands_of_damaged_tables_are_gone_on_with_or_left_as_they_were(
+    ask, synthetic, tmp_path
+):
+    hunt_tables(ask, synthetic, tmp_path, 3000, **SOAK)
+
+
+@pytest.fixture(scope="module", name="models")
+def models_fixture(sealed_file, tmp_path_factory) -> dict[str, bytes]:
+    """A sound model of each kind, by its suffix."""
+    exported = export(sealed_file, tmp_path_factory.mktemp("exported") / "model.onnx")
+    return {".ckpt": sealed_file.read_bytes(), ".onnx": exported.read_bytes()}
+
+
+def hunt_models(ask, models, synthetic, folder: Path, cases: int, **options) -> None:
+    image = min((synthetic / "test").glob("*/*"))
+    out = folder / "o.jsonl"
+
+    @settings(max_examples=cases, **options)
+    @given(st.sampled_from(sorted(models)), CHANGES)
+    def refused_or_in_numbers(kind, some):
+        model = folder / f"model{kind}"
+        model.write_bytes(damaged(models[kind], some))
+        out.unlink(missing_ok=True)
+        if ask(image, "--out", out, checkpoint=model) == 0:
+            (row,) = rows_of(out)
+            assert 0 <= row["probability"] <= 1
+
+    refused_or_in_numbers()
+
+
+def test_a_damaged_model_is_refused_or_answers_in_numbers(ask, models, synthetic, tmp_path):
+    hunt_models(ask, models, synthetic, tmp_path, 60, **QUICK)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+def test_thousands_of_damaged_models_are_refused_or_answer_in_numbers(
+    ask, models, synthetic, tmp_path
+):
+    hunt_models(ask, models, synthetic, tmp_path, 2000, **SOAK)

@@ -1,0 +1,96 @@
+"""Every file in conf/ composes, instantiates, and rejects what is misspelt."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.errors import HydraException
+from lightning import Trainer
+from omegaconf import OmegaConf
+
+from pneumonia.errors import PneumoniaError
+from pneumonia.training.config import check_config
+from pneumonia.training.pipeline import build_run
+
+CONF = Path(__file__).parents[2] / "conf"
+FILES = sorted(
+    f"{file.parent.relative_to(CONF)}={file.stem}"
+    for file in CONF.rglob("*.yaml")
+    if file.parent != CONF
+)
+NEEDS_GPU = {"trainer=gpu"}
+SMALL = ("model.pretrained=false", "model.backbone=resnet10t", "data.num_workers=0")
+
+
+@pytest.mark.parametrize("choice", FILES)
+def test_every_config_file_composes_and_instantiates(choice, composed, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "chest_xray" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "table.csv").write_text("path,label\nx.jpeg,NORMAL\n")
+    (tmp_path / "data" / "x.jpeg").touch()
+    accelerator = ["trainer.accelerator=cpu"] if choice in NEEDS_GPU else []
+    devices = ["trainer.accelerator=cpu", "trainer.devices=1"] if choice == "trainer=ddp" else []
+    config = composed(choice, *SMALL, *accelerator, *devices)
+    parts = build_run(config, tmp_path)
+    assert isinstance(parts.trainer, Trainer)
+    assert parts.model.hparams["image_size"] == parts.datamodule.preprocessing.image_size
+
+
+@pytest.mark.parametrize(
+    "file", sorted(CONF.rglob("*.yaml")), ids=lambda f: str(f.relative_to(CONF))
+)
+def test_every_config_file_says_what_it_is_for(file):
+    comments = [line for line in file.read_text().splitlines() if line.startswith("# ")]
+    assert [line for line in comments if "@package" not in line]
+
+
+def test_the_configuration_reaches_the_notebooks_optimiser(composed, tmp_path):
+    config = composed("experiment=keras_notebook", *SMALL)
+    parts = build_run(config, tmp_path)
+    parts.trainer.strategy.connect(parts.model)
+    optimizer = parts.model.configure_optimizers()
+    assert type(optimizer) is torch.optim.Adam
+    assert optimizer.defaults["lr"] == 1e-3
+    assert tuple(optimizer.defaults["betas"]) == (0.9, 0.999)
+    assert parts.datamodule.preprocessing.interpolation == "nearest"
+    assert config.monitor == "val/loss"
+
+
+def test_a_misspelt_key_fails(composed):
+    with pytest.raises(HydraException, match="optimzer"):
+        composed("model.optimzer.lr=1e-3")
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+data.image_sise=64", "data.image_sise is no setting .* did you mean image_size"),
+        ("+trainer.max_epoch=3", "trainer.max_epoch is no setting of Trainer; .* max_epochs"),
+        ("trainer.max_epochs=many", "trainer.max_epochs='many' is of the wrong type"),
+        ("data.image_size=large", "data.image_size='large' .* expected int"),
+        ("data.batch_size=3.5", "data.batch_size=3.5 .* expected int"),
+        ("data.fit=stretch", "data.fit='stretch' .* expected squash or pad or crop"),
+        ("data.holdout.strategy=blocs", "data.holdout.strategy='blocs' .* expected blocks"),
+        ("model.pretrained=maybe", "model.pretrained='maybe' .* expected bool"),
+        (
+            "model.pos_weight=heavy",
+            "model.pos_weight='heavy' .* expected float or balanced or null",
+        ),
+        ("seed=one", "seed='one' .* expected int"),
+        ("mode=upwards", "mode='upwards' .* expected min or max"),
+        ("model.backbone=resnetv2_5O", "model.backbone=resnetv2_5O .* did you mean resnetv2_50"),
+        ("data.num_workers=1000", "data.num_workers=1000"),
+        ("data.holdout.fraction=1.5", "data.holdout.fraction=1.5"),
+        ("trainer.accelerator=abacus", "trainer: .*abacus"),
+        ("callbacks.best._target_=lightning.Nothing", "callbacks.best._target_=lightning.Nothing"),
+        ("+callbacks.odd={_target_: builtins.dict}", "callbacks holds a dict"),
+    ],
+)
+def test_a_bad_setting_is_one_sentence_that_names_it(override, message, composed, tmp_path):
+    with pytest.raises(PneumoniaError, match=message):
+        build_run(composed(*SMALL, override), tmp_path)
+
+
+def test_the_type_check_takes_whole_numbers_for_fractions(composed):
+    config = composed(*SMALL, "model.label_smoothing=0", "trainer.limit_train_batches=2")
+    check_config(OmegaConf.to_container(config, resolve=True))

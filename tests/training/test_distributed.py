@@ -1,0 +1,445 @@
+"""Several processes train one model: together they do what one would, and only that."""
+
+import csv
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning import Callback
+from torch.nn.parallel import DistributedDataParallel
+
+from pneumonia.data.datamodule import ChestXrayDataModule
+from pneumonia.data.synthetic import write_synthetic
+from pneumonia.errors import ConfigError, DataError
+from pneumonia.evaluation.predictions import Predictions
+from pneumonia.model.checkpoint import read_checkpoint
+from pneumonia.training.callbacks.sanity_checks import _check_splits
+from pneumonia.training.config import run_name
+from pneumonia.training.distributed import is_rank_zero, rank
+from pneumonia.training.errors import check_run, explain_system_error
+from pneumonia.training.pipeline import build_run
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("model.pretrained=false", "model.backbone=resnet10t", "data.num_workers=0")
+RECIPE = (
+    "model.backbone=test_efficientnet_gn",  # BatchNorm would see other statistics in each process
+    "model.pretrained=false",
+    "model.pos_weight=0.7",
+    "model.optimizer.name=sgd",  # Adam would blow up what rounding leaves of a zero gradient
+    "model.optimizer.lr=0.02",
+    "trainer.precision=64-true",  # nine steps would do so, too, from 1e-6 in the first
+    "data.sampler=balanced",
+    "data.image_size=32",
+    "data.batch_size=8",
+    "data.num_workers=1",
+    "trainer.max_epochs=3",
+    "trainer.accumulate_grad_batches=2",  # of 5 batches: the last step of an epoch has but one
+    "trainer.log_every_n_steps=1",
+    "trainer.enable_progress_bar=false",
+    "callbacks.progress=null",
+    "callbacks.summary=null",
+    "checkpoint.every_n_steps=1",
+    "evaluation.operating_point=youden",
+)
+STEPS = 9
+TWO = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
+ROUNDED = 1e-5
+"""Lightning loads weights in single precision, whatever they were saved in."""
+SRUN = {
+    "SLURM_JOB_ID": "4242",
+    "SLURM_JOB_NAME": "pneumonia",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NUM_TASKS": "2",
+    "SLURM_NTASKS": "2",
+    "SLURM_NTASKS_PER_NODE": "2",
+    "SLURM_NNODES": "1",
+    "SLURM_NODEID": "0",
+    "SLURM_NODELIST": "localhost",
+}
+
+
+class WitnessTest(Callback):
+    """Keeps the gradient of every step, and what another process than the first writes."""
+
+    def __init__(self, place):
+        self.place, self.folder = place, Path(place) / "witness"
+        if not is_rank_zero():
+            sys.addaudithook(self.audit)
+
+    def audit(self, event, args):
+        if event != "open" or not args[2] & (os.O_WRONLY | os.O_RDWR):
+            return
+        path = str(args[0])
+        if path.startswith(self.place) and not path.startswith(str(self.folder)):
+            with (self.folder / "trespasses").open("a") as file:
+                file.write(f"{path}\n")
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.is_global_zero:
+            gradient = torch.cat([p.grad.flatten() for p in pl_module.parameters()])
+            torch.save(gradient, self.folder / f"{trainer.global_step}.pt")
+
+
+class MishapTest(Callback):
+    """What the environment asks for befalls one process, in the second epoch."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        mishap = os.environ.get("MISHAP")
+        place = (trainer.current_epoch, batch_idx, trainer.global_rank)
+        if mishap is None or place != (1, 3, trainer.world_size - 1):
+            return
+        if mishap == "error":
+            raise DataError("x.jpeg rotted; remove it.")
+        if mishap == "loss":
+            batch["image"] = batch["image"] * torch.nan
+        else:
+            os.kill(os.getpid(), getattr(signal, mishap))
+
+
+class Run:
+    """A run of the recipe by the real command line, with the witness."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.directory = folder / "run"
+        self.folder = folder / "witness"
+        self.folder.mkdir(parents=True)
+        self.recipe = (
+            *RECIPE,
+            f"data.root={root}",
+            f"data.cache_dir={folder}/cache",
+            f"+callbacks.witness={{_target_: {__name__}.WitnessTest, place: '{folder}'}}",
+            f"+callbacks.mishap={{_target_: {__name__}.MishapTest}}",
+        )
+
+    def start(self, *words, launcher=(sys.executable,), environment=None):
+        settings = self.recipe if "resume=true" not in words else ()
+        paths = [str(ROOT), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        return subprocess.Popen(
+            [*launcher, str(ROOT / "train.py"), *settings, *words],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder.parent,
+            env=os.environ
+            | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+            | (environment or {}),
+        )
+
+    def end(self, *processes, code=0):
+        """Wait for processes, which must end with the code; all that they said."""
+        said = [process.communicate(timeout=240) for process in processes]
+        self.output = "".join(out for out, _ in said)
+        self.errors = "".join(errors for _, errors in said)
+        assert [process.returncode for process in processes] == [code] * len(processes), self.errors
+        return self
+
+    def run(self, *words, code=0, **arguments):
+        started = self.start(*words, f"hydra.run.dir={self.directory}", **arguments)
+        return self.end(started, code=code)
+
+    def gradients(self):
+        return [torch.load(self.folder / f"{step}.pt") for step in range(STEPS)]
+
+    def trespasses(self):
+        file = self.folder / "trespasses"
+        return file.read_text() if file.exists() else ""
+
+    def files(self):
+        found = {path.relative_to(self.directory) for path in self.directory.rglob("*")}
+        return {path.as_posix() for path in found if not path.name.startswith("events.out")}
+
+    def history(self):
+        with (self.directory / "csv" / "metrics.csv").open() as file:
+            rows = list(csv.DictReader(file))
+        for row in rows:
+            row.pop("train/images_per_second")
+        return [{k: float(v) for k, v in row.items() if v} for row in rows if any(row.values())]
+
+    def metrics(self):
+        text = (self.directory / "metrics.json").read_text()
+        return {name: entry["value"] for name, entry in json.loads(text).items()}
+
+
+def assert_same(one, other, within=1e-9):
+    """Two runs trained alike, step by step, and ended alike."""
+    for step, (a, b) in enumerate(zip(one.gradients(), other.gradients(), strict=True)):
+        assert a.abs().max() > 0.1
+        assert float((a - b).abs().max()) < within, step
+    assert len(list(other.folder.glob("*.pt"))) == STEPS
+    assert one.metrics() == pytest.approx(other.metrics(), abs=1e-4, nan_ok=True)
+    for a, b in zip(logged(one), logged(other), strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
+    is_rank_zero, second = (
+        Predictions.read(run.directory / "predictions.csv") for run in (one, other)
+    )
+    assert np.array_equal(is_rank_zero.path, second.path)
+    assert is_rank_zero.logit == pytest.approx(second.logit, abs=1e-4)
+    steps = [read_checkpoint(r.directory / "checkpoints/last.ckpt") for r in (one, other)]
+    assert [checkpoint["global_step"] for checkpoint in steps] == [STEPS, STEPS]
+
+
+def logged(run):
+    return [row for row in run.history() if len(row) > 1]
+
+
+def said_twice(text):
+    lines = [line.partition("][")[2] for line in text.splitlines() if line.startswith("[20")]
+    return {line for line in lines if lines.count(line) > 1}
+
+
+def sentences(text):
+    return [line.removeprefix("Error: ") for line in text.splitlines() if line.startswith("Error")]
+
+
+@pytest.fixture(scope="module", name="root")
+def root_fixture(tmp_path_factory):
+    """A synthetic whose splits no number of processes divides."""
+    root = write_synthetic(tmp_path_factory.mktemp("odd") / "set", images=62, workers=1)
+    next((root / "test" / "PNEUMONIA").iterdir()).unlink()
+    return root
+
+
+@pytest.fixture(name="new")
+def new_fixture(root, tmp_path):
+    return Run(tmp_path, root)
+
+
+@pytest.fixture(scope="module", name="alone")
+def alone_fixture(root, tmp_path_factory):
+    """The run of one process, which those of several must equal."""
+    return Run(tmp_path_factory.mktemp("alone"), root).run("trainer=cpu")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.soak)])
+def test_several_processes_do_what_one_does_and_the_first_alone_speaks(alone, new, root, processes):
+    run = new.run(*TWO, f"trainer.devices={processes}") if processes != 2 else new.run(*TWO)
+    assert_same(alone, run)
+    held = len((run.directory / "holdout.csv").read_text().splitlines()) - 1
+    tested = len(list((root / "test").rglob("*.jpeg")))
+    assert held % 2 == tested % 2 == 1
+    assert run.metrics()["test/n"] == tested
+    assert len(set(Predictions.read(run.directory / "predictions.csv").path)) == tested
+    metadata = read_checkpoint(run.directory / "checkpoints/best.ckpt")["metadata"]
+    assert metadata["data"]["splits"]["val"]["images"] == held
+    # One directory with one set of files, none of them by another process; one cache.
+    assert run.files() == alone.files()
+    assert run.trespasses() == ""
+    writers = {path.name.split(".")[-2] for path in run.directory.glob("events.out*")}
+    assert len(writers) == 1
+    assert run.errors.count("images once, at 32 pixels") + run.output.count("images once, at") == 2
+    assert len(list((run.folder.parent / "cache").rglob("*.pixels"))) == 2
+    assert run.output.count("Checkpoint to deploy") == 1
+    assert said_twice(run.output + run.errors) == said_twice(alone.output + alone.errors)
+    assert "GLOBAL_RANK: 1" not in run.errors
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_of_two_under_slurm_is_stopped_by_its_signal_and_goes_on_in_one(alone, new):
+    tools = new.folder.parent / "bin"
+    tools.mkdir()
+    for name in ("scontrol", "srun"):
+        (tools / name).write_text(f"#!/bin/sh\ntouch {tools}/called\n")
+        (tools / name).chmod(0o755)
+    port = free_port()
+    new.directory = new.folder.parent / "runs" / "job-4242-0"
+    new.end(
+        *(
+            new.start(
+                *TWO,
+                environment=SRUN
+                | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task), "MISHAP": "SIGUSR1"}
+                | {"MASTER_PORT": port, "PATH": f"{tools}:{os.environ['PATH']}"},
+            )
+            for task in range(2)
+        ),
+        code=138,
+    )
+    assert new.errors.count("Stopped by SIGUSR1 after 5 steps") == 1
+    assert not (tools / "called").exists()  # to requeue is the script's part
+    assert new.trespasses() == ""
+    new.run("resume=true", "trainer=cpu")
+    assert_same(alone, new, ROUNDED)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_run_of_one_killed_within_an_epoch_goes_on_in_two(alone, new):
+    new.run("trainer=cpu", code=-signal.SIGKILL, environment={"MISHAP": "SIGKILL"})
+    kept = read_checkpoint(new.directory / "checkpoints" / "last.ckpt")
+    assert kept["KaggleDataModule"] == {"epoch": 1, "batches": 2}
+    new.run("resume=true", *TWO)
+    assert_same(alone, new, ROUNDED)
+    assert new.trespasses() == ""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_two_machines_under_torchrun_do_what_one_process_does(alone, new):
+    new.directory = new.folder.parent / "runs" / "job-trial-7"
+    endpoint = f"--rdzv-endpoint=127.0.0.1:{free_port()}"
+    agent = ("--nnodes=2", "--nproc-per-node=1", "--rdzv-id=trial-7", "--rdzv-backend=c10d")
+    launcher = (sys.executable, "-m", "torch.distributed.run", *agent, endpoint)
+    words = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2")
+    local = "--local-addr=127.0.0.1"
+    new.end(*(new.start(*words, launcher=(*launcher, local)) for _ in range(2)))
+    assert_same(alone, new)
+    assert new.files() == alone.files()
+    assert new.trespasses() == ""
+    assert new.output.count("Checkpoint to deploy") == 1
+    assert len(list((new.folder.parent / "cache").rglob("*.pixels"))) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("mishap", "sentence"),
+    [
+        ("SIGKILL", "another process of this run is gone, killed by the system"),
+        ("error", "x.jpeg rotted; remove it."),
+        ("loss", "the loss is infinite or not a number at step 4 (epoch 1)"),
+    ],
+)
+def test_a_run_ends_at_once_and_in_one_sentence_when_one_process_fails(new, mishap, sentence):
+    started = new.start(*TWO, f"hydra.run.dir={new.directory}", environment={"MISHAP": mishap})
+    last = new.directory / "checkpoints" / "last.ckpt"
+    while started.poll() is None and not last.exists():
+        time.sleep(0.1)
+    began = time.monotonic()
+    new.end(started, code=1)
+    assert time.monotonic() - began < 60
+    (said,) = sentences(new.errors)
+    assert said.startswith(sentence)
+    assert "Traceback" not in new.errors
+    ending = json.loads((new.directory / "summary.json").read_text())
+    assert ending["error"] == said
+    read_checkpoint(last)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.batch_size=9"], "data.batch_size=9 is global .* over 2 processes; use a multiple"),
+        (["trainer.sync_batchnorm=true"], "trainer.sync_batchnorm=true needs GPUs"),
+        (["trainer.overfit_batches=1"], "trainer.overfit_batches=1 would show every process the"),
+        (["trainer.use_distributed_sampler=true"], "use_distributed_sampler must be false"),
+        (["trainer.num_nodes=3"], "3 x 2 devices are 6 processes, and nothing started them"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused_before_they_start(
+    composed, words, message, synthetic, tmp_path
+):
+    with pytest.raises(ConfigError, match=message) as refused:
+        build_run(composed(*SMALL, *TWO, f"data.root={synthetic}", *words), tmp_path)
+    assert "\n" not in str(refused.value)
+
+
+def test_one_process_takes_any_batch_size_and_synchronises_with_itself(
+    composed, synthetic, tmp_path
+):
+    words = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1")
+    odd = ("data.batch_size=9", "trainer.sync_batchnorm=true")
+    build_run(composed(*SMALL, *words, *odd, f"data.root={synthetic}"), tmp_path)
+
+
+@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_notebook", "fsdp", "deepspeed", "dp"])
+def test_a_strategy_that_was_never_tried_is_refused_by_name(composed, strategy):
+    config = composed(*SMALL, f"trainer.strategy={strategy}")
+    with pytest.raises(ConfigError, match=rf"trainer.strategy={strategy} is not supported.* ddp"):
+        check_run(config, sweep=False)
+
+
+@pytest.mark.parametrize("tool", ["torchrun", "srun"])
+def test_processes_that_would_not_train_together_are_refused(
+    composed, tool, synthetic, tmp_path, monkeypatch
+):
+    environment = {
+        "torchrun": {"TORCHELASTIC_RUN_ID": "a", "WORLD_SIZE": "4", "RANK": "1"},
+        "srun": {"SLURM_STEP_NUM_TASKS": "4"},
+    }[tool]
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    message = rf"{tool} started 4 processes, and trainer.num_nodes=1 x 1 devices are 1 process"
+    with pytest.raises(ConfigError, match=message):
+        build_run(composed(*SMALL, "trainer=cpu", f"data.root={synthetic}"), tmp_path)
+    with pytest.raises(ConfigError, match=f"multirun in the 4 processes that {tool} started"):
+        check_run(composed(*SMALL, "trainer=cpu"), sweep=True)
+
+
+@pytest.mark.parametrize(
+    ("environment", "number", "name"),
+    [
+        ({}, 0, None),
+        ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, 1, None),
+        (SRUN | {"SLURM_PROCID": "1"}, 1, "job-4242-0"),
+        (
+            {"TORCHELASTIC_RUN_ID": "t", "WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "0"},
+            2,
+            "job-t",
+        ),
+    ],
+)
+def test_a_process_knows_its_number_and_the_run_from_who_started_it(
+    environment, number, name, monkeypatch
+):
+    for key, value in environment.items():
+        monkeypatch.setenv(key, value)
+    assert rank() == number
+    assert is_rank_zero() == (number == 0)
+    assert run_name() == name or name is None
+
+
+def test_torchrun_without_a_name_for_the_run_is_refused(monkeypatch):
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ConfigError, match=r"--rdzv-id=NAME"):
+        run_name()
+
+
+def test_a_split_smaller_than_the_processes_is_refused(synthetic):
+    datamodule = ChestXrayDataModule(synthetic, cache=False)
+    datamodule.setup("fit")
+    held = len(datamodule.splits["val"])
+    _check_splits(datamodule, held)
+    with pytest.raises(ConfigError, match=rf"the val split .* has {held} images, fewer than the"):
+        _check_splits(datamodule, held + 1)
+
+
+class IdleTest(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.used, self.idle = torch.nn.Linear(2, 1), torch.nn.Linear(2, 1)
+
+    def forward(self, x):
+        return self.used(x)
+
+
+def test_idle_weights_are_refused_with_the_strategy_that_takes_them(tmp_path):
+    store = torch.distributed.FileStore(str(tmp_path / "store"), 1)
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    try:
+        network = DistributedDataParallel(IdleTest())
+        network(torch.ones(1, 2)).sum().backward()
+        with pytest.raises(RuntimeError) as raised:
+            network(torch.ones(1, 2))
+    finally:
+        torch.distributed.destroy_process_group()
+    explained = explain_system_error(raised.value, "run", None)
+    assert isinstance(explained, ConfigError)
+    assert "trainer.strategy=ddp_find_unused_parameters_true" in str(explained)

@@ -1,0 +1,288 @@
+"""Overrides of every kind, and what damage leaves of a run: one sentence, soon, or a run."""
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import hydra
+import pytest
+from fuzzing import QUICK, SOAK, changes, damaged, soon
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig
+
+from pneumonia.cli import main as command
+from pneumonia.training.config import register_resolvers
+from pneumonia.training.errors import check_run, handle_errors, run
+from pneumonia.training.pipeline import build_run
+from pneumonia.training.resume import resolve_run_start
+from pneumonia.training.sweep.launchers import register_plugins
+
+SMALL = ("model.backbone=test_resnet", "hydra/hydra_logging=none")
+CONF = str(Path(__file__).parents[2] / "conf")
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="train")
+@handle_errors
+def all_but_the_fit(config: DictConfig) -> None:
+    """What train.py does before it trains."""
+    job = HydraConfig.get()
+    start = resolve_run_start(config, job)
+    check_run(start.config, False)
+    build_run(start.config, job.runtime.output_dir, False, start)
+
+
+@pytest.fixture(name="begin")
+def begin_fixture(monkeypatch, tmp_path, synthetic, tiny) -> Iterator[Callable[..., str]]:
+    """Begins a run in this process; returns its refusal, or nothing."""
+    register_resolvers()
+    register_plugins()
+    monkeypatch.chdir(tmp_path)
+
+    def begin(*words: str) -> str:
+        GlobalHydra.instance().clear()
+        monkeypatch.setattr(
+            sys, "argv", ["train.py", *tiny[1], *SMALL, f"data.root={synthetic}", *words]
+        )
+        end: object = ""
+        with soon():
+            try:
+                run(all_but_the_fit)
+            except SystemExit as exit_:
+                end = exit_.code
+        assert end == "" or str(end).startswith("Error: ")
+        assert "Traceback" not in str(end)
+        return str(end)
+
+    handlers, level = logging.root.handlers[:], logging.root.level
+    yield begin
+    logging.root.handlers[:] = handlers  # Hydra has put its own there
+    logging.root.setLevel(level)
+
+
+KEYS = (
+    *("seed", "monitor", "mode", "test", "ckpt_path", "resume", "repeat"),
+    *("checkpoint.every_n_steps", "checkpoint", "evaluation.operating_point", "evaluation.target"),
+    *("evaluation.alpha", "evaluation", "data", "model", "trainer", "callbacks"),
+    *("logger", "experiment", "debug", "hparams_search", "data.batch_size", "data.image_size"),
+    *("data.fit", "data.interpolation", "data.num_workers", "data.sampler", "data.cache_dir"),
+    *("data.patients", "data.holdout", "data.holdout.fraction", "data.holdout.strategy"),
+    *("data.holdout.folds", "data.holdout.fold", "data.augmentation", "data.augmentation.degrees"),
+    *("data.augmentation.scale", "data.augmentation.contrast", "data.root", "data.seed"),
+    *("data._target_", "data.table", "model.backbone", "model.optimizer", "model.optimizer.name"),
+    *("model.optimizer.lr", "model.optimizer.betas", "model.schedule", "model.schedule.name"),
+    *("model.drop_rate", "model.pos_weight", "model.label_smoothing", "model.weights"),
+    *("model.compile", "model.channels_last", "model._target_", "trainer.max_epochs"),
+    *("trainer.devices", "trainer.strategy", "trainer.precision", "trainer.accelerator"),
+    *("trainer.limit_train_batches", "trainer.check_val_every_n_epoch", "trainer.profiler"),
+    *("trainer.log_every_n_steps", "trainer.deterministic", "trainer.gradient_clip_val"),
+    *("callbacks.best", "callbacks.best.dirpath", "callbacks.last.filename", "callbacks.figures"),
+    *("callbacks.figures.every_n_epochs", "callbacks.early_stopping.patience", "callbacks.new"),
+    *("callbacks.early_stopping._target_", "logger.csv", "logger.csv.directory"),
+    *("logger.tensorboard.save_dir", "hydra.run.dir", "hydra.job.chdir", "hydra.nonsense"),
+)
+VALUES = (
+    *("", "null", "true", "false", "nan", "inf", "-inf", "0", "-1", "1", "1.5", "1e999", "1e-9"),
+    *("99999999999999999999", "0x10", "1_000", "[]", "{}", "[1,2]", "[null]", "{a:1}", "[[1]]"),
+    *("{_target_:os.getcwd}", "{_target_:nowhere.Nothing}", "os.getcwd", "nowhere.Nothing"),
+    *("[", "]", "{", "}", "(", ")", "'", '"', "\\", "$", "${", "${seed}", "${nowhere}", "${a:b}"),
+    *(
+        "${data.root}",
+        "${oc.env:NOWHERE}",
+        "???",
+        "a b",
+        "a,b",
+        "a=b",
+        "a:b",
+        "é",
+        "日本",
+        "\udcff",
+    ),
+    *(
+        "\udcff",
+        "\n",
+        "\t",
+        "\x00",
+        "~",
+        "~nobody/x",
+        ".",
+        "..",
+        "/",
+        "/proc/nowhere",
+        "x" * 300,
+        "%s",
+    ),
+    *("balanced", "squash", "min", "val/loss", "blocks", "folder", "file", "sgd", "adam", "cpu"),
+    *("resnet18", "test_vit", "vit_tiny_patch16_224", "CosineAnnealingLR", "ddp", "gpu", "auto"),
+    *("32-true", "bf16-mixed", "default", "ema", "kaggle", "table", "one_batch", "range(1,3)"),
+)
+SHARP = st.sampled_from("[]{}()'\"\\$,:=~+@/ \n.")
+VALUE = st.sampled_from(VALUES) | st.text(SHARP | st.characters(), max_size=8)
+KEY = st.sampled_from(KEYS) | st.text(SHARP | st.characters(), max_size=8)
+
+
+def misspelt(key: str, at: float, letter: str) -> str:
+    place = int(at * len(key))
+    return key[:place] + letter + key[place + 1 :]
+
+
+ANY_KEY = KEY | st.builds(misspelt, st.sampled_from(KEYS), st.floats(0, 1), st.sampled_from("_ex."))
+WORD = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["", "", "", "+", "++", "~"]),
+    ANY_KEY,
+    st.sampled_from(["=", "=", "=", "="]),
+    VALUE,
+)
+
+
+def reaches_out(word: str) -> bool:
+    """Whether it would go to the internet, start a sweep, or ask Hydra for help."""
+    return "pretrained" in word or "hydra.mode" in word or word.startswith("--")
+
+
+def hunt_overrides(begin, cases: int, **options) -> None:
+    @settings(max_examples=cases, **options)
+    @given(st.lists(WORD | KEY, min_size=1, max_size=2))
+    def refused_in_a_sentence_or_built(words):
+        if not any(map(reaches_out, words)):
+            begin(*words)
+
+    refused_in_a_sentence_or_built()
+
+
+def test_what_is_sound_is_built_and_what_is_not_is_refused(begin):
+    assert not begin("seed=3")
+    assert "seed='x' is of the wrong type" in begin("seed=x")
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("+=", "the command line cannot be understood"),
+        ("~seed", "seed"),
+        ("~mode", "mode"),
+        ("~data", "data"),
+        ("evaluation=3", "evaluation"),
+        ("callbacks=3", "callbacks"),
+        ("trainer=[1]", "trainer"),
+        ("~resume", "resume"),
+    ],
+)
+def test_an_override_that_takes_the_ground_away_is_one_sentence(begin, word, message):
+    refusal = begin(word)
+    assert refusal.startswith("Error: ")
+    assert message in refusal
+
+
+def test_any_override_is_refused_in_a_sentence_or_builds_a_run(begin):
+    hunt_overrides(begin, 60, **QUICK)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_thousands_of_overrides_are_refused_in_a_sentence_or_build_a_run(begin):
+    hunt_overrides(begin, 2000, **SOAK)
+
+
+RECORDS = (
+    *("config.yaml", "run.json", "summary.json", "metrics.json", "csv/metrics.csv"),
+    *(".hydra/config.yaml", ".hydra/overrides.yaml", "holdout.csv", "checkpoints/last.ckpt"),
+)
+AWKWARD = (
+    b"\0",
+    b"\xff",
+    b"[",
+    b"}",
+    b'"',
+    b"\n",
+    b":",
+    b"null",
+    b"&a [*a]",
+    b"!!python/x",
+    b"1e999",
+)
+
+
+@pytest.fixture(scope="module", name="interrupted")
+def interrupted_fixture(cli, synthetic, tmp_path_factory) -> Path:
+    """The directory of a run that was killed on its way out, when it had written everything."""
+    directory = tmp_path_factory.mktemp("runs") / "run"
+    words = [*SMALL, f"data.root={synthetic}", "test=false", "trainer.max_epochs=1"]
+    done = cli(*words, f"hydra.run.dir={directory}")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((directory / "run.json").read_text())
+    (directory / "run.json").write_text(json.dumps(record | {"finished": None}))
+    (directory / "metrics.json").write_text('{"test/auroc": {"value": 0.9}}')
+    return directory
+
+
+def hunt_runs(begin, interrupted, monkeypatch, capfd, cases: int, **options) -> None:
+    words = ["resume=true", f"hydra.run.dir={interrupted}", "test=false", "trainer.max_epochs=1"]
+    assert not begin(*words)
+    sound = {name: (interrupted / name).read_bytes() for name in RECORDS}
+
+    @settings(max_examples=cases, **options)
+    @given(st.sampled_from(RECORDS), changes(AWKWARD, 3) | st.binary(max_size=20))
+    def listed_and_gone_on_with_or_refused(name, some):
+        for other, content in sound.items():
+            (interrupted / other).write_bytes(content)
+        broken = damaged(sound[name], some) if isinstance(some, list) else some
+        (interrupted / name).write_bytes(broken)
+        monkeypatch.setattr(sys, "argv", ["pneumonia", "runs", str(interrupted.parent)])
+        capfd.readouterr()
+        with soon(), pytest.raises(SystemExit) as exit_:
+            command()
+        assert exit_.value.code in (0, None)
+        output, error = capfd.readouterr()
+        assert "Traceback" not in error
+        assert "run" in output
+        begin(*words)
+
+    try:
+        listed_and_gone_on_with_or_refused()
+    finally:
+        for name, content in sound.items():
+            (interrupted / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.yaml", b""),
+        ("config.yaml", b"\0"),
+        ("config.yaml", b"a: [1"),
+        ("config.yaml", b"monitor: val/auroc\n"),
+        ("run.json", b""),
+        ("run.json", b"[]"),
+        ("run.json", b'{"overrides": null}'),
+        ("run.json", b"\xff"),
+    ],
+)
+def test_a_run_whose_record_is_damaged_is_not_gone_on_with(begin, interrupted, name, content):
+    whole = (interrupted / name).read_bytes()
+    (interrupted / name).write_bytes(content)
+    try:
+        refusal = begin("resume=true", f"hydra.run.dir={interrupted}", "test=false")
+    finally:
+        (interrupted / name).write_bytes(whole)
+    assert f"{name} is damaged" in refusal
+    assert "ckpt_path=" in refusal
+
+
+def test_a_damaged_run_is_listed_and_gone_on_with_or_refused(
+    begin, interrupted, monkeypatch, capfd
+):
+    hunt_runs(begin, interrupted, monkeypatch, capfd, 20, **QUICK)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_thousands_of_damaged_runs_are_listed_and_gone_on_with_or_refused(
+    begin, interrupted, monkeypatch, capfd
+):
+    hunt_runs(begin, interrupted, monkeypatch, capfd, 1000, **SOAK)

@@ -1,0 +1,202 @@
+"""A run killed by the system, at any moment, is resumed and ends bit for bit as if it had not."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from pneumonia.model.checkpoint import read_checkpoint
+
+SETTINGS = (
+    "data.num_workers=1",
+    "model.drop_rate=0.2",
+    "trainer.max_epochs=4",
+    "trainer.log_every_n_steps=1",
+    "checkpoint.every_n_steps=2",
+)
+Moment = Callable[[Path, float], bool]
+"""Whether now is the time, given the run directory and the seconds since the run claimed it."""
+
+
+class Killed:
+    """Runs of the command line that are killed at a moment; counts what happened."""
+
+    def __init__(self, directory: Path, fresh: list[str]) -> None:
+        self.directory = directory
+        self.fresh = fresh
+        self.kills = 0
+        self.starts = 0
+
+    def run(self, moment: Moment | None) -> bool:
+        """Start or resume; True if it ended by itself."""
+        command = self.fresh
+        if self._can_resume():
+            command = [*self.fresh[:2], "resume=true"]
+        else:
+            shutil.rmtree(self.directory, ignore_errors=True)
+        self.starts += 1
+        with subprocess.Popen(
+            [*command, f"hydra.run.dir={self.directory}"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            claimed = None
+            began = (self.directory / "train.log").exists()
+            while process.poll() is None and moment is not None:
+                if claimed is None and self._claimed(began):
+                    claimed = time.monotonic()
+                if claimed is not None and moment(self.directory, time.monotonic() - claimed):
+                    os.killpg(process.pid, signal.SIGKILL)
+                    self.kills += 1
+                    break
+                time.sleep(0.0005)
+            _, errors = process.communicate(timeout=240)
+        if process.returncode == -signal.SIGKILL:
+            if self._finished():  # killed on its way out
+                self.kills -= 1
+            return self._finished()
+        assert process.returncode == 0, errors
+        return True
+
+    def _can_resume(self) -> bool:
+        return any((self.directory / "checkpoints").glob("*.ckpt"))
+
+    def _finished(self) -> bool:
+        record = self.directory / "run.json"
+        return record.exists() and json.loads(record.read_text())["finished"] is not None
+
+    def _claimed(self, before: bool) -> bool:
+        """The configuration is there; of a resumed run, the log of this start has grown."""
+        if not before:
+            return (self.directory / "config.yaml").exists()
+        events = len(list(self.directory.glob("events.out.*")))
+        return events > self.starts - 1
+
+    def check_whole(self) -> None:
+        """Whatever has its name is whole."""
+        for path in self.directory.glob("checkpoints/*.ckpt"):
+            read_checkpoint(path)
+        for path in self.directory.glob("*.json"):
+            json.loads(path.read_text())
+        report = self.directory / "report.html"
+        assert not report.exists() or report.read_text().rstrip().endswith("</html>")
+
+
+def while_writing(name: str) -> Moment:
+    """The moment at which a file is half-written."""
+    return lambda directory, _: any(directory.rglob(f".{name}.*.partial"))
+
+
+def once_there(name: str) -> Moment:
+    return lambda directory, _: (directory / name).exists()
+
+
+def sealed(directory: Path, _: float) -> bool:
+    """The moment between the calibration and the test."""
+    best, last = (directory / "checkpoints" / f"{n}.ckpt" for n in ("best", "last"))
+    return best.exists() and last.exists() and best.stat().st_size < last.stat().st_size / 2
+
+
+def after(seconds: float) -> Moment:
+    return lambda _, passed: passed > seconds
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    """Rows of the log, without what a clock says."""
+    with (run / "csv" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row.pop("train/images_per_second")
+    return [row for row in rows if any(v for k, v in row.items() if k != "step")]
+
+
+def assert_same(first: Path, second: Path) -> None:
+    for name in ("metrics.json", "predictions.csv", "holdout.csv"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    for name in ("best.ckpt", "last.ckpt"):
+        one, other = (read_checkpoint(run / "checkpoints" / name) for run in (first, second))
+        weights = one["state_dict"]
+        assert all(torch.equal(weights[key], other["state_dict"][key]) for key in weights), name
+    for key in ("calibration", "operating_point"):
+        one, other = (read_checkpoint(r / "checkpoints" / "best.ckpt") for r in (first, second))
+        assert one[key] == other[key]
+    assert history(first) == history(second)
+    assert not list(second.rglob("*.partial"))
+
+
+@pytest.fixture(scope="module", name="whole")
+def whole_fixture(synthetic, tiny, tmp_path_factory) -> tuple[Path, list[str], float]:
+    """A run that nothing interrupts, how to start it, and how long it takes once it has begun."""
+    directory = tmp_path_factory.mktemp("whole") / "run"
+    command, settings = tiny
+    fresh = [*command, f"data.root={synthetic}", *settings, *SETTINGS]
+    assert Killed(directory, fresh).run(None)  # fills the cache of images
+    shutil.rmtree(directory)
+    assert Killed(directory, fresh).run(None)
+    seconds = (directory / "run.json").stat().st_mtime - (directory / "config.yaml").stat().st_mtime
+    return directory, fresh, seconds
+
+
+def killed_and_resumed(directory: Path, fresh: list[str], moments: list[Moment]) -> Killed:
+    run = Killed(directory, fresh)
+    for moment in [*moments, None]:
+        ended = run.run(moment)
+        run.check_whole()
+        if ended:
+            break
+    assert ended
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # many processes, one after the other
+def test_a_run_killed_in_a_step_while_saving_and_after_the_fit_ends_the_same(whole, tmp_path):
+    directory, fresh, _ = whole
+    moments = [once_there("checkpoints/last.ckpt"), while_writing("last.ckpt"), sealed]
+    run = killed_and_resumed(tmp_path / "run", fresh, moments)
+    assert run.kills >= 2
+    assert_same(directory, tmp_path / "run")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_a_run_killed_at_20_moments_ends_the_same(whole, tmp_path):
+    directory, fresh, seconds = whole
+    chance = random.Random(0)
+    aimed = [
+        while_writing("config.yaml"),
+        while_writing("last.ckpt"),
+        while_writing("best.ckpt"),
+        once_there("checkpoints/last.ckpt"),
+        sealed,
+        while_writing("predictions.csv"),
+        while_writing("report.html"),
+        once_there("metrics.json"),
+    ]
+    kills, number = 0, 0
+    report = []
+    while kills < 20:
+        moments = [after(chance.uniform(0, seconds))]
+        if number < len(aimed):
+            moments = [aimed[number]]
+        if number % 3 == 0:
+            moments.append(after(chance.uniform(0, seconds)))
+        target = tmp_path / f"run-{number}"
+        run = killed_and_resumed(target, fresh, moments)
+        kills += run.kills
+        report.append((number, run.kills, run.starts))
+        assert_same(directory, target)
+        shutil.rmtree(target)
+        number += 1
+    print(f"{kills} kills in {number} runs: (run, kills, starts) {report}")

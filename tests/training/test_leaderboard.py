@@ -1,0 +1,268 @@
+"""The table of runs: what is read, what is ranked with what, and what damage does."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from pneumonia.cli import app
+from pneumonia.errors import DataError
+from pneumonia.training.run_record import RunSummary, write_run_summary
+from pneumonia.training.sweep.leaderboard import group_runs, read_runs, seed_spread, write_table
+
+
+@pytest.fixture(name="make")
+def make_fixture(tmp_path):
+    """Writes a run directory as training leaves it; `score=None` leaves it unfinished."""
+
+    def make(name, score=0.9, seed=0, lr=1e-3, monitor="val/auroc", mode="max", **settings):
+        directory = tmp_path / "runs" / name
+        (directory / "checkpoints").mkdir(parents=True)
+        config = {
+            "seed": seed,
+            "monitor": monitor,
+            "mode": mode,
+            "ckpt_path": None,
+            "data": {"seed": seed, "root": "data/chest_xray", "batch_size": 8},
+            "model": {"optimizer": {"lr": lr}},
+            "trainer": {"default_root_dir": str(directory)},
+            "callbacks": {"best": {"dirpath": f"{directory}/checkpoints", "monitor": monitor}},
+        } | settings
+        (directory / "config.yaml").write_text(yaml.safe_dump(config))
+        (directory / "checkpoints" / "last.ckpt").touch()
+        if score is not None:
+            (directory / "checkpoints" / "best.ckpt").touch()
+            ending = RunSummary(
+                status="finished",
+                monitor=monitor,
+                mode=mode,
+                score=score,
+                sensitivity=0.95,
+                specificity=0.8,
+                started=f"2026-01-0{seed % 9 + 1}T00:00:00+00:00",
+                seconds=90.0,
+                images_per_second=120.0,
+                epochs=8,
+            )
+            write_run_summary(directory, ending)
+        return directory
+
+    return make
+
+
+def only(runs):
+    (section,) = group_runs(runs)
+    return section
+
+
+def names(section):
+    return [run.directory.name for run in section.runs]
+
+
+def show(*arguments):
+    done = CliRunner().invoke(app, ["runs", *map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+@pytest.mark.parametrize(("mode", "order"), [("max", ["b", "c", "a"]), ("min", ["a", "c", "b"])])
+def test_the_best_comes_first_by_the_runs_own_mode(make, tmp_path, mode, order):
+    for name, score in (("a", 0.7), ("b", 0.9), ("c", 0.8)):
+        make(name, score, mode=mode)
+    assert names(only(read_runs(tmp_path))) == order
+
+
+def test_only_settings_that_differ_are_shown_and_those_that_follow_once(make, tmp_path):
+    make("a", lr=1e-3, seed=1)
+    make("b", lr=1e-4, seed=2)
+    assert only(read_runs(tmp_path)).differing() == ["seed", "model.optimizer.lr"]
+
+
+def test_where_a_run_lies_and_what_it_goes_on_from_are_no_differences(make, tmp_path):
+    make("a")
+    make("b", ckpt_path="elsewhere/last.ckpt", extra={"resumed_from": "elsewhere/last.ckpt"})
+    section = only(read_runs(tmp_path))
+    assert section.differing() == []
+    assert len(seed_spread(section)) == 1
+
+
+def test_runs_that_differ_in_their_seed_alone_give_mean_and_spread(make, tmp_path):
+    for seed, score in ((0, 0.90), (1, 0.92), (2, 0.94)):
+        make(f"s{seed}", score, seed)
+    make("other", 0.93, lr=1e-4)
+    three, one = sorted(seed_spread(only(read_runs(tmp_path))), key=lambda s: -len(s.seeds))
+    assert three.seeds == (0, 1, 2)
+    assert three.mean == pytest.approx(0.92)
+    assert three.deviation == pytest.approx(0.02)
+    assert one.seeds == (0,)
+    assert one.deviation is None
+
+
+def test_a_seed_that_ran_twice_counts_once(make, tmp_path):
+    make("first", 0.5, seed=0)
+    make("second", 0.9, seed=9)  # started on the same day
+    twice = make("again", 0.7, seed=0)
+    ending = json.loads((twice / "summary.json").read_text())
+    write_run_summary(twice, ending | {"started": "2026-02-01T00:00:00+00:00"})
+    (spread,) = seed_spread(only(read_runs(tmp_path)))
+    assert spread.seeds == (0, 9)
+    assert spread.mean == pytest.approx(0.8)
+
+
+def test_unfinished_runs_do_not_enter_the_spread(make, tmp_path):
+    make("done", 0.9, seed=0)
+    make("killed", None, seed=1)
+    (spread,) = seed_spread(only(read_runs(tmp_path)))
+    assert spread.seeds == (0,)
+
+
+def test_runs_with_other_monitors_stand_apart(make, tmp_path):
+    make("a", 0.9)
+    make("b", 0.1, monitor="val/loss", mode="min")
+    found = group_runs(read_runs(tmp_path))
+    assert [names(section) for section in found] == [["a"], ["b"]]
+    assert "tables of their own" in show(tmp_path)
+
+
+def test_figures_of_different_holdouts_come_with_a_caution(make, tmp_path):
+    make("a", data={"root": "data/chest_xray", "holdout": {"fold": 0}})
+    make("b", data={"root": "data/chest_xray", "holdout": {"fold": 1}})
+    assert "Caution" in show(tmp_path)
+
+
+def test_an_unfinished_run_shows_how_far_it_got_and_where_to_resume(make, tmp_path):
+    directory = make("killed", None)
+    (directory / "csv").mkdir()
+    (directory / "csv" / "metrics.csv").write_text(
+        "step,train/images_per_second,val/auroc\n9,,0.7\n9,100.0,\n19,,0.8\n19,140.0,\n29,,0.75\n3"
+    )
+    (found,) = read_runs(tmp_path)
+    assert (found.status, found.score, found.epochs) == ("unfinished", 0.8, 3)
+    assert found.images_per_second == 120
+    assert found.checkpoint == directory / "checkpoints" / "last.ckpt"
+
+
+def test_a_failed_run_says_why(tmp_path):
+    directory = tmp_path / "runs" / "failed"
+    (directory / ".hydra").mkdir(parents=True)
+    (directory / ".hydra" / "config.yaml").write_text(
+        "monitor: val/auroc\nmode: max\nseed: 3\ndata: {seed: '${seed}', batch_size: 5000}\n"
+    )
+    write_run_summary(
+        directory, RunSummary(status="failed", error="the batch is larger than the split.")
+    )
+    (found,) = read_runs(tmp_path)
+    assert found.status == "failed"
+    assert found.settings == {
+        "monitor": "val/auroc",
+        "mode": "max",
+        "seed": 3,
+        "data.seed": 3,
+        "data.batch_size": 5000,
+    }
+    assert "failed failed: the batch is larger than the split." in show(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("config.yaml", b"seed: [1, 2\n"),
+        ("config.yaml", b""),
+        ("config.yaml", b"just words"),
+        ("config.yaml", b"\xff\xfe\x00seed"),
+        ("summary.json", b'{"status": "finis'),
+        ("summary.json", b"[]"),
+        ("summary.json", b"\xff\xff"),
+    ],
+)
+def test_a_damaged_run_is_listed_with_what_is_wrong(make, tmp_path, file, content):
+    make("whole")
+    (make("broken") / file).write_bytes(content)
+    runs = {run.directory.name: run for run in read_runs(tmp_path)}
+    assert runs["whole"].status == "finished"
+    assert runs["broken"].status == "damaged"
+    assert file in runs["broken"].note
+    assert "broken damaged:" in show(tmp_path)
+
+
+def test_figures_beyond_all_measure_are_damage_too(make, tmp_path):
+    make("whole")
+    huge = '{"status": "finished", "score": 1' + "0" * 400 + "}"
+    (make("broken") / "summary.json").write_text(huge)
+    assert "broken damaged:" in show(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "ending",
+    [
+        {"status": "finished"},
+        {"status": "finished", "score": "high", "epochs": "many", "seconds": None, "mode": 3},
+        {"status": "finished", "score": float("nan")},
+        {"status": "finished", "score": float("inf"), "started": 7},
+    ],
+)
+def test_figures_that_are_none_are_left_blank_and_rank_last(make, tmp_path, ending):
+    make("good", 0.1)
+    write_run_summary(make("odd"), {"monitor": "val/auroc", "mode": "max"} | ending)
+    odd = next(run for run in read_runs(tmp_path) if run.directory.name == "odd")
+    assert odd.score is None
+    show(tmp_path, "--out", tmp_path / "runs.csv")
+
+
+def test_a_checkpoint_that_is_gone_is_told(make, tmp_path):
+    (make("a") / "checkpoints" / "best.ckpt").unlink()
+    assert "best.ckpt is missing" in show(tmp_path)
+
+
+def test_the_csv_holds_every_run_with_everything_that_differs(make, tmp_path):
+    for i in range(9):
+        make(f"r{i}", 0.9 + i / 100, settings={f"key{k}": i * k for k in range(1, 9)})
+    write_table(group_runs(read_runs(tmp_path)), tmp_path / "out" / "runs.csv")
+    with (tmp_path / "out" / "runs.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["run"][-2:] for row in rows] == [f"r{i}" for i in reversed(range(9))]
+    assert {f"settings.key{k}" for k in range(1, 9)} <= set(rows[0])
+    assert rows[0]["score"] == "0.98"
+    assert rows[0]["checkpoint"].endswith("best.ckpt")
+
+
+def test_other_peoples_folders_are_passed_over(make, tmp_path):
+    make("a")
+    (tmp_path / "runs" / "site").mkdir()
+    (tmp_path / "runs" / "site" / "config.yaml").write_text("title: A site\n")
+    (tmp_path / "runs" / ".trash").mkdir()
+    assert names(only(read_runs(tmp_path))) == ["a"]
+
+
+def test_a_directory_without_runs_is_one_sentence(tmp_path):
+    with pytest.raises(DataError, match="holds no runs"):
+        read_runs(tmp_path)
+    with pytest.raises(DataError, match="is no directory"):
+        read_runs(tmp_path / "nowhere")
+
+
+def test_it_needs_neither_torch_nor_hydra(make, tmp_path):
+    make("a")
+    code = (
+        "import sys; from pneumonia.cli import app\n"
+        f"app(['runs', {str(tmp_path)!r}], standalone_mode=False)\n"
+        "print({'torch', 'hydra', 'lightning', 'omegaconf'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_a_real_run_records_what_the_table_needs(train, tmp_path):
+    score = train("trainer.max_epochs=1", "test=false")
+    (found,) = read_runs(tmp_path)
+    assert found.status == "finished"
+    assert found.score == pytest.approx(score)
+    assert found.epochs == 1
+    assert found.seconds > 0
+    assert found.images_per_second > 0
+    assert found.checkpoint == tmp_path / "run" / "checkpoints" / "best.ckpt"
+    assert found.settings["model.backbone"] == "resnet10t"
