@@ -15,8 +15,10 @@ from pneumonia.evaluation.threshold import OperatingPoint
 from pneumonia.inference.image_loading import (
     LoadedImage,
     Source,
+    decode,
     display_name,
     load_image,
+    preprocess_image,
     read_ahead,
 )
 from pneumonia.inference.metadata import (
@@ -274,7 +276,10 @@ class Predictor:
         """
         from pneumonia.inference.saliency import explain  # noqa: PLC0415 - its libraries are an extra
 
-        return explain(self, image)
+        name, preprocessing = display_name(image), self.classifier.preprocessing
+        decoded = decode(image, name)
+        (prediction,) = self.judge([preprocess_image(decoded, preprocessing, name)])
+        return explain(self.classifier.engine, preprocessing, decoded, prediction)
 
     def _prediction(
         self, item: LoadedImage, answers: ModelOutput, row: int, probability: float

@@ -137,7 +137,8 @@ def _no_heat(predictor: Predictor, checkpoint: str | Path) -> str:
     from pneumonia.inference.saliency import HeatMaps  # noqa: PLC0415 - torch, if there is one
 
     try:
-        HeatMaps(predictor, tempfile.gettempdir(), [])
+        model = predictor.classifier
+        HeatMaps(model.engine, model.preprocessing, tempfile.gettempdir(), [])
     except PneumoniaError as error:
         return str(error)
     return ""
