@@ -305,11 +305,13 @@ def explain(
     return Explanation(prediction, np.asarray(small), heat, saliency.method)
 
 
-@lru_cache(maxsize=1)
+_cached = lru_cache(maxsize=1)(Saliency)
+
+
 def _saliency(backend: Backend, image_size: int) -> Saliency:
     if not isinstance(backend, TorchBackend):
         raise ModelError("An exported model has no gradients for heat maps; use its checkpoint.")
-    return Saliency(backend.network, image_size)
+    return _cached(backend.network, image_size)
 
 
 def undo_resize(
