@@ -100,8 +100,8 @@ def _load(checkpoint: Path, device: str) -> "Predictor":
 
     predictor = Predictor.load(checkpoint, device)
     answers = {
-        "when it is uncertain": predictor.classifier.band,
-        "when an image is unlike those of its training": predictor.classifier.ood_threshold,
+        "when it is uncertain": predictor.abstention,
+        "when an image is unlike those of its training": predictor.ood_threshold,
     }
     if missing := [name for name, value in answers.items() if value is None]:
         typer.echo(

@@ -61,12 +61,12 @@ def check_parity(classifier: InferenceModel, exported: OnnxBackend) -> None:
         ModelError: If an answer is missing, is no number, or differs.
     """
     pictures = _pictures(classifier.preprocessing)
-    logits = classifier.engine(pictures).logits
+    logits = classifier.backend(pictures).logits
     low, high = (pictures[row].astype(float) for row in (logits.argmin(), logits.argmax()))
     shares = np.linspace(0, 1, _BLENDS)[:, None, None]
     blends = (low + shares * (high - low)).round().astype(np.uint8)
     pictures = np.concatenate([pictures, blends])
-    expected = outputs(classifier, classifier.engine(pictures))
+    expected = outputs(classifier, classifier.backend(pictures))
     _compare(expected, exported.run(pictures))
     alone = [exported.run(picture[None]) for picture in pictures]
     _compare(expected, {name: np.concatenate([one[name] for one in alone]) for name in alone[0]})
@@ -80,7 +80,7 @@ def outputs(classifier: InferenceModel, answers: ModelOutput) -> dict[str, NDArr
         answers: What its engine gave.
     """
     found = {LOGIT: answers.logits, PROBABILITY: classifier.probabilities(answers.logits)}
-    return found if answers.unlikeness is None else found | {UNLIKENESS: answers.unlikeness}
+    return found if answers.ood_score is None else found | {UNLIKENESS: answers.ood_score}
 
 
 def _compare(
@@ -163,8 +163,8 @@ def export(checkpoint: str | Path, out: str | Path) -> Path:
     if out.suffix.lower() != EXPORTED:
         raise CheckpointError(f"{out} must end in {EXPORTED}.")
     _check_extra()
-    classifier = Predictor.load(checkpoint, "cpu").classifier
-    engine = classifier.engine
+    classifier = Predictor.load(checkpoint, "cpu")
+    engine = classifier.backend
     if not isinstance(engine, TorchBackend):
         raise CheckpointError(f"{checkpoint} is an exported model already; name its checkpoint.")
     try:

@@ -230,7 +230,7 @@ def draw(
     left.imshow(image, cmap="gray", vmin=0, vmax=255)
     left.set_title("As read", fontsize=10)
     right.imshow(overlay_heat_map(image, heat))
-    right.set_title(f"Evidence for {prediction.decision} ({method})", fontsize=10)
+    right.set_title(f"Evidence for {prediction.predicted_class} ({method})", fontsize=10)
     _scale(right)
     figure.suptitle("\n".join(above), fontsize=12, parse_math=False)
     figure.supxlabel("\n".join(below), fontsize=9)
@@ -257,8 +257,8 @@ def _headline(prediction: Prediction) -> list[str]:
     doubts = [*(["uncertain"] if prediction.uncertain else []), *prediction.warnings]
     return [
         shown,
-        f"probability of PNEUMONIA {prediction.probability:.3f}, called {prediction.decision}",
-        *(["UNLIKE THE TRAINING DATA: do not use"] if prediction.unlike else []),
+        f"predicted as {prediction.predicted_class}, probability {prediction.probability:.3f}",
+        *(["UNLIKE THE TRAINING DATA: do not use"] if prediction.is_ood else []),
         *textwrap.wrap("; ".join(doubts), _ABOVE),
     ]
 
@@ -335,12 +335,12 @@ def explain(
         ModelError: If the model cannot be explained.
     """
     saliency = _saliency(predictor)
-    preprocessing = predictor.classifier.preprocessing
+    preprocessing = predictor.preprocessing
     whole = decode(source, display_name(source))
     seen = preprocess_image(whole, preprocessing, display_name(source))
     if prediction is None:
-        (prediction,) = predictor.judge([seen])
-    heat = saliency(seen.pixels, CLASSES.index(prediction.decision))
+        (prediction,) = predictor.predict_batch([seen])
+    heat = saliency(seen.pixels, CLASSES.index(prediction.predicted_class))
     whole.thumbnail((_SIDE, _SIDE))
     back = lay_back(heat, whole.size, preprocessing)
     return Explanation(prediction, np.asarray(whole), back, saliency.method)
@@ -453,7 +453,7 @@ def _stem(path: str) -> str:
 
 @lru_cache(maxsize=1)
 def _saliency(predictor: Predictor) -> Saliency:
-    engine = predictor.classifier.engine
+    engine = predictor.backend
     if not isinstance(engine, TorchBackend):
         raise ModelError("An exported model gives no heat maps; they need its checkpoint.")
-    return Saliency(engine.network, predictor.classifier.preprocessing.image_size)
+    return Saliency(engine.network, predictor.preprocessing.image_size)
