@@ -76,13 +76,13 @@ def export(checkpoint: str | Path, out: str | Path) -> Path:
         import onnxscript  # noqa: F401, PLC0415
     except ImportError as error:
         raise ExtraError("pneumonia export", "export") from error
-    model = Predictor.load(checkpoint, "cpu").classifier
-    if not isinstance(model.engine, TorchBackend):
+    model = Predictor.load(checkpoint, "cpu")
+    if not isinstance(model.backend, TorchBackend):
         raise CheckpointError(f"{checkpoint} is already exported; name a checkpoint (.ckpt).")
     try:
         with atomic_replace(out) as partial:
             partial.touch()  # fail before a minute of work
-            partial.write_bytes(_convert(model, model.engine))
+            partial.write_bytes(_convert(model, model.backend))
             check_parity(model, open_onnx(partial)[0])
     except OSError as error:
         raise CheckpointError(
@@ -199,7 +199,7 @@ def check_parity(model: InferenceModel, exported: OnnxBackend) -> None:
         ModelError: If an output is missing, is not finite, or differs by more than `TOLERANCE`.
     """
     images = _test_images(model.preprocessing.image_size)
-    logits = model.engine(images).logits
+    logits = model.backend(images).logits
     low, high = (images[row].astype(float) for row in (logits.argmin(), logits.argmax()))
     fractions = np.linspace(0, 1, _INTERPOLATED)[:, None, None]
     mixtures = (low + fractions * (high - low)).round().astype(np.uint8)
@@ -223,9 +223,9 @@ def expected_outputs(model: InferenceModel, images: Pixels) -> dict[str, NDArray
     Returns:
         float64 [N] for each output.
     """
-    output = model.engine(images)
+    output = model.backend(images)
     expected = {LOGIT: output.logits, PROBABILITY: model.probabilities(output.logits)}
-    return expected if output.unlikeness is None else expected | {OOD_SCORE: output.unlikeness}
+    return expected if output.ood_score is None else expected | {OOD_SCORE: output.ood_score}
 
 
 def _compare(

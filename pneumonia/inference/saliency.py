@@ -205,7 +205,7 @@ def draw(
     original.imshow(image, cmap="gray", vmin=0, vmax=255)
     original.set_title("Image", fontsize=10)
     overlay.imshow(overlay_heat_map(image, heat))
-    overlay.set_title(f"Evidence for {prediction.decision} ({method})", fontsize=10)
+    overlay.set_title(f"Evidence for {prediction.predicted_class} ({method})", fontsize=10)
     for axes in (original, overlay):
         axes.set_axis_off()
     scale = ScalarMappable(Normalize(0, 1), _HEAT_COLORS)
@@ -223,8 +223,8 @@ def _header(prediction: Prediction) -> list[str]:
     warnings = [*(["uncertain"] if prediction.uncertain else []), *prediction.warnings]
     return [
         name,
-        f"predicted as {prediction.decision}, probability {prediction.probability:.3f}",
-        *(["OUT OF DISTRIBUTION: do not use this prediction"] if prediction.unlike else []),
+        f"predicted as {prediction.predicted_class}, probability {prediction.probability:.3f}",
+        *(["OUT OF DISTRIBUTION: do not use this prediction"] if prediction.is_ood else []),
         *textwrap.wrap("; ".join(warnings), _HEADER_CHARACTERS),
     ]
 
@@ -298,7 +298,7 @@ def explain(
         ModelError: If the model is an exported one, or its architecture has no heat maps.
     """
     saliency = _saliency(backend, preprocessing.image_size)
-    heat = saliency(preprocessing(image), CLASSES.index(prediction.decision))
+    heat = saliency(preprocessing(image), CLASSES.index(prediction.predicted_class))
     small = image.copy()
     small.thumbnail((_MAX_SIDE, _MAX_SIDE))
     heat = undo_resize(heat, small.size, preprocessing)

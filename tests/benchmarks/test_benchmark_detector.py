@@ -47,7 +47,7 @@ def test_detection_by_kind(trained_files, shared, tmp_path):
 
 def by_view(classifier: InferenceModel, images: Images) -> np.ndarray:
     """Scores, float32 [n, 3]; their greatest is the detector's."""
-    engine, found = classifier.engine, []
+    engine, found = classifier.backend, []
     for batch in torch.from_numpy(np.ascontiguousarray(images)).unsqueeze(1).split(64):
         with torch.inference_mode():
             found.append(engine.detector.by_view(batch, engine.network.embed(batch)[1]))

@@ -75,7 +75,7 @@ def sealed_file(older_file, synthetic, tmp_path_factory) -> Path:
     images = np.stack([classifier.pixels(file) for file in split.paths])
     batch = torch.from_numpy(images).unsqueeze(1)
     with torch.no_grad():
-        _, embeddings = classifier.engine.network.embed(batch)
+        _, embeddings = classifier.backend.network.embed(batch)
     detector = OODDetector.fit(batch, embeddings, split.patients)
     torch.save(content | {"abstention": band.to_dict(), "detector": detector.to_dict()}, path)
     return path

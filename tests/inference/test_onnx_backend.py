@@ -19,7 +19,6 @@ from pneumonia.evaluation.predictions import Cases, Predictions
 from pneumonia.evaluation.report.console import console_summary
 from pneumonia.evaluation.report.model_card import model_card
 from pneumonia.inference.evaluate import describe
-from pneumonia.inference.page import desk
 from pneumonia.inference.predictor import InferenceModel, Predictor
 
 PIXELS = np.zeros((48, 48), np.uint8)
@@ -228,7 +227,6 @@ def test_what_a_file_says_of_itself_is_escaped_wherever_it_is_shown(
     file.write_bytes(tell(model, json.dumps(harmful(told(model)))))
     assert run("evaluate", "--checkpoint", file, "--data", synthetic, "--out", out) == 0
     shown = [(out / name).read_text() for name in ("report.html", "MODEL_CARD.md")]
-    shown.append(desk.describe(Predictor.load(file), file))
     for text in shown:
         assert "alert(1)" in text
         assert "<script>" not in text
@@ -268,8 +266,7 @@ def answers_or_refuses(file: Path) -> None:
     try:
         predictor = Predictor.load(file)
         predictor.predict(PIXELS)
-        desk.describe(predictor, file)
-        subject = describe(predictor.classifier.checkpoint, file, "here")
+        subject = describe(predictor.checkpoint, file, "here")
     except (CheckpointError, ModelError):
         return
     dossier = build_result(CASES, subject, replicates=200)

@@ -225,8 +225,8 @@ def test_picture_shows_everything_without_overlap_and_keeps_the_aspect_ratio(pre
         assert axes.bbox.width / axes.bbox.height == pytest.approx(shape[1] / shape[0], rel=0.01)
     assert CAVEAT in " ".join(footer.get_text().split())
     words = " ".join(header.get_text().split())
-    assert prediction.decision in words
-    assert ("OUT OF DISTRIBUTION" in words) == bool(prediction.unlike)
+    assert prediction.predicted_class in words
+    assert ("OUT OF DISTRIBUTION" in words) == bool(prediction.is_ood)
     assert all(warning.strip() in words for warning in prediction.warnings)
 
 
@@ -263,7 +263,7 @@ def test_file_is_read_once_for_its_prediction_and_its_map(sealed_file, synthetic
 
 def heat_maps(model, folder, paths) -> HeatMaps:
     predictor = Predictor.load(model)
-    return HeatMaps(predictor.classifier.engine, predictor.classifier.preprocessing, folder, paths)
+    return HeatMaps(predictor.backend, predictor.preprocessing, folder, paths)
 
 
 def test_what_has_no_heat_map_is_refused_before_anything_is_written(

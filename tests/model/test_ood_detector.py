@@ -305,7 +305,7 @@ def test_of_a_trained_model_xrays_pass_and_what_is_none_or_lies_on_its_side_is_f
 
         def share(images: np.ndarray, classifier: InferenceModel = classifier) -> float:
             batches = np.array_split(np.ascontiguousarray(images), -(-len(images) // 64))
-            scores = np.concatenate([classifier.engine(batch).unlikeness for batch in batches])
+            scores = np.concatenate([classifier.backend(batch).ood_score for batch in batches])
             return float(np.mean(scores > classifier.ood_threshold))
 
         assert share(test) <= 0.03
