@@ -1,11 +1,6 @@
 """Exports a checkpoint as one ONNX file that runs without torch and without this package."""
 
-import contextlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -114,7 +109,7 @@ def _convert(model: InferenceModel, backend: TorchBackend) -> bytes:
     side = model.preprocessing.image_size
     module = _ExportedModule(backend, model.calibration or Calibration()).eval()
     try:
-        with _silenced(), torch.no_grad():
+        with torch.no_grad():
             program = torch.onnx.export(
                 module,
                 (torch.zeros(2, 1, side, side, dtype=torch.uint8),),
@@ -167,22 +162,6 @@ def _strip_notes(message: Any) -> None:
         if field.type == field.TYPE_MESSAGE:
             for inner in value if hasattr(value, "__len__") else [value]:
                 _strip_notes(inner)
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Hide the exporter's progress messages and its warnings about its own code."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            yield
-    finally:
-        logging.disable(previous)
 
 
 def check_parity(model: InferenceModel, exported: OnnxBackend) -> None:

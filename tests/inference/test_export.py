@@ -173,7 +173,7 @@ def test_graph_with_other_outputs_is_not_written(
         return model.SerializeToString()
 
     monkeypatch.setattr(module, "_convert", convert)
-    with pytest.raises(ModelError, match="logit|probability|ood_score"):
+    with pytest.raises(ModelError, match=r"logit|probability|ood_score"):
         export(sealed_file, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
 
