@@ -55,10 +55,10 @@ def calibrate_command(
     )
     aim = point.policy if point.target is None else f"{point.policy} {point.target:g}"
     typer.echo(
-        f"Calibration: temperature {calibration.temperature:.3f}, offset {calibration.offset:+.3f}\n"
-        f"Threshold: {point.threshold:.4g} ({aim}), sensitivity {point.sensitivity:.3f} and"
+        f"Temperature {calibration.temperature:.3f}, offset {calibration.offset:+.3f}\n"
+        f"Threshold {point.threshold:.4g} ({aim}), sensitivity {point.sensitivity:.3f} and"
         f" specificity {point.specificity:.3f} on these images; new images give less\n"
-        f"Uncertain: probability from {abstention.lower:.4g} to {abstention.upper:.4g}"
-        f" (alpha {abstention.error:g})\n"
+        f"Uncertain from {abstention.lower:.4g} to {abstention.upper:.4g} (alpha"
+        f" {abstention.error:g})\n"
         f"Wrote {out}, which also keeps the values it replaced"
     )

@@ -1,7 +1,7 @@
 """Evaluates a checkpoint on labelled images, and writes the report."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,16 +67,12 @@ def evaluate_checkpoint(
         samples.patients,
         samples.subtypes,
     )
-    warnings = (
-        ()
-        if split == "test"
-        else (
-            (
-                f"The split {split} is not a test: if the checkpoint was trained on this data set, these"
-                " images trained it or chose its threshold. The metrics are too optimistic."
-            ),
+    warnings = []
+    if split != "test":
+        warnings.append(
+            f"The split {split} is not a test: if the checkpoint was trained on this data set, its"
+            " images trained the model or chose its threshold. The metrics are too optimistic."
         )
-    )
     described = describe_checkpoint(
         model.checkpoint, checkpoint, f"split {split} of {root}", samples, warnings
     )
@@ -138,7 +134,7 @@ def describe_checkpoint(
     path: str | Path,
     data: str,
     tested: Manifest | None = None,
-    warnings: tuple[str, ...] = (),
+    warnings: Sequence[str] = (),
 ) -> EvaluatedModel:
     """Collect what a report says about a checkpoint.
 
@@ -159,27 +155,23 @@ def describe_checkpoint(
         "pneumonia version": content.get("pneumonia_version"),
     }
     history = tuple(content.get("recalibration") or ())
+    doubts = list(warnings)
     prevalence = history[-1].get("prevalence") if history else None
     if isinstance(prevalence, int | float) and 0 < prevalence < 1:
-        warnings += (
-            (
-                f"Probabilities are calibrated for a prevalence of {prevalence:g}. If the tested images"
-                " have another, calibration, Brier score, log loss and net benefit look wrong."
-            ),
+        doubts.append(
+            f"Probabilities are calibrated for a prevalence of {prevalence:g}. If the tested"
+            " images have another, calibration, Brier score, log loss and net benefit look wrong."
         )
     if tested is not None:
         fingerprint = tested.fingerprint()
-        data_metadata = metadata.get("data")
-        metadata["data"] = {
-            **(data_metadata if isinstance(data_metadata, dict) else {}),
-            "fingerprint of the tested images": fingerprint,
+        known = metadata.get("data")
+        metadata["data"] = (known if isinstance(known, dict) else {}) | {
+            "fingerprint of the tested images": fingerprint
         }
         if any(entry.get("fingerprint") == fingerprint for entry in history):
-            warnings += (
-                (
-                    "The checkpoint was recalibrated on these very images, which chose its threshold."
-                    " The metrics are too optimistic."
-                ),
+            doubts.append(
+                "The checkpoint was recalibrated on these very images, which chose its threshold."
+                " The metrics are too optimistic."
             )
     calibration = read_calibration(content, path)
     return EvaluatedModel(
@@ -190,7 +182,7 @@ def describe_checkpoint(
         operating_point=read_operating_point(content, path),
         metadata=metadata,
         history=history,
-        warnings=warnings,
+        warnings=tuple(doubts),
         band=read_abstention(content, path),
     )
 
