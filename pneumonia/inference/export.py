@@ -118,7 +118,10 @@ def _pictures(preprocessing: Preprocessing) -> Pixels:
 OPSET = 18
 """Of ONNX: the lowest that torch's exporter writes; onnxruntime reads it since 1.14."""
 
-_KEPT = ("calibration", "operating_point", "abstention", "metadata", "recalibration")
+_KEPT = (
+    *("calibration", "operating_point", "abstention", "ood_threshold"),
+    *("metadata", "recalibration"),
+)
 _SETTINGS = ("backbone", "image_size", "fit", "interpolation")
 
 
@@ -225,17 +228,12 @@ def _convert(classifier: InferenceModel, engine: TorchBackend) -> bytes:
 def _metadata(classifier: InferenceModel) -> dict[str, str]:
     content = classifier.checkpoint
     settings = content["hyper_parameters"]
-    detector = content.get("detector")
     told = {key: content[key] for key in describe() if key in content}
     told |= {key: content[key] for key in _KEPT if content.get(key) is not None}
     if isinstance(told.get("metadata"), dict):  # all but the configuration, which names folders
         training = {k: v for k, v in told["metadata"].get("training", {}).items() if k != "config"}
         told["metadata"] = told["metadata"] | {"training": training}
     told["hyper_parameters"] = {key: settings[key] for key in _SETTINGS}
-    if detector is not None:
-        told["detector"] = {
-            key: value for key, value in detector.items() if isinstance(value, int | float | str)
-        }
     return {
         METADATA: json.dumps(told),
         "classes": ",".join(content["classes"]),

@@ -143,18 +143,12 @@ def read_ood_threshold(checkpoint: Mapping[str, Any], name: str | Path) -> float
     Raises:
         CheckpointError: If it is damaged.
     """
-    values = checkpoint.get("detector")
-    if values is None:
+    value = checkpoint.get("ood_threshold")
+    if value is None:
         return None
-    try:
-        found = float(values["threshold"])
-    except DAMAGED as error:
+    if not isinstance(value, float) or not np.isfinite(value):
         raise CheckpointError(
-            f"{name} holds a detector without a threshold; name the best.ckpt of a run."
-        ) from error
-    if not np.isfinite(found):
-        raise CheckpointError(
-            f"{name} holds the detector's threshold {found}, expected a finite number; name the"
-            " best.ckpt of a run."
+            f"{name} has ood_threshold {value!r}, expected a finite number; name the best.ckpt of"
+            " a run."
         )
-    return found
+    return value

@@ -157,7 +157,7 @@ def _shallow(content: dict[str, Any]) -> bool:
 
 def _check_shapes(session: Any, content: dict[str, Any], path: Path) -> None:
     side = content.get("hyper_parameters", {}).get("image_size")
-    detector = [UNLIKENESS] if content.get("detector") is not None else []
+    detector = [UNLIKENESS] if content.get("ood_threshold") is not None else []
     taken = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
     given = [(one.name, one.type, len(one.shape)) for one in session.get_outputs()]
     if taken != [(INPUT, "tensor(uint8)", [1, side, side])] or sorted(given) != sorted(

@@ -1,6 +1,5 @@
 """A checkpoint, run by torch."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ from pneumonia.inference.metadata import read_preprocessing
 from pneumonia.inference.types import ModelOutput, Pixels
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.model.network import PneumoniaNetwork
-from pneumonia.model.ood_detector import VERSION, OODDetector, version
-
-log = logging.getLogger(__name__)
+from pneumonia.model.ood_detector import OODDetector
 
 _PREFIX = "network."
 
@@ -86,25 +83,9 @@ def open_checkpoint(path: str | Path, device: str = "auto") -> tuple[TorchBacken
         ) from error
     if settings.get("channels_last") is not False:
         network.to(memory_format=torch.channels_last)
-    return TorchBackend(network, _detector(checkpoint, path), place), checkpoint
-
-
-def _detector(checkpoint: dict[str, Any], path: str | Path) -> OODDetector | None:
-    """Make the detector; one of other scores is taken out, as if there were none."""
-    values = checkpoint.get("detector")
-    if values is None:
-        return None
-    if (found := version(values)) != VERSION:
-        log.warning(
-            "%s: its detector of images unlike the training's is of version %s, and this code reads"
-            " version %d, so that no image will be flagged; train again to have one.",
-            path,
-            found,
-            VERSION,
-        )
-        del checkpoint["detector"]
-        return None
-    return OODDetector.from_dict(values)
+    values = checkpoint.get("ood_detector")
+    detector = None if values is None else OODDetector.from_dict(values)
+    return TorchBackend(network, detector, place), checkpoint
 
 
 def choose_device(name: str) -> torch.device:

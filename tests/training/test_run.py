@@ -143,7 +143,7 @@ print(np.abs(logits - rows.logit).max())
 
 def test_the_checkpoint_says_what_it_is_and_needs_no_download(run_directory):
     checkpoint = torch.load(run_directory / "checkpoints" / "best.ckpt", weights_only=True)
-    assert checkpoint["format_version"] == 1
+    assert checkpoint["format_version"] == 2
     assert checkpoint["classes"] == ["NORMAL", "PNEUMONIA"]
     assert checkpoint["hyper_parameters"]["pretrained"] is False
     assert "optimizer_states" not in checkpoint
