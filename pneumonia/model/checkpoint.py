@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pneumonia import __version__
 from pneumonia.errors import CheckpointError
 from pneumonia.files import atomic_replace
@@ -81,6 +79,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If the file is missing or `check_format` refuses it.
     """
+    import torch  # noqa: PLC0415  an exported model needs `check_format`, but not torch
+
     if not Path(path).is_file():
         raise CheckpointError(f"{path} does not exist or is not a file; {_HINT}.")
     try:
@@ -132,6 +132,8 @@ def write_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
     Raises:
         CheckpointError: If it cannot be written; an existing file is unchanged.
     """
+    import torch  # noqa: PLC0415  see `read_checkpoint`
+
     buffer = io.BytesIO()  # torch's own writer hides the operating system's error
     torch.save(dict(content), buffer)
     try:
