@@ -53,7 +53,7 @@ def trained(synthetic, tmp_path_factory) -> tuple[Path, PneumoniaClassifier]:
     folder = tmp_path_factory.mktemp("run")
     weights = folder / "weights.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), weights)
-    settings = {"weights": str(weights), "pos_weight": "balanced", "fit": "pad"}
+    settings = {"weights": str(weights), "pos_weight": "balanced", "resize_mode": "pad"}
     settings["optimizer"] = {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.99]}
     settings["schedule"] = {"name": "OneCycleLR"}
     checkpoint, model = train(synthetic, folder, **settings)
@@ -86,7 +86,7 @@ def test_it_carries_its_settings_and_asks_for_no_weights_again(trained):
     loaded = PneumoniaClassifier.load_from_checkpoint(path, weights_only=True)
     changed = {"pretrained": False, "weights": None}
     assert dict(loaded.hparams) == dict(model.hparams) | changed
-    assert loaded.hparams["fit"] == "pad"
+    assert loaded.hparams["resize_mode"] == "pad"
     assert torch.equal(loaded.pos_weight, model.pos_weight)
     assert float(loaded.pos_weight) != 1
 
