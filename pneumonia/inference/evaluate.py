@@ -166,7 +166,7 @@ def describe(
     settings = checkpoint.get("hyper_parameters", {})
     metadata["model"] = {
         key: settings[key]
-        for key in ("backbone", "image_size", "fit", "interpolation")
+        for key in ("backbone", "image_size", "resize_mode", "interpolation")
         if key in settings
     } | {
         "checkpoint format": checkpoint.get("format_version"),

@@ -122,7 +122,7 @@ _KEPT = (
     *("calibration", "operating_point", "abstention", "ood_threshold"),
     *("metadata", "recalibration"),
 )
-_SETTINGS = ("backbone", "image_size", "fit", "interpolation")
+_SETTINGS = ("backbone", "image_size", "resize_mode", "interpolation")
 
 
 class _Whole(nn.Module):
@@ -239,7 +239,7 @@ def _metadata(classifier: InferenceModel) -> dict[str, str]:
         "classes": ",".join(content["classes"]),
         "threshold": repr(content["operating_point"]["threshold"]),
         "image_size": str(settings["image_size"]),
-        "fit": settings["fit"],
+        "resize_mode": settings["resize_mode"],
         "interpolation": settings["interpolation"],
         "pneumonia_version": str(content.get("pneumonia_version")),
     }

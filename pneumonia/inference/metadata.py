@@ -48,7 +48,9 @@ def read_preprocessing(checkpoint: Mapping[str, Any], name: str | Path) -> Prepr
     """
     settings = checkpoint.get("hyper_parameters", {})
     try:
-        return Preprocessing(settings["image_size"], settings["fit"], settings["interpolation"])
+        return Preprocessing(
+            settings["image_size"], settings["resize_mode"], settings["interpolation"]
+        )
     except (ConfigError, *DAMAGED) as error:
         raise CheckpointError(
             f"{name} does not say how an image becomes the model's input ({error}); name the"

@@ -363,11 +363,11 @@ def lay_back(
     side = heat.shape[0]
     square = Image.fromarray(heat)
     box: tuple[float, float, float, float] = (0, 0, side, side)
-    if preprocessing.fit == "pad":
+    if preprocessing.resize_mode == "pad":
         inner = side * min(width / height, height / width)
         edge = (side - inner) / 2
         box = (0, edge, side, side - edge) if width > height else (edge, 0, side - edge, side)
-    if preprocessing.fit != "crop":
+    if preprocessing.resize_mode != "crop":
         return np.asarray(square.resize(size, Image.Resampling.BILINEAR, box=box))
     least = min(width, height)
     left, top = (width - least) // 2, (height - least) // 2

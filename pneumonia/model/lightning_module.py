@@ -31,7 +31,7 @@ class PneumoniaClassifier(LightningModule):
         pretrained: Start from timm's pretrained weights.
         weights: Start from a local file of pretrained weights instead.
         image_size: Side of the input square, pixels.
-        fit: How an image becomes that square: `squash`, `pad` or `crop`.
+        resize_mode: How an image becomes that square: `squash`, `pad` or `crop`.
         interpolation: How it is resized: `nearest`, `bilinear` or `bicubic`.
         drop_rate: Dropout before the head, 0 to below 1.
         drop_path_rate: Stochastic depth, 0 to below 1.
@@ -56,7 +56,7 @@ class PneumoniaClassifier(LightningModule):
         pretrained: bool = True,
         weights: str | None = None,
         image_size: int = 224,
-        fit: str = "squash",
+        resize_mode: str = "squash",
         interpolation: str = "bilinear",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,

@@ -175,7 +175,7 @@ def finalize(
     if trainer.is_global_zero:
         detector = fit_detector(
             checkpoint,
-            datamodule.radiographs("val"),
+            datamodule.dataset("val"),
             trainer.strategy.root_device,
             datamodule.batch_size,
         )

@@ -36,7 +36,7 @@ def samples(tmp_path, sizes, patients=None) -> Manifest:
         Image.new("L", size).save(tmp_path / name)
         paths.append(str(tmp_path / name))
         labels.append(label)
-    return Manifest.identified(paths, labels, r"^(\w+)_" if patients else "file")
+    return Manifest.from_paths(paths, labels, r"^(\w+)_" if patients else "file")
 
 
 def test_attributes_find_a_shortcut_and_no_other(tmp_path):

@@ -58,7 +58,7 @@ def trained(synthetic, tmp_path_factory) -> tuple[Path, PneumoniaClassifier]:
     folder = tmp_path_factory.mktemp("run")
     weights = folder / "weights.safetensors"
     save_file(timm.create_model("test_resnet").state_dict(), weights)
-    settings = {"weights": str(weights), "pos_weight": "balanced"}
+    settings = {"weights": str(weights), "pos_weight": "balanced", "resize_mode": "pad"}
     settings["optimizer"] = {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.99]}
     settings["schedule"] = {"name": "OneCycleLR"}
     checkpoint, model = train(synthetic, folder, **settings)

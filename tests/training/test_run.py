@@ -128,7 +128,7 @@ model = PneumoniaClassifier.load_from_checkpoint(
     {str(run_directory / "checkpoints" / "best.ckpt")!r}, weights_only=True).eval()
 rows = Predictions.read({str(run_directory / "predictions.csv")!r})
 h = model.hparams
-read = Preprocessing(h["image_size"], h["fit"], h["interpolation"]).read
+read = Preprocessing(h["image_size"], h["resize_mode"], h["interpolation"]).read
 images = torch.stack([torch.from_numpy(read(p).copy())[None] for p in rows.path])
 with torch.inference_mode():
     logits = model(images).numpy()
