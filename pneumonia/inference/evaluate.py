@@ -20,7 +20,7 @@ from pneumonia.inference.predictor import InferenceModel
 from pneumonia.inference.shortcut_probe import probe_shortcuts
 from pneumonia.model.checkpoint import read_checkpoint
 
-_SETTINGS = ("backbone", "image_size", "fit", "interpolation")
+_SETTINGS = ("backbone", "image_size", "resize_mode", "interpolation")
 _MAX_SIDE = 400
 """Pixels of the longer side of an image in the report."""
 

@@ -34,10 +34,11 @@ TOLERANCE = 1e-4
 """Allowed difference of a probability; of an OOD score, relative where it exceeds 1; of a logit,
 relative to the largest of the batch where that exceeds 1."""
 
-_SETTINGS = ("backbone", "image_size", "fit", "interpolation")
+_SETTINGS = ("backbone", "image_size", "resize_mode", "interpolation")
 _METADATA_KEYS = (
     *describe(),
-    *("calibration", "operating_point", "abstention", "metadata", "recalibration"),
+    *("calibration", "operating_point", "abstention", "ood_threshold", "metadata"),
+    "recalibration",
 )
 _INTERPOLATED = 16
 
@@ -143,8 +144,6 @@ def _metadata(model: InferenceModel) -> dict[str, str]:
         kept["metadata"] = kept["metadata"] | {"training": training}
     settings = {key: checkpoint["hyper_parameters"][key] for key in _SETTINGS}
     kept["hyper_parameters"] = settings
-    if (detector := checkpoint.get("detector")) is not None:  # without its arrays
-        kept["detector"] = {k: v for k, v in detector.items() if isinstance(v, int | float | str)}
     return {
         METADATA: json.dumps(kept),
         "classes": ",".join(checkpoint["classes"]),

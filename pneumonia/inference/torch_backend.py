@@ -1,6 +1,5 @@
 """Runs a checkpoint with torch."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,7 @@ from pneumonia.inference.metadata import read_preprocessing
 from pneumonia.inference.types import ModelOutput, Pixels
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.model.network import PneumoniaNetwork
-from pneumonia.model.ood_detector import VERSION, OODDetector, version
-
-log = logging.getLogger(__name__)
+from pneumonia.model.ood_detector import OODDetector
 
 _PREFIX = "network."
 
@@ -85,25 +82,9 @@ def open_checkpoint(path: str | Path, device: str = "auto") -> tuple[TorchBacken
         ) from error
     if settings.get("channels_last") is not False:
         network.to(memory_format=torch.channels_last)
-    return TorchBackend(network, _detector(checkpoint, path), chosen), checkpoint
-
-
-def _detector(checkpoint: dict[str, Any], path: str | Path) -> OODDetector | None:
-    """The OOD detector; one of another version is removed from the content."""
-    values = checkpoint.get("detector")
-    if values is None:
-        return None
-    if (found := version(values)) != VERSION:
-        log.warning(
-            "%s: its OOD detector has version %s, expected %d; no image will be flagged as"
-            " out-of-distribution. Train again to have one.",
-            path,
-            found,
-            VERSION,
-        )
-        del checkpoint["detector"]
-        return None
-    return OODDetector.from_dict(values)
+    values = checkpoint.pop("ood_detector", None)
+    detector = None if values is None else OODDetector.from_dict(values)
+    return TorchBackend(network, detector, chosen), checkpoint
 
 
 def choose_device(name: str) -> torch.device:

@@ -38,7 +38,7 @@ def write_samples(folder, widths, patients=None) -> Manifest:
             str(folder / f"p{number if patients is None else patients[number]}_{number}.png")
         )
         Image.new("L", (int(width), 40)).save(paths[-1])
-    return Manifest.identified(paths, labels, r"^(\w+)_")
+    return Manifest.from_paths(paths, labels, r"^(\w+)_")
 
 
 def test_attributes_find_a_shortcut_and_no_other(tmp_path):

@@ -128,7 +128,7 @@ model = PneumoniaClassifier.load_from_checkpoint(
     {str(run_directory / "checkpoints" / "best.ckpt")!r}, weights_only=True).eval()
 rows = Predictions.read({str(run_directory / "predictions.csv")!r})
 h = model.hparams
-read = Preprocessing(h["image_size"], h["fit"], h["interpolation"]).read
+read = Preprocessing(h["image_size"], h["resize_mode"], h["interpolation"]).read
 images = torch.stack([torch.from_numpy(read(p).copy())[None] for p in rows.path])
 with torch.inference_mode():
     logits = model(images).numpy()
@@ -143,7 +143,7 @@ print(np.abs(logits - rows.logit).max())
 
 def test_the_checkpoint_says_what_it_is_and_needs_no_download(run_directory):
     checkpoint = torch.load(run_directory / "checkpoints" / "best.ckpt", weights_only=True)
-    assert checkpoint["format_version"] == 1
+    assert checkpoint["format_version"] == 2
     assert checkpoint["classes"] == ["NORMAL", "PNEUMONIA"]
     assert checkpoint["hyper_parameters"]["pretrained"] is False
     assert "optimizer_states" not in checkpoint

@@ -381,7 +381,7 @@ ITEMS: tuple[Item, ...] = (
     Item(6, "goal of the study", None, AUTHORS),
     Item(7, "data sources", "cohort", "folder, fingerprint, attribution"),
     Item(8, "eligibility criteria", None, "those of the data set's authors"),
-    Item(9, "preprocessing", "training", "size, fit, interpolation"),
+    Item(9, "preprocessing", "training", "size, resize_mode, interpolation"),
     Item(10, "selection of subsets", "cohort", "splits as used"),
     Item(11, "definitions of data elements", "cohort", "classes and subtypes"),
     Item(12, "de-identification", None, "done by the data set's authors"),

@@ -52,7 +52,7 @@ class SanityChecks(Callback):
         check_alpha(self.alpha)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         if self.test:
-            if not datamodule.has("test"):
+            if not datamodule.has_split("test"):
                 raise DataError(
                     f"{datamodule.root} has no test split to open after the fit; add one, or train"
                     " without it by test=false."
@@ -124,7 +124,7 @@ def _check_splits(datamodule: ChestXrayDataModule, processes: int) -> None:
             if count == 0:
                 raise DataError(
                     f"the {name} split of {datamodule.root} has {len(samples)} images and none of"
-                    f" {label}; change data.holdout.fraction or data.holdout.strategy, or add"
+                    f" {label}; change data.split.fraction or data.split.strategy, or add"
                     " patients."
                 )
     size = len(datamodule.splits["train"])
