@@ -134,16 +134,11 @@ def percentile_interval(
     return min(float(low), value), max(float(high), value)
 
 
-class StructuralComponents(NamedTuple):
-    """The contribution of each cluster to an AUROC (DeLong, DeLong and Clarke-Pearson 1988).
+class _Components(NamedTuple):
+    """Contribution of each cluster to an AUROC (DeLong, DeLong and Clarke-Pearson 1988).
 
-    Attributes:
-        auroc: The AUROC.
-        positive: Shape (g,): sum over the cluster's PNEUMONIA images of (fraction of NORMAL images
-            that they outrank - AUROC), divided by the number of all PNEUMONIA images.
-        negative: Shape (g,): likewise of its NORMAL images.
-        has_positive: Shape (g,), whether the cluster has a PNEUMONIA image.
-        has_negative: Shape (g,), whether it has a NORMAL image.
+    `positive` is, by cluster, the sum over its PNEUMONIA images of (fraction of NORMAL images that
+    they outrank - AUROC), divided by the number of all PNEUMONIA images; `negative` likewise.
     """
 
     auroc: float
@@ -153,22 +148,14 @@ class StructuralComponents(NamedTuple):
     has_negative: NDArray[np.bool_]
 
 
-def structural_components(
-    table: PredictionTable, *, clustered: bool = True
-) -> StructuralComponents:
-    """Split the AUROC into the contributions of clusters.
-
-    Args:
-        table: The predictions.
-        clustered: Whether a cluster is a patient, or else a single image.
-    """
+def _components(table: PredictionTable, *, clustered: bool = True) -> _Components:
     truth, scores = table.positive, table.scores
     outranked = _fraction_below(scores[truth], scores[~truth])
     outranking = 1 - _fraction_below(scores[~truth], scores[truth])
     auroc = float(outranked.mean())
     clusters = table.patient_ids if clustered else np.arange(len(table))
     n = int(clusters.max()) + 1
-    return StructuralComponents(
+    return _Components(
         auroc,
         np.bincount(clusters[truth], outranked - auroc, n) / outranked.size,
         np.bincount(clusters[~truth], outranking - auroc, n) / outranking.size,
@@ -177,18 +164,11 @@ def structural_components(
     )
 
 
-def auroc_covariance(a: StructuralComponents, b: StructuralComponents) -> float:
-    """Compute the covariance of two AUROCs on the same images; of one with itself, its variance.
+def _covariance(a: _Components, b: _Components) -> float:
+    """Covariance of two AUROCs on the same images; NaN with fewer than two clusters in a class.
 
     Obuchowski, Biometrics 53 (1997), 567: S10 / m + S01 / n + 2 S11 / (m n), and with one image
     per cluster the variance of DeLong et al., Biometrics 44 (1988), 837.
-
-    Args:
-        a: Components of one model's AUROC.
-        b: Components of the other's, of the same images in the same clusters.
-
-    Returns:
-        The covariance; NaN with fewer than two clusters in a class.
     """
     i10, i01, i = a.has_positive.sum(), a.has_negative.sum(), a.positive.size
     if min(i10, i01) < 2:  # noqa: PLR2004 - a variance needs two
@@ -212,8 +192,8 @@ def auroc_estimate(table: PredictionTable, *, clustered: bool = True) -> Estimat
         clustered: Whether images of a patient may depend on each other.
     """
     method = OBUCHOWSKI if clustered and table.patient is not None else DELONG
-    found = structural_components(table, clustered=clustered)
-    variance = auroc_covariance(found, found)
+    found = _components(table, clustered=clustered)
+    variance = _covariance(found, found)
     if not (variance > 0 and 0 < found.auroc < 1):
         return Estimate.without_interval(found.auroc, f"the variance is 0 or undefined ({method})")
     spread = found.auroc * (1 - found.auroc)
@@ -234,12 +214,8 @@ def auroc_difference(a: PredictionTable, b: PredictionTable) -> tuple[Estimate, 
         The difference, and the two-sided p-value of equal AUROC (NaN where the variance is 0).
     """
     method = DELONG if a.patient is None else OBUCHOWSKI
-    of_a, of_b = structural_components(a), structural_components(b)
-    variance = (
-        auroc_covariance(of_a, of_a)
-        + auroc_covariance(of_b, of_b)
-        - 2 * auroc_covariance(of_a, of_b)
-    )
+    of_a, of_b = _components(a), _components(b)
+    variance = _covariance(of_a, of_a) + _covariance(of_b, of_b) - 2 * _covariance(of_a, of_b)
     difference = of_b.auroc - of_a.auroc
     if not variance > np.finfo(float).eps:
         reason = f"the variance is 0 or undefined ({method})"

@@ -33,9 +33,6 @@ HALF = 0.5
 AT_HALF = f"at_{HALF}/"
 """Prefix of the names of metrics at probability 0.5."""
 
-GRID = np.arange(1, 100) / 100
-"""Threshold probabilities of the decision curve."""
-
 _MORE_THAN_CHANCE = 0.025
 
 Origin = Literal["validation", "site", "given", "default", "missing"]
@@ -122,6 +119,8 @@ class ShortcutProbe:
 class DecisionCurve(NamedTuple):
     """Net benefit over the threshold probability; treating no one has net benefit 0.
 
+    It holds at the prevalence of the table, and for calibrated probabilities only.
+
     Attributes:
         threshold: Shape (k,), rising, in (0, 1).
         net_benefit: Of treating those with a probability of at least the threshold.
@@ -149,7 +148,14 @@ class EvaluationResult:
         metrics: By name, without `test/`. Plain names at the threshold, `at_0.5/...` at 0.5,
             `<subtype>/...` and `<subtype>/at_0.5/...` for the PNEUMONIA images of a subtype with
             all NORMAL images (so that predictive values, accuracy and calibration of a subtype are
-            those of another prevalence). With abstention also those of `selective_metrics`.
+            those of another prevalence). `auroc_obuchowski` and `auroc_delong` have other intervals
+            than `auroc`, as have those with `_wilson`. With abstention also `coverage`,
+            `coverage_positive` and `coverage_negative` (the fraction of images that are not
+            uncertain), `decided/sensitivity`, `decided/specificity` and `decided/accuracy` among
+            those, `decided/false_negative_patients` and `decided/false_positive_patients` (the
+            fraction of PNEUMONIA and of NORMAL patients with an image confidently predicted as the
+            other class, which alpha bounds), `alpha`, `uncertain_from`, `uncertain_below`,
+            `n_decided`.
         confusion: The confusion matrix at the threshold.
         reliability: Points of the reliability diagram.
         decision_curve: The decision curve.
@@ -208,11 +214,6 @@ def evaluate_predictions(
         seed: Of the bootstrap.
         replicates: Of the bootstrap, at least 200.
 
-    Returns:
-        The result. Beside each `auroc` with its bootstrap interval are `auroc_obuchowski` and
-        `auroc_delong`, beside `sensitivity` and `specificity` those of `_wilson`; counts are `n`,
-        `n_positive`, `n_patients`, `n_patients_positive` and `n_patients_negative`.
-
     Raises:
         EvaluationError: If the threshold is outside [0, 1].
     """
@@ -233,8 +234,8 @@ def evaluate_predictions(
         metrics |= {f"{subtype}/{name}": estimate for name, estimate in of_subtype.items()}
     notes = _notes(table)
     if abstention is not None:
-        metrics |= selective_metrics(table, abstention, weights)
-        notes += violated_guarantees(table, abstention)
+        metrics |= _selective_metrics(table, abstention, weights)
+        notes += _violated_guarantees(table, abstention)
     for note in notes:
         log.warning(note)
     return EvaluationResult(
@@ -245,7 +246,7 @@ def evaluate_predictions(
         metrics=metrics,
         confusion=confusion(table.label, table.probability >= cut),
         reliability=reliability(table.label, table.probability),
-        decision_curve=decision_curve(table, weights),
+        decision_curve=_decision_curve(table, weights),
         notes=notes,
         abstention=abstention,
         probes=tuple(probes),
@@ -317,19 +318,9 @@ def _notes(table: PredictionTable) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def decision_curve(
-    table: PredictionTable, weights: NDArray[np.int32], thresholds: NDArray[np.float64] = GRID
-) -> DecisionCurve:
-    """Compute net benefit, TP / n - FP / n * t / (1 - t), at each threshold probability t.
-
-    Vickers and Elkin, Medical Decision Making 26 (2006), 565. It holds at the prevalence of the
-    table, and for calibrated probabilities only.
-
-    Args:
-        table: The predictions.
-        weights: What `draw_patients` returned for this table.
-        thresholds: Shape (k,), in (0, 1).
-    """
+def _decision_curve(table: PredictionTable, weights: NDArray[np.int32]) -> DecisionCurve:
+    """Net benefit TP / n - FP / n * t / (1 - t): Vickers and Elkin, Med Decis Making 26 (2006)."""
+    thresholds = np.arange(1, 100) / 100
     odds = thresholds / (1 - thresholds)
     predicted = table.probability[:, None] >= thresholds
     benefit = table.sum_by_patient(np.where(table.positive[:, None], 1.0, -odds) * predicted)
@@ -346,24 +337,9 @@ def decision_curve(
     )
 
 
-def selective_metrics(
+def _selective_metrics(
     table: PredictionTable, abstention: Abstention, weights: NDArray[np.int32]
 ) -> dict[str, Estimate]:
-    """Measure abstention on images that did not choose its range.
-
-    Args:
-        table: The predictions.
-        abstention: The range of uncertain images.
-        weights: What `draw_patients` returned for this table.
-
-    Returns:
-        `coverage`, `coverage_positive` and `coverage_negative`: the fraction of all, PNEUMONIA and
-        NORMAL images that are not uncertain (decided). `decided/sensitivity`,
-        `decided/specificity` and `decided/accuracy` among those, NaN where there are none.
-        `decided/false_negative_patients` and `decided/false_positive_patients`: the fraction of
-        PNEUMONIA and of NORMAL patients with an image confidently predicted as the other class,
-        which alpha bounds. `alpha`, `uncertain_from`, `uncertain_below` and `n_decided`.
-    """
     truth, decided = table.positive, ~abstention.uncertain(table.probability)
     correct = decided & (truth == (table.probability >= abstention.upper))
     fractions = {
@@ -375,7 +351,7 @@ def selective_metrics(
         "decided/accuracy": (correct, decided),
     }
     found = {name: _fraction(table, *images, weights) for name, images in fractions.items()}
-    for label, (wrong, n) in confidently_wrong_patients(table, abstention).items():
+    for label, (wrong, n) in _confidently_wrong(table, abstention).items():
         kind = "false_negative" if label == PNEUMONIA else "false_positive"
         found[f"decided/{kind}_patients"] = Estimate(
             wrong / n,
@@ -390,18 +366,10 @@ def selective_metrics(
     }
 
 
-def confidently_wrong_patients(
+def _confidently_wrong(
     table: PredictionTable, abstention: Abstention
 ) -> dict[int, tuple[int, int]]:
-    """Count patients with an image of a class that is confidently predicted as the other.
-
-    Args:
-        table: The predictions.
-        abstention: The range of uncertain images.
-
-    Returns:
-        By label: their number, and the number of all patients with an image of that class.
-    """
+    """Count, by label, patients with an image confidently predicted as the other; and all."""
     p, truth = table.probability, table.positive
     found = {}
     for label, images, wrong in (
@@ -415,22 +383,12 @@ def confidently_wrong_patients(
     return found
 
 
-def error_probability(abstention: Abstention, label: int, wrong: int, patients: int) -> float:
+def _error_probability(abstention: Abstention, label: int, wrong: int, patients: int) -> float:
     """Compute how likely so many confidently wrong patients are if the guarantee holds.
 
     With k = floor(alpha * (n + 1)) the errors among m further patients follow a beta-binomial
     distribution of m, k and n + 1 - k (Angelopoulos and Bates, Foundations and Trends in Machine
-    Learning 16 (2023), 494), which counts chance in both sets of patients. Where the threshold
-    widened the range, fewer are expected.
-
-    Args:
-        abstention: The range of uncertain images.
-        label: NORMAL or PNEUMONIA.
-        wrong: Patients of that class with an image confidently predicted as the other.
-        patients: m, all patients of that class.
-
-    Returns:
-        The probability of `wrong` or more.
+    Learning 16 (2023), 494), which counts chance in both sets of patients.
     """
     n = abstention.n_patients_positive if label == PNEUMONIA else abstention.n_patients_negative
     k = conformal_rank(abstention.alpha, n)
@@ -439,21 +397,13 @@ def error_probability(abstention: Abstention, label: int, wrong: int, patients: 
     return float(betabinom(patients, k, n + 1 - k).sf(wrong - 1))
 
 
-def violated_guarantees(table: PredictionTable, abstention: Abstention) -> tuple[str, ...]:
-    """Report classes with more confidently wrong patients than alpha allows.
-
-    Args:
-        table: The predictions.
-        abstention: The range of uncertain images.
-
-    Returns:
-        A sentence for each such class, which says whether chance explains it.
-    """
+def _violated_guarantees(table: PredictionTable, abstention: Abstention) -> tuple[str, ...]:
+    """Name the classes with more confidently wrong patients than alpha allows."""
     sentences = []
-    for label, (wrong, n) in confidently_wrong_patients(table, abstention).items():
+    for label, (wrong, n) in _confidently_wrong(table, abstention).items():
         if wrong <= abstention.alpha * n:
             continue
-        p = error_probability(abstention, label, wrong, n)
+        p = _error_probability(abstention, label, wrong, n)
         verdict = (
             f"chance alone gives as many in {p:.0%} of tests"
             if p >= _MORE_THAN_CHANCE

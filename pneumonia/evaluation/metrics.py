@@ -7,7 +7,7 @@ scores that the model tells apart.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,9 +32,8 @@ _CELLS = 150_000
 """Images times replicates held at once: about 1 MB, so that they fit into the processor's cache."""
 
 
-@dataclass(frozen=True)
-class Confusion:
-    """The confusion matrix; images of both classes are present.
+class Confusion(NamedTuple):
+    """The confusion matrix: int, or float64 arrays of one shape under several weightings.
 
     Attributes:
         tp: PNEUMONIA images predicted as PNEUMONIA.
@@ -43,28 +42,28 @@ class Confusion:
         fn: PNEUMONIA images predicted as NORMAL.
     """
 
-    tp: int
-    fp: int
-    tn: int
-    fn: int
+    tp: Any
+    fp: Any
+    tn: Any
+    fn: Any
 
     @property
-    def n_positive(self) -> int:
-        """The number of PNEUMONIA images."""
+    def n_positive(self) -> Any:
+        """The number of PNEUMONIA images, above 0."""
         return self.tp + self.fn
 
     @property
-    def n_negative(self) -> int:
-        """The number of NORMAL images."""
+    def n_negative(self) -> Any:
+        """The number of NORMAL images, above 0."""
         return self.tn + self.fp
 
     @property
-    def sensitivity(self) -> float:
+    def sensitivity(self) -> Any:
         """The fraction of PNEUMONIA images predicted as PNEUMONIA (recall)."""
         return self.tp / self.n_positive
 
     @property
-    def specificity(self) -> float:
+    def specificity(self) -> Any:
         """The fraction of NORMAL images predicted as NORMAL."""
         return self.tn / self.n_negative
 
@@ -83,42 +82,6 @@ def confusion(labels: ArrayLike, predicted: NDArray[np.bool_]) -> Confusion:
         tn=int((~positive & ~predicted).sum()),
         fn=int((positive & ~predicted).sum()),
     )
-
-
-class Counts(NamedTuple):
-    """Weighted counts of images at a threshold, arrays of one shape.
-
-    Attributes:
-        tp: PNEUMONIA images predicted as PNEUMONIA.
-        fp: NORMAL images predicted as PNEUMONIA.
-        n_positive: PNEUMONIA images, above 0.
-        n_negative: NORMAL images, above 0.
-    """
-
-    tp: Array
-    fp: Array
-    n_positive: Array
-    n_negative: Array
-
-    @property
-    def fn(self) -> Array:
-        """PNEUMONIA images predicted as NORMAL."""
-        return self.n_positive - self.tp
-
-    @property
-    def tn(self) -> Array:
-        """NORMAL images predicted as NORMAL."""
-        return self.n_negative - self.fp
-
-    @property
-    def recall(self) -> Array:
-        """The fraction of PNEUMONIA images predicted as PNEUMONIA."""
-        return self.tp / self.n_positive
-
-    @property
-    def specificity(self) -> Array:
-        """The fraction of NORMAL images predicted as NORMAL."""
-        return self.tn / self.n_negative
 
 
 class Ranking:
@@ -203,8 +166,8 @@ class Metric:
     Attributes:
         name: Key in `metrics.json`, without `test/`.
         label: Name in tables.
-        function: From `Counts` if it needs a threshold, else from `WeightedTable`, to shape (r,);
-            NaN where undefined.
+        function: Of a `Confusion` if it needs a threshold, else of a `WeightedTable`; returns shape
+            (r,), NaN where undefined.
         needs_threshold: Whether it depends on the threshold.
         higher_is_better: None where neither direction is.
     """
@@ -223,7 +186,7 @@ def _ratio(part: Array, whole: Array) -> Array:
     return ratio
 
 
-def _mcc(c: Counts) -> Array:
+def _mcc(c: Confusion) -> Array:
     """Correlation of label and predicted class (Matthews 1975), 0 if all predictions are equal."""
     spread = (
         np.sqrt(c.tp + c.fp) * np.sqrt(c.tn + c.fn) * np.sqrt(c.n_positive) * np.sqrt(c.n_negative)
@@ -231,33 +194,25 @@ def _mcc(c: Counts) -> Array:
     return np.nan_to_num(_ratio(c.tp * c.tn - c.fp * c.fn, spread), nan=0.0)
 
 
-def _ppv_at(prevalence: float) -> Callable[[Counts], Array]:
+def _ppv(c: Confusion, prevalence: float) -> Array:
     """PPV by Bayes' theorem (Altman and Bland, BMJ 309, 1994, 102)."""
-
-    def ppv(c: Counts) -> Array:
-        tp, fp = c.recall * prevalence, c.fp / c.n_negative * (1 - prevalence)
-        return _ratio(tp, tp + fp)
-
-    return ppv
+    tp, fp = c.sensitivity * prevalence, c.fp / c.n_negative * (1 - prevalence)
+    return _ratio(tp, tp + fp)
 
 
-def _npv_at(prevalence: float) -> Callable[[Counts], Array]:
-    """NPV by Bayes' theorem, likewise."""
-
-    def npv(c: Counts) -> Array:
-        tn, fn = c.specificity * (1 - prevalence), c.fn / c.n_positive * prevalence
-        return _ratio(tn, tn + fn)
-
-    return npv
+def _npv(c: Confusion, prevalence: float) -> Array:
+    """NPV by Bayes' theorem."""
+    tn, fn = c.specificity * (1 - prevalence), c.fn / c.n_positive * prevalence
+    return _ratio(tn, tn + fn)
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("recall", "recall (sensitivity)", lambda c: c.recall),
+    Metric("recall", "recall (sensitivity)", lambda c: c.sensitivity),
     Metric("specificity", "specificity", lambda c: c.specificity),
     Metric("precision", "precision (PPV)", lambda c: _ratio(c.tp, c.tp + c.fp)),
     Metric("npv", "NPV", lambda c: _ratio(c.tn, c.tn + c.fn)),
     Metric("accuracy", "accuracy", lambda c: (c.tp + c.tn) / (c.n_positive + c.n_negative)),
-    Metric("balanced_accuracy", "balanced accuracy", lambda c: (c.recall + c.specificity) / 2),
+    Metric("balanced_accuracy", "balanced accuracy", lambda c: (c.sensitivity + c.specificity) / 2),
     Metric("f1", "F1", lambda c: 2 * c.tp / (c.n_positive + c.tp + c.fp)),
     Metric("mcc", "MCC", _mcc),
     Metric("auroc", "AUROC", lambda w: w.ranking[0], needs_threshold=False),
@@ -285,9 +240,12 @@ METRICS: tuple[Metric, ...] = (
 """All metrics of tables and comparisons, in the order in which they are shown."""
 
 PREVALENCE_METRICS: tuple[Metric, ...] = tuple(
-    Metric(f"{name}_at_{p:.0%}".replace("%", "_percent"), f"{label} at {p:.0%}", at(p))
+    Metric(f"{value}_at_{p:.0%}".replace("%", "_percent"), f"{value.upper()} at {p:.0%}", function)
     for p in PREVALENCES
-    for name, label, at in (("ppv", "PPV", _ppv_at), ("npv", "NPV", _npv_at))
+    for value, function in (
+        ("ppv", partial(_ppv, prevalence=p)),
+        ("npv", partial(_npv, prevalence=p)),
+    )
 )
 """Predictive values at other prevalences: PPV and NPV at each of `PREVALENCES`."""
 
@@ -309,9 +267,12 @@ def threshold_metrics(
     Returns:
         By name, arrays of that shape; predictive values are NaN where no image is predicted so.
     """
-    counts = Counts(*(np.asarray(x, np.float64) for x in (tp, fp, n_positive, n_negative)))
+    tp, fp, positive, negative = (
+        np.asarray(x, np.float64) for x in (tp, fp, n_positive, n_negative)
+    )
+    matrix = Confusion(tp, fp, negative - fp, positive - tp)
     return {
-        metric.name: metric.function(counts)
+        metric.name: metric.function(matrix)
         for metric in (*METRICS, *PREVALENCE_METRICS)
         if metric.needs_threshold
     }
