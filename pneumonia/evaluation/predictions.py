@@ -277,7 +277,7 @@ class PredictionTable:
 
     def _check_shapes(self) -> None:
         n = np.size(self.label)
-        for name in COLUMNS:
+        for name in ("label", *COLUMNS):
             if getattr(self, name) is None:
                 continue
             column = np.asarray(getattr(self, name))
