@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -16,15 +17,15 @@ from pneumonia import cli
 from pneumonia.errors import EvaluationError
 from pneumonia.evaluation.predictions import PredictionTable
 
+WORDS = (
+    "NORMAL PNEUMONIA 0 1 2 yes nan inf -inf 0.5 0,5 1e-320 1e999 -0.0 1.01 0x1 1_0 viral None ٣"
+)
 CELL = st.one_of(
+    st.sampled_from(re.split(" ", WORDS)),
     st.sampled_from(
-        "NORMAL PNEUMONIA 0 1 2 yes nan inf -inf 0.5 0,5 1e-320 1e999 -0.0 1.0000001 0x1 1_0"
-        " bacterial viral normal None null =1+1 é ٣".split()
+        ["pneumonia ", "", " ", '"', 'a"b', "a,b", "a;b", "a\nb", "a\rb", "\ufeff", "\0"]
     ),
-    st.sampled_from(
-        ["pneumonia ", "", " ", '"', 'a"b', "a,b", "a;b", "a\nb", "a\rb", "\ufeff", "\0", "\udcff"]
-    ),
-    st.sampled_from(["x" * 200_000, "1" * 400, "\u202e", "\x1b[2J"]),
+    st.sampled_from(["x" * 200_000, "1" * 400, "\udcff", "\u202e", "\x1b[2J"]),
     st.floats(0, 1).map(repr),
     st.text(max_size=6),
 )
