@@ -18,8 +18,6 @@ from pneumonia.evaluation.calibration import (
     RecalibrationLine,
     bin_numbers,
     fit_recalibration,
-    log_losses,
-    log_odds,
 )
 from pneumonia.evaluation.predictions import PredictionTable
 
@@ -27,6 +25,9 @@ Array = NDArray[np.float64]
 
 PREVALENCES = (0.05, 0.2, 0.5)
 """Prevalences of PNEUMONIA for which predictive values are given."""
+
+_EPSILON = float(np.finfo(np.float64).eps)
+"""Distance from 0 and 1 that probabilities keep where a logarithm is taken, as in scikit-learn."""
 
 _CELLS = 150_000
 """Images times replicates held at once: about 1 MB, so that they fit into the processor's cache."""
@@ -84,12 +85,8 @@ def confusion(labels: ArrayLike, predicted: NDArray[np.bool_]) -> Confusion:
     )
 
 
-class Ranking:
-    """Images ordered by score, ties together, ready to be weighted.
-
-    Args:
-        table: The images.
-    """
+class _Ranking:
+    """Images ordered by score, ties together, ready to be weighted."""
 
     def __init__(self, table: PredictionTable) -> None:
         self._order = np.argsort(-table.scores, kind="stable")
@@ -98,18 +95,12 @@ class Ranking:
         self._starts = np.concatenate(([0], np.flatnonzero(np.diff(descending)) + 1))
 
     def measure(self, weights: Array) -> tuple[Array, Array]:
-        """Compute AUROC and average precision of weighted images.
+        """Compute AUROC and average precision of weighted images, weights of shape (r, n).
 
         The AUROC is the Mann-Whitney statistic: the probability that a random PNEUMONIA image
         scores higher than a random NORMAL one, ties counted half (Hanley and McNeil, Radiology
         143, 1982). Average precision is precision at each distinct score, weighted by the gain of
         recall: a sum of steps, as the trapezoid is too optimistic (Davis and Goadrich, ICML 2006).
-
-        Args:
-            weights: Shape (r, n), not negative, with some weight in each class in every row.
-
-        Returns:
-            AUROC and average precision, each of shape (r,), in [0, 1].
         """
         w = weights[:, self._order]
         positive = np.add.reduceat(np.where(self._labels, w, 0.0), self._starts, axis=1)
@@ -129,19 +120,19 @@ class WeightedTable:
     """Predictions under r weightings of their patients: the input of metrics without threshold.
 
     Attributes:
-        table: The predictions.
-        log_odds: Shape (n,), of the probabilities.
+        positive: Shape (n,): True for PNEUMONIA.
+        log_odds: Shape (n,): of the probabilities.
         order: The images ordered by score.
         weights: Shape (r, n): the weight of each image.
         n: Shape (r,): the sum of weights.
         squared_errors: Shape (r,): weighted sum of (probability - label)^2.
-        log_losses: Shape (r,): weighted sum of the log losses.
+        log_losses: Shape (r,): weighted sum of -log of the probability of the label.
         bin_gaps: Shape (r, `BINS`): weighted sum of (probability - label) in each bin.
     """
 
-    table: PredictionTable
+    positive: NDArray[np.bool_]
     log_odds: Array
-    order: Ranking
+    order: _Ranking
     weights: Array
     n: Array
     squared_errors: Array
@@ -155,8 +146,8 @@ class WeightedTable:
 
     @cached_property
     def recalibration(self) -> RecalibrationLine:
-        """Cox's recalibration line, r of them."""
-        return fit_recalibration(self.table.positive, self.log_odds, self.weights)
+        """Cox's recalibration lines."""
+        return fit_recalibration(self.positive, self.log_odds, self.weights)
 
 
 @dataclass(frozen=True)
@@ -301,7 +292,9 @@ def compute_metrics(
     if patient_weights is None:
         patient_weights = np.ones((1, table.n_patients))
     truth, p = table.positive, table.probability
-    columns = [truth, ~truth, (p - truth) ** 2, log_losses(truth, p)]
+    clipped = np.clip(p, _EPSILON, 1 - _EPSILON)
+    log_losses = -np.where(truth, np.log(clipped), np.log1p(-clipped))
+    columns = [truth, ~truth, (p - truth) ** 2, log_losses]
     for threshold in thresholds.values():
         columns += [truth & (p >= threshold), ~truth & (p >= threshold)]
     gaps = (bin_numbers(p)[:, None] == np.arange(BINS)) * (p - truth)[:, None]
@@ -314,12 +307,12 @@ def compute_metrics(
         tp, fp = sums.T[4 + 2 * place : 6 + 2 * place]
         for name, values in threshold_metrics(tp, fp, n_positive, n_negative).items():
             found[prefix + name] = values
-    order, odds, chunks = Ranking(table), log_odds(p), []
+    order, log_odds, chunks = _Ranking(table), np.log(clipped) - np.log1p(-clipped), []
     step = max(1, _CELLS // len(table))
     for rows in (slice(start, start + step) for start in range(0, len(sums), step)):
         weighted = WeightedTable(
-            table,
-            odds,
+            table.positive,
+            log_odds,
             order,
             patient_weights[rows][:, table.patient_ids].astype(np.float64),
             (n_positive + n_negative)[rows],

@@ -14,7 +14,6 @@ from pneumonia.evaluation.calibration import (
     bin_numbers,
     fit_recalibration,
     fit_temperature,
-    log_losses,
     reliability,
 )
 from pneumonia.evaluation.predictions import sigmoid
@@ -25,11 +24,6 @@ def drawn(seed: int, n: int = 300, scale: float = 1.0) -> tuple[np.ndarray, np.n
     rng = np.random.default_rng(seed)
     logits = rng.normal(0.5, 2, n)
     return (rng.random(n) < sigmoid(logits)).astype(int), scale * logits
-
-
-def test_certain_errors_cost_as_much_as_in_scikit_learn():
-    labels, p = np.array([0, 1, 1, 0]), np.array([1.0, 0.0, 1.0, 0.0])
-    assert log_losses(labels == 1, p).mean() == pytest.approx(log_loss(labels, p))
 
 
 def test_reliability_equals_scikit_learn():

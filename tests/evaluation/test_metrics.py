@@ -97,6 +97,12 @@ def test_probability_at_the_threshold_is_pneumonia():
     assert found["accuracy"] == 1
 
 
+def test_certain_errors_cost_as_much_as_in_scikit_learn():
+    labels, p = np.array([0, 1, 1, 0]), np.array([1.0, 0.0, 1.0, 0.0])
+    found = metric_values(PredictionTable(label=labels, probability=p), {})
+    assert found["log_loss"] == pytest.approx(sk.log_loss(labels, p))
+
+
 def test_saturated_logits_still_rank():
     logits = np.float32([-60, 40, 60, 60.5])
     assert len(set(sigmoid(logits[1:]))) == 1
