@@ -94,9 +94,6 @@ class Abstention:
     def from_dict(cls, values: Mapping[str, Any]) -> "Abstention":
         """Undo `to_dict`.
 
-        Args:
-            values: What `to_dict` returned.
-
         Raises:
             EvaluationError: If a value is missing, unknown or out of its range.
         """

@@ -69,22 +69,12 @@ class Estimate:
 
     @classmethod
     def exact(cls, value: Number, method: str) -> "Estimate":
-        """Make one of a known number, such as a count.
-
-        Args:
-            value: The number, and both ends.
-            method: What it is: `count`, `given`.
-        """
+        """Make one of a known number; `method` says what it is: `count`, `given`."""
         return cls(value, value, value, method)
 
     @classmethod
     def without_interval(cls, value: Number, reason: str) -> "Estimate":
-        """Make one of a number without an interval.
-
-        Args:
-            value: The number.
-            reason: Why there is no interval.
-        """
+        """Make one of a number without an interval, for the reason given."""
         return cls(value, math.nan, math.nan, f"none: {reason}")
 
 
@@ -262,25 +252,25 @@ def draw_patients(
             f" interval; {REPLICATES} is the default."
         )
     random = np.random.default_rng(seed)
+
+    def draw(rows: int, size: int) -> NDArray[np.int64]:
+        return random.multinomial(size, np.full(size, 1 / size), size=rows)
+
     weights = np.zeros((replicates, table.n_patients), np.int32)
     classes = table.patients_with(~table.positive), table.patients_with(table.positive)
     if not table.mixed_patients.size:
         for members in classes:
-            weights[:, members] = _draw(random, replicates, members.size)
+            weights[:, members] = draw(replicates, members.size)
         return weights
     missing = np.arange(replicates)
     for _ in range(_ATTEMPTS):
-        weights[missing] = _draw(random, missing.size, table.n_patients)
+        weights[missing] = draw(missing.size, table.n_patients)
         lacks = [weights[:, members].sum(axis=1) == 0 for members in classes]
         missing = np.flatnonzero(lacks[0] | lacks[1])
         if not missing.size:
             return weights
     weights[missing] = 1  # one patient of many holds a whole class: use the table itself
     return weights
-
-
-def _draw(random: np.random.Generator, rows: int, size: int) -> NDArray[np.int64]:
-    return random.multinomial(size, np.full(size, 1 / size), size=rows)
 
 
 def estimate_metrics(

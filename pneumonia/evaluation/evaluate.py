@@ -71,14 +71,7 @@ class EvaluatedModel:
     warnings: tuple[str, ...] = ()
 
     def lookup(self, *keys: str) -> Any:
-        """Look up a value in the metadata.
-
-        Args:
-            keys: From the outermost to the innermost.
-
-        Returns:
-            The value, or None where it was not recorded.
-        """
+        """Look up a value in the metadata by nested keys; None where it was not recorded."""
         found: Any = self.metadata
         for key in keys:
             if not isinstance(found, Mapping):
@@ -87,14 +80,7 @@ class EvaluatedModel:
         return found
 
     def section(self, *keys: str) -> dict[str, Any]:
-        """Look up a group of values in the metadata.
-
-        Args:
-            keys: From the outermost to the innermost.
-
-        Returns:
-            The values by name; empty where they were not recorded.
-        """
+        """Look up values by name in the metadata; empty where they were not recorded."""
         found = self.lookup(*keys)
         return dict(found) if isinstance(found, Mapping) else {}
 
@@ -179,11 +165,7 @@ class EvaluationResult:
     load_image: ImageLoader | None = None
 
     def values(self, prefix: str = "") -> dict[str, float]:
-        """Return the defined metrics over all images at the threshold, as plain numbers.
-
-        Args:
-            prefix: Put before each name, such as `test/`.
-        """
+        """Return the defined metrics over all images at the threshold, as plain numbers."""
         return {
             f"{prefix}{name}": found.value
             for name, found in self.metrics.items()

@@ -142,7 +142,7 @@ def test_file_format(tmp_path):
 
 def test_written_table_is_read_back_exactly(tmp_path):
     logit = np.r_[np.random.default_rng(0).normal(0, 30, 4), 5e-324, -1.7e308]
-    names = {"path": np.array(ODD_NAMES), "patient": np.array(ODD_NAMES)[::-1]}
+    names = {"path": np.array([*ODD_NAMES[:-1], " spaces "]), "patient": np.array(ODD_NAMES)}
     given = PredictionTable(**columns() | names | {"logit": logit, "probability": sigmoid(logit)})
     given.write(tmp_path / "deep" / "p.csv")
     read = PredictionTable.read(tmp_path / "deep" / "p.csv")
