@@ -59,6 +59,6 @@ def calibrate_command(
         f"Threshold {point.threshold:.4g} ({aim}), sensitivity {point.sensitivity:.3f} and"
         f" specificity {point.specificity:.3f} on these images; new images give less\n"
         f"Uncertain from {abstention.lower:.4g} to {abstention.upper:.4g} (alpha"
-        f" {abstention.error:g})\n"
+        f" {abstention.alpha:g})\n"
         f"Wrote {out}, which also keeps the values it replaced"
     )

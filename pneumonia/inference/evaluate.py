@@ -12,8 +12,8 @@ from pneumonia.data.dataset import read_split
 from pneumonia.data.image_io import read_grey
 from pneumonia.data.manifest import Manifest
 from pneumonia.evaluation.confidence import REPLICATES
-from pneumonia.evaluation.evaluate import EvaluatedModel, EvaluationResult, build_result
-from pneumonia.evaluation.predictions import Cases, Predictions
+from pneumonia.evaluation.evaluate import EvaluatedModel, EvaluationResult, evaluate_predictions
+from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.report.write import CARD, write_report
 from pneumonia.inference.metadata import read_abstention, read_calibration, read_operating_point
 from pneumonia.inference.predictor import InferenceModel
@@ -59,13 +59,13 @@ def evaluate_checkpoint(
     model = InferenceModel.load(checkpoint)
     samples = read_split(root, split, patients)
     logits = model.logits([str(path) for path in samples.paths])
-    predictions = Predictions(
-        samples.paths,
-        samples.labels,
-        logits,
-        model.probabilities(logits),
-        samples.patients,
-        samples.subtypes,
+    table = PredictionTable(
+        path=samples.paths,
+        label=samples.labels,
+        logit=logits,
+        probability=model.probabilities(logits),
+        patient=samples.patients,
+        subtype=samples.subtypes,
     )
     warnings = []
     if split != "test":
@@ -76,12 +76,12 @@ def evaluate_checkpoint(
     described = describe_checkpoint(
         model.checkpoint, checkpoint, f"split {split} of {root}", samples, warnings
     )
-    result = build_result(
-        Cases.of(predictions),
+    result = evaluate_predictions(
+        table,
         described,
         threshold,
         probes=probe_shortcuts(model, samples, logits) if probe else (),
-        picture=thumbnail,
+        load_image=thumbnail,
         seed=seed,
     )
     return result, write_report(result, directory, Path(directory) / CARD)
@@ -89,7 +89,7 @@ def evaluate_checkpoint(
 
 def write_evaluation(
     checkpoint: str | Path,
-    predictions: Predictions,
+    predictions: PredictionTable,
     directory: str | Path,
     data: str,
     *,
@@ -118,10 +118,10 @@ def write_evaluation(
         EvaluationError: If the predictions cannot be evaluated, or a file cannot be written.
         DataError: If an image of the gallery cannot be read.
     """
-    result = build_result(
-        Cases.of(predictions),
+    result = evaluate_predictions(
+        predictions,
         describe_checkpoint(read_checkpoint(checkpoint), checkpoint, data),
-        picture=thumbnail,
+        load_image=thumbnail,
         seed=seed,
         replicates=replicates,
     )
@@ -177,13 +177,13 @@ def describe_checkpoint(
     return EvaluatedModel(
         os.fspath(path),
         data,
-        checkpoint=True,
+        is_checkpoint=True,
         calibration=(calibration.temperature, calibration.offset) if calibration else None,
         operating_point=read_operating_point(content, path),
         metadata=metadata,
         history=history,
         warnings=tuple(doubts),
-        band=read_abstention(content, path),
+        abstention=read_abstention(content, path),
     )
 
 

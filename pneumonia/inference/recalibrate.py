@@ -14,15 +14,15 @@ from pneumonia import __version__
 from pneumonia.data.dataset import read_split
 from pneumonia.data.manifest import Manifest
 from pneumonia.errors import CheckpointError, DataError, EvaluationError
-from pneumonia.evaluation.abstention import ERROR, Abstention, check_alpha, fit_abstention
+from pneumonia.evaluation.abstention import DEFAULT_ALPHA, Abstention, check_alpha, fit_abstention
 from pneumonia.evaluation.calibration import TEMPERATURES, fit_temperature
 from pneumonia.evaluation.predictions import check_labels
 from pneumonia.evaluation.threshold import OperatingPoint, check_policy, choose_threshold
 from pneumonia.inference.metadata import Calibration
 from pneumonia.inference.predictor import EXPORTED, InferenceModel
+from pneumonia.labels import SPLITS
 from pneumonia.model.checkpoint import read_checkpoint, write_checkpoint
 
-SPLITS = ("train", "val", "test")
 _REPLACED = ("calibration", "operating_point", "abstention")
 _WEAK_PENALTY = 1e6
 """Inverse strength of the penalty, so that separable classes have a finite slope."""
@@ -79,7 +79,7 @@ def recalibrate_checkpoint(
     model = InferenceModel.load(checkpoint)
     policy, target = _policy(model.operating_point, policy, target)
     if alpha is None:
-        alpha = ERROR if model.abstention is None else model.abstention.error
+        alpha = DEFAULT_ALPHA if model.abstention is None else model.abstention.alpha
     check_alpha(alpha)
     samples = _read_samples(root, split, patients)
     check_labels(samples.labels)  # before minutes of work

@@ -17,9 +17,9 @@ from sklearn.preprocessing import StandardScaler
 
 from pneumonia.data.manifest import Manifest
 from pneumonia.errors import DataError
-from pneumonia.evaluation.confidence import Estimate, area
+from pneumonia.evaluation.confidence import Estimate, auroc_estimate
 from pneumonia.evaluation.evaluate import ShortcutProbe
-from pneumonia.evaluation.predictions import Sample
+from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.inference.predictor import InferenceModel
 from pneumonia.inference.types import Pixels
 
@@ -138,5 +138,5 @@ def _attributes(path: str) -> Sequence[float]:
 
 
 def _auroc(samples: Manifest, scores: NDArray[np.float64]) -> Estimate:
-    halves = np.full(len(samples), 0.5)  # AUROC ranks by scores; probabilities are not asked for
-    return area(Sample.of(samples.labels, halves, samples.patients, scores))
+    table = PredictionTable(label=samples.labels, logit=scores, patient=samples.patients)
+    return auroc_estimate(table)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pneumonia.data.dataset import read_split
-from pneumonia.evaluation.predictions import Predictions, sigmoid
+from pneumonia.evaluation.predictions import PredictionTable, sigmoid
 from pneumonia.evaluation.threshold import choose_threshold
 from pneumonia.inference.evaluate import evaluate_checkpoint, write_evaluation
 from pneumonia.inference.predictor import InferenceModel
@@ -16,15 +16,15 @@ def test_checkpoint_without_threshold_is_evaluated_at_one_half(model_file, synth
     result, files = evaluate_checkpoint(model_file, synthetic, tmp_path / "out")
     names = {"metrics.json", "predictions.csv", "report.html", "MODEL_CARD.md"}
     assert {file.name for file in files} == names
-    assert (result.origin, result.assessment.threshold) == ("missing", 0.5)
+    assert (result.threshold_origin, result.threshold) == ("missing", 0.5)
     assert "fingerprint of the tested images" in (tmp_path / "out/report.html").read_text()
-    table = Predictions.read(tmp_path / "out/predictions.csv")
+    table = PredictionTable.read(tmp_path / "out/predictions.csv")
     assert table.path.size == len(read_split(synthetic, "test"))
 
 
 def test_other_splits_than_test_have_a_warning(model_file, synthetic, tmp_path):
     result, _ = evaluate_checkpoint(model_file, synthetic, tmp_path, "train")
-    (warning,) = result.subject.warnings
+    (warning,) = result.model.warnings
     assert "train" in warning
 
 
@@ -39,14 +39,18 @@ def test_end_of_a_run_is_written_from_its_predictions(model_file, synthetic, tmp
     content |= {"calibration": {"temperature": 2.0}, "operating_point": point.to_dict()}
     content["metadata"] = {"data": {"root": "some/where"}, "training": {"commit": "abc"}}
     torch.save(content, checkpoint)
-    predictions = Predictions(
-        samples.paths, samples.labels, logits, probabilities, samples.patients, samples.subtypes
+    predictions = PredictionTable(
+        path=samples.paths,
+        label=samples.labels,
+        logit=logits,
+        probability=probabilities,
+        patient=samples.patients,
     )
     result = write_evaluation(checkpoint, predictions, tmp_path, "split test of some/where")
-    assert result.assessment.threshold == point.threshold
+    assert result.threshold == point.threshold
     assert "split test of some/where" in (tmp_path / "report.html").read_text()
     assert "abc" in (checkpoint.parent / "MODEL_CARD.md").read_text()
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["test/recall"]["value"] == point.sensitivity
-    written = Predictions.read(tmp_path / "predictions.csv")
+    written = PredictionTable.read(tmp_path / "predictions.csv")
     np.testing.assert_array_equal(written.probability, probabilities)

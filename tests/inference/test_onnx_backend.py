@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 from rich.console import Console
 
 from pneumonia.errors import CheckpointError, ConfigError, ModelError
-from pneumonia.evaluation.evaluate import build_result
-from pneumonia.evaluation.predictions import Cases, Predictions
+from pneumonia.evaluation.evaluate import evaluate_predictions
+from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.report.console import console_summary
 from pneumonia.evaluation.report.model_card import model_card
 from pneumonia.inference.evaluate import describe_checkpoint
@@ -238,15 +238,12 @@ def mutate(data, content: dict[str, object], places: list[tuple[object, ...]], v
 
 
 LABELS = np.arange(40) % 2
-CASES = Cases.of(
-    Predictions(
-        [f"{row}.png" for row in range(40)],
-        LABELS,
-        np.linspace(-2, 2, 40),
-        np.linspace(0.1, 0.9, 40),
-        [f"p{row}" for row in range(40)],
-        np.array(["normal", "viral"])[LABELS],
-    )
+TABLE = PredictionTable(
+    path=[f"{row}.png" for row in range(40)],
+    label=LABELS,
+    logit=np.linspace(-2, 2, 40),
+    patient=[f"p{row}" for row in range(40)],
+    subtype=np.array(["normal", "viral"])[LABELS],
 )
 
 
@@ -258,7 +255,7 @@ def works_or_is_refused(file: Path) -> None:
         described = describe_checkpoint(predictor.checkpoint, file, "here")
     except (CheckpointError, ModelError):
         return
-    result = build_result(CASES, described, replicates=200)
+    result = evaluate_predictions(TABLE, described, replicates=200)
     Console(quiet=True).print(console_summary(result))
     model_card(result)
 

@@ -39,8 +39,8 @@ def test_new_checkpoint_keeps_the_values_it_replaces(model_file, synthetic, tmp_
     assert content["operating_point"]["policy"] == "youden"  # the checkpoint's, by default
     assert content["calibration"]["offset"] != 0
     result, _ = evaluate_checkpoint(again, synthetic, tmp_path / "out")
-    assert result.origin == "site"
-    assert len(result.subject.warnings) == 2  # of the prevalence, and of the same images
+    assert result.threshold_origin == "site"
+    assert len(result.model.warnings) == 2  # of the prevalence, and of the same images
 
 
 @pytest.mark.parametrize(
