@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from pneumonia.commands.app import app_command
 from pneumonia.commands.calibrate import calibrate_command
 from pneumonia.commands.compare import compare_command
 from pneumonia.commands.data import data
@@ -33,7 +32,6 @@ app = typer.Typer(
 app.add_typer(data, name="data")
 app.command("predict")(predict_command)
 app.command("export")(export_command)
-app.command("app")(app_command)
 app.command("evaluate")(evaluate_command)
 app.command("compare")(compare_command)
 app.command("calibrate")(calibrate_command)

@@ -132,7 +132,7 @@ def fit_detector(
     log.info(
         "unlike the training data: a score above %.3f, as of %.1f%% of images like the hold-out's",
         detector.threshold,
-        100 * detector.share,
+        100 * detector.fraction,
     )
     return detector
 
@@ -175,7 +175,7 @@ def finalize(
     if trainer.is_global_zero:
         detector = fit_detector(
             checkpoint,
-            datamodule.radiographs("val"),
+            datamodule.dataset("val"),
             trainer.strategy.root_device,
             datamodule.batch_size,
         )
@@ -185,7 +185,11 @@ def finalize(
             operating_point=point.to_dict(),
             abstention=band.to_dict(),
             metadata=metadata,
-            **({"detector": detector.to_dict()} if detector is not None else {}),
+            **(
+                {"ood_detector": detector.to_dict(), "ood_threshold": detector.threshold}
+                if detector is not None
+                else {}
+            ),
         )
         log.info(
             "temperature %.3f; threshold %.4f by %s: the hold-out promises sensitivity %.3f and"
@@ -200,7 +204,7 @@ def finalize(
             "uncertain from %.4f to below %.4f, for an error of %g; the hold-out: %.1f%% decided",
             band.lower,
             band.upper,
-            band.error,
+            band.alpha,
             100 * (1 - band.uncertain(probabilities).mean()),
         )
     trainer.strategy.barrier()

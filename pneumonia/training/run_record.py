@@ -134,7 +134,7 @@ def collect_metadata(
     """
     splits = {name: datamodule.splits[name] for name in ("train", "val")}
     whole = splits["train"] + splits["val"]
-    holdout = datamodule.holdout
+    holdout = datamodule.validation_split
     return {
         "data": {
             "root": str(datamodule.root),

@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import ConfigError, DataError, TrainingError
-from pneumonia.evaluation.abstention import ERROR, check_alpha
+from pneumonia.evaluation.abstention import DEFAULT_ALPHA, check_alpha
 from pneumonia.evaluation.threshold import check_support
 from pneumonia.labels import CLASSES
 from pneumonia.model.lightning_module import PneumoniaClassifier
@@ -30,7 +30,7 @@ class SanityChecks(Callback):
         policy: str = "sensitivity",
         target: float | None = None,
         test: bool = False,
-        alpha: float = ERROR,
+        alpha: float = DEFAULT_ALPHA,
     ) -> None:
         self.policy = policy
         self.target = target
@@ -52,7 +52,7 @@ class SanityChecks(Callback):
         check_alpha(self.alpha)
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
         if self.test:
-            if not datamodule.has("test"):
+            if not datamodule.has_split("test"):
                 raise DataError(
                     f"{datamodule.root} has no test split to open after the fit; add one, or train"
                     " without it by test=false."
@@ -124,7 +124,7 @@ def _check_splits(datamodule: ChestXrayDataModule, processes: int) -> None:
             if count == 0:
                 raise DataError(
                     f"the {name} split of {datamodule.root} has {len(samples)} images and none of"
-                    f" {label}; change data.holdout.fraction or data.holdout.strategy, or add"
+                    f" {label}; change data.split.fraction or data.split.strategy, or add"
                     " patients."
                 )
     size = len(datamodule.splits["train"])
