@@ -77,7 +77,7 @@ def test_what_belongs_to_no_class_is_named(train, write_images, name):
 
 def test_a_folder_inside_a_class_is_named(train, write_images):
     write_images(train / "PNEUMONIA/bacteria", ["person1_bacteria_1.jpeg"])
-    with pytest.raises(DataError, match="PNEUMONIA .*bacteria"):
+    with pytest.raises(DataError, match=r"PNEUMONIA .*bacteria"):
         files(train)
 
 

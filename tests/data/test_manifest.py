@@ -103,7 +103,7 @@ def test_without_a_column_split_all_rows_are_train(write):
 def test_a_split_without_a_class_is_named(write):
     rows = ("IM-1-1.png,0,train", "person1_virus_1.png,1,train", "IM-2-1.png,0,test")
     table = read_table(write("path,label,split", *rows))
-    with pytest.raises(DataError, match="PNEUMONIA .*split test"):
+    with pytest.raises(DataError, match=r"PNEUMONIA .*split test"):
         table.read("test")
     with pytest.raises(DataError, match="split val"):
         table.read("val")
@@ -222,8 +222,10 @@ def test_a_missing_table_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [("label", "normal"), ("label", "2"), ("label", ""), ("split", "dev"), ("split", "")]
-    + [("subtype", "fungal"), ("subtype", "normal")],
+    [
+        *(("label", "normal"), ("label", "2"), ("label", ""), ("split", "dev"), ("split", "")),
+        *(("subtype", "fungal"), ("subtype", "normal")),
+    ],
 )
 def test_the_first_three_invalid_rows_are_named(write, column, value):
     values = {"label": "PNEUMONIA", "split": "train", "subtype": "viral"} | {column: value}
@@ -249,5 +251,5 @@ def test_a_file_with_two_rows_is_refused_however_it_is_spelt(write, tmp_path, ag
     (tmp_path / "link.png").symlink_to("a.png")
     (tmp_path / "hard.png").hardlink_to(tmp_path / "a.png")
     again = str(tmp_path / "a.png") if again == "absolute" else again
-    with pytest.raises(DataError, match="line 4: .* line 2"):
+    with pytest.raises(DataError, match=r"line 4: .* line 2"):
         read_table(write("path,label", "a.png,0", "sub/b.png,1", f"{again},1", images=False))

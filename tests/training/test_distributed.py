@@ -237,7 +237,7 @@ def test_several_processes_do_what_one_does_and_the_first_alone_speaks(alone, ne
     writers = {path.name.split(".")[-2] for path in run.directory.glob("events.out*")}
     assert len(writers) == 1
     assert run.errors.count("images once, at 32 pixels") + run.output.count("images once, at") == 2
-    assert len(list((run.folder.parent / "cache").rglob("*.pixels"))) == 2
+    assert len(list((run.folder.parent / "cache").rglob("*.pixels.npy"))) == 2
     assert run.output.count("Checkpoint to deploy") == 1
     assert said_twice(run.output + run.errors) == said_twice(alone.output + alone.errors)
     assert "GLOBAL_RANK: 1" not in run.errors
@@ -297,7 +297,7 @@ def test_two_machines_under_torchrun_do_what_one_process_does(alone, new):
     assert new.files() == alone.files()
     assert new.trespasses() == ""
     assert new.output.count("Checkpoint to deploy") == 1
-    assert len(list((new.folder.parent / "cache").rglob("*.pixels"))) == 2
+    assert len(list((new.folder.parent / "cache").rglob("*.pixels.npy"))) == 2
 
 
 @pytest.mark.slow
