@@ -63,7 +63,8 @@ def predict_command(
     if explain is not None:
         from pneumonia.inference.saliency import HeatMaps
 
-        heat = HeatMaps(predictor, explain, everything)  # no shard's picture replaces another's
+        # All files, so that no shard's picture replaces another's.
+        heat = HeatMaps(predictor.backend, predictor.preprocessing, explain, everything)
     drawn = [] if heat is None else [heat.write]
     failed = 0
     if out is not None:

@@ -57,7 +57,9 @@ def display_name(source: Source, number: int = 1) -> str:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else f"image {number}"
 
 
-def load_image(source: Source, preprocessing: Preprocessing, name: str) -> LoadedImage:
+def load_image(
+    source: Source, preprocessing: Preprocessing, name: str
+) -> LoadedImage | FailedPrediction:
     """Decode and preprocess an image.
 
     Args:
@@ -65,18 +67,11 @@ def load_image(source: Source, preprocessing: Preprocessing, name: str) -> Loade
         preprocessing: Of the model.
         name: Its name in results and messages.
 
-    Raises:
-        DataError: If it cannot be read, is not an image or is too small.
+    Returns:
+        The image, or a failure if it cannot be read, is not an image or is too small.
     """
-    return preprocess_image(decode(source, name), preprocessing, name)
-
-
-def try_load_image(
-    source: Source, preprocessing: Preprocessing, name: str
-) -> LoadedImage | FailedPrediction:
-    """Like `load_image`, but return a failure instead of raising a `DataError`."""
     try:
-        return load_image(source, preprocessing, name)
+        return preprocess_image(decode(source, name), preprocessing, name)
     except DataError as error:
         return FailedPrediction(name, str(error))
 

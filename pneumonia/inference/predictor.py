@@ -1,7 +1,7 @@
 """The Python API of inference: load a checkpoint, predict images."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast, overload
 
@@ -15,9 +15,10 @@ from pneumonia.evaluation.threshold import OperatingPoint
 from pneumonia.inference.image_loading import (
     LoadedImage,
     Source,
+    decode,
     display_name,
+    load_image,
     read_ahead,
-    try_load_image,
 )
 from pneumonia.inference.metadata import (
     Calibration,
@@ -227,7 +228,7 @@ class Predictor(InferenceModel):
 
         def load(task: tuple[int, Source]) -> LoadedImage | FailedPrediction:
             number, source = task
-            return try_load_image(source, self.preprocessing, display_name(source, number))
+            return load_image(source, self.preprocessing, display_name(source, number))
 
         for batch in read_ahead(load, enumerate(images, start=1), batch_size):
             yield from self.predict_batch(batch)
@@ -273,7 +274,10 @@ class Predictor(InferenceModel):
         """
         from pneumonia.inference.saliency import explain  # noqa: PLC0415 - needs the extra [explain]
 
-        return explain(self, image)
+        name = display_name(image)
+        decoded = decode(image, name)
+        prediction = replace(self.predict(decoded), path=name)
+        return explain(self.backend, self.preprocessing, decoded, prediction)
 
     def _prediction(
         self, image: LoadedImage, probability: float, ood_score: float | None

@@ -5,8 +5,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pneumonia import __version__
 from pneumonia.errors import CheckpointError
 from pneumonia.files import atomic_replace
@@ -97,6 +95,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: If the file is missing, is no checkpoint of this project, or comes
             from a newer version of it.
     """
+    import torch  # noqa: PLC0415  an exported model is read without it
+
     if not Path(path).is_file():
         raise CheckpointError(f"{path} does not exist or is no file; name a checkpoint (.ckpt).")
     try:
@@ -139,6 +139,8 @@ def write_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:
     Raises:
         CheckpointError: If it cannot be written; one that was there is as it was.
     """
+    import torch  # noqa: PLC0415  as above
+
     buffer = io.BytesIO()  # torch's own writer hides what the disk said
     torch.save(dict(content), buffer)
     try:

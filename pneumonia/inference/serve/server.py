@@ -20,15 +20,16 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
-from python_multipart import MultipartParser, parse_options_header
+from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from pneumonia import __version__
 from pneumonia.errors import ConfigError, ExtraError, ModelError, printable
 from pneumonia.inference.batch_predict import model_digest
-from pneumonia.inference.image_loading import try_load_image
+from pneumonia.inference.image_loading import load_image
 from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.serve.render import PAGE_POLICY, heat_map_png, render_page
 from pneumonia.inference.types import FailedPrediction, Prediction
@@ -185,7 +186,7 @@ def _predict(
 ) -> list[ServedPrediction | FailedPrediction]:
     contents = [bytes(content) for _, content in files]
     images = [
-        try_load_image(content, predictor.preprocessing, name)
+        load_image(content, predictor.preprocessing, name)
         for (name, _), content in zip(files, contents, strict=True)
     ]
     results: list[ServedPrediction | FailedPrediction] = []
@@ -237,9 +238,7 @@ def create_app(
             response.headers.setdefault(name, value)
         return response
 
-    app.add_middleware(
-        TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False
-    )
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
 
     @app.get("/", include_in_schema=False)
     def page() -> HTMLResponse:
@@ -300,7 +299,9 @@ def serve(
         if host not in LOOPBACK:
             log.warning("Listening on %s without login or encryption: anyone can use it.", host)
         app = create_app(predictor, checkpoint, (*LOOPBACK, host, *allowed_hosts))
-        log.info("Serving on http://%s:%s (Ctrl-C stops)", f"[{host}]" if ":" in host else host, port)
+        log.info(
+            "Serving on http://%s:%s (Ctrl-C stops)", f"[{host}]" if ":" in host else host, port
+        )
         config = uvicorn.Config(
             app,
             log_level="critical",  # a URL or an exception could quote an upload
