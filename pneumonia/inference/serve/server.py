@@ -36,7 +36,7 @@ from pneumonia.inference.types import FailedPrediction, Prediction
 
 log = logging.getLogger(__name__)
 
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
 
 _HEADERS = {
     "Cache-Control": "no-store",
@@ -294,14 +294,13 @@ def serve(
             f"--host {host} --port {port}: cannot listen there ({error.strerror or error})."
             " Choose another port or address."
         ) from error
+    shown = f"[{host}]" if ":" in host else host
     with listener:
         predictor = Predictor.load(checkpoint)
-        if host not in LOOPBACK:
+        if shown not in LOOPBACK:
             log.warning("Listening on %s without login or encryption: anyone can use it.", host)
-        app = create_app(predictor, checkpoint, (*LOOPBACK, host, *allowed_hosts))
-        log.info(
-            "Serving on http://%s:%s (Ctrl-C stops)", f"[{host}]" if ":" in host else host, port
-        )
+        app = create_app(predictor, checkpoint, (*LOOPBACK, shown, *allowed_hosts))
+        log.info("Serving on http://%s:%s (Ctrl-C stops)", shown, port)
         config = uvicorn.Config(
             app,
             log_level="critical",  # a URL or an exception could quote an upload
