@@ -34,8 +34,8 @@ class Difference:
     """One metric of two models.
 
     Attributes:
-        a: Of the first model; NaN where undefined.
-        b: Of the second.
+        a: The metric of the first model; NaN where undefined.
+        b: The metric of the second.
         difference: b - a, with its interval.
         verdict: `A is better`, `B is better`, `A is higher`, `B is higher`, `NO_EVIDENCE` where
             the interval includes 0, or `UNKNOWN` without an interval.
@@ -69,11 +69,11 @@ class Comparison:
     """Two models on the same images.
 
     Attributes:
-        differences: By the names of `compute_metrics`, and `auroc_obuchowski`; not corrected for
+        differences: By name, as from `compute_metrics`, and `auroc_obuchowski`; not corrected for
             the number of metrics.
-        auroc_p_value: Of equal AUROC, by the variance of `auroc_obuchowski`; NaN where that is 0.
+        auroc_p_value: Two-sided p-value of equal AUROC (Obuchowski); NaN where the variance is 0.
         mcnemar: At each model's threshold.
-        thresholds: Of each model: the number, and where it comes from.
+        thresholds: The threshold of each model, and where it comes from.
     """
 
     differences: dict[str, Difference]
@@ -95,9 +95,9 @@ def compare(
     Args:
         a: Predictions of the first model.
         b: Predictions of the second for the same images of the same patients, in the same order.
-        thresholds: Of each model, in [0, 1].
-        seed: Of the bootstrap.
-        replicates: Of the bootstrap, at least 200.
+        thresholds: The threshold of each model, in [0, 1].
+        seed: Bootstrap seed.
+        replicates: Number of bootstrap replicates, at least 200.
 
     Raises:
         EvaluationError: If the tables differ in labels or patients.
@@ -141,9 +141,9 @@ def compare_files(
     Args:
         a: One model's CSV file, as for `PredictionTable.read`, with a column path.
         b: The other's.
-        thresholds: Of each model; None for the one in `metrics.json` beside the file, or else 0.5.
-        seed: Of the bootstrap.
-        replicates: Of the bootstrap.
+        thresholds: For each model; None for the one in `metrics.json` beside the file, or 0.5.
+        seed: Bootstrap seed.
+        replicates: Number of bootstrap replicates, at least 200.
 
     Raises:
         EvaluationError: If a file cannot be used, or they are of different images.

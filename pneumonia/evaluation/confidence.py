@@ -84,7 +84,7 @@ def proportion_interval(
     """Compute the interval of a proportion of independent trials.
 
     Args:
-        successes: From 0 to n.
+        successes: Their number, from 0 to n.
         n: Trials; 0 gives [0, 1].
         method: `exact` (Clopper and Pearson, Biometrika 26, 1934) or `wilson` (JASA 22, 1927).
         level: Confidence level.
@@ -280,7 +280,7 @@ def estimate_metrics(
 
     Args:
         table: The predictions.
-        thresholds: By prefix of the metric names (`""`, `at_0.5/`), in [0, 1].
+        thresholds: A threshold in [0, 1] for each prefix of metric names (`""`, `at_0.5/`).
         weights: What `draw_patients` returned for this table.
 
     Returns:

@@ -55,7 +55,7 @@ class EvaluatedModel:
             without calibration.
         operating_point: None if the threshold was not chosen on any images.
         abstention: The range of uncertain images around that threshold; None without abstention.
-        metadata: Of data, split, training and model: plain nested values, any of them missing.
+        metadata: Plain nested values about data, split, training and model; any may be missing.
         history: What each `pneumonia calibrate` replaced, oldest first: plain nested values.
         warnings: Caveats, a sentence each.
     """
@@ -92,7 +92,7 @@ class ShortcutProbe:
     Attributes:
         name: The change, in a few words.
         geometry: Exactly what was done.
-        auroc: Of the changed images.
+        auroc: The AUROC on the changed images.
         picture: One of them, grey uint8 [H, W]; None for what is no image.
     """
 
@@ -109,7 +109,7 @@ class DecisionCurve(NamedTuple):
 
     Attributes:
         threshold: Shape (k,), rising, in (0, 1).
-        net_benefit: Of treating those with a probability of at least the threshold.
+        net_benefit: Net benefit of treating those with probability >= threshold.
         low: Lower end of its 95% bootstrap interval, pointwise.
         high: Upper end.
         treat_all: Net benefit of treating everyone.
@@ -129,9 +129,9 @@ class EvaluationResult:
     Attributes:
         model: What made the predictions.
         table: The predictions.
-        threshold: Of the operating point: PNEUMONIA is predicted if probability >= threshold.
+        threshold: PNEUMONIA is predicted if probability >= threshold.
         threshold_origin: Where it comes from.
-        metrics: By name, without `test/`. Plain names at the threshold, `at_0.5/...` at 0.5,
+        metrics: By name without `test/`. Plain names at the threshold, `at_0.5/...` at 0.5,
             `<subtype>/...` and `<subtype>/at_0.5/...` for the PNEUMONIA images of a subtype with
             all NORMAL images (so that predictive values, accuracy and calibration of a subtype are
             those of another prevalence). `auroc_obuchowski` and `auroc_delong` have other intervals
@@ -193,8 +193,8 @@ def evaluate_predictions(
         threshold: In [0, 1]; None for the model's operating point, or else 0.5.
         probes: The shortcut probe.
         load_image: Returns the image of a path, for the gallery of errors.
-        seed: Of the bootstrap.
-        replicates: Of the bootstrap, at least 200.
+        seed: Bootstrap seed.
+        replicates: Number of bootstrap replicates, at least 200.
 
     Raises:
         EvaluationError: If the threshold is outside [0, 1].

@@ -157,8 +157,8 @@ class Metric:
     Attributes:
         name: Key in `metrics.json`, without `test/`.
         label: Name in tables.
-        function: Of a `Confusion` if it needs a threshold, else of a `WeightedTable`; returns shape
-            (r,), NaN where undefined.
+        function: Takes a `Confusion` if it needs a threshold, else a `WeightedTable`; returns
+            shape (r,), NaN where undefined.
         needs_threshold: Whether it depends on the threshold.
         higher_is_better: None where neither direction is.
     """
@@ -281,7 +281,7 @@ def compute_metrics(
 
     Args:
         table: The predictions.
-        thresholds: By prefix of the metric names (`""`, `at_0.5/`), in [0, 1].
+        thresholds: A threshold in [0, 1] for each prefix of metric names (`""`, `at_0.5/`).
         patient_weights: Shape (r, n_patients), with some weight in each class in every row; by
             default one row of ones, that is the table as it is.
 

@@ -5,7 +5,6 @@ import io
 import re
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,53 +76,39 @@ def tables(draw) -> bytes:
     return text.encode(encoding, "surrogateescape" if encoding.startswith("utf-8") else "replace")
 
 
-def hunt_tables(folder: Path, cases: int, **options) -> None:
-    table = folder / "table.csv"
+@pytest.mark.parametrize(
+    ("examples", "options"),
+    [(300, QUICK), pytest.param(20_000, SOAK, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])],
+    ids=["quick", "soak"],
+)
+def test_tables_are_read_whole_or_refused(tmp_path, examples, options):
+    file = tmp_path / "table.csv"
 
-    @settings(max_examples=cases, **options)
+    @settings(max_examples=examples, **options)
     @given(tables())
-    def columns_or_a_sentence(content):
-        table.write_bytes(content)
+    def read_or_refuse(content):
+        file.write_bytes(content)
         with soon(), suppress(EvaluationError):
-            found = PredictionTable.read(table)
+            found = PredictionTable.read(file)
             assert set(found.label) == {0, 1}
             assert ((found.probability >= 0) & (found.probability <= 1)).all()
             text = io.StringIO(content.decode("utf-8-sig", "surrogateescape"), "")
             assert len(found) == sum(bool(row) for row in csv.reader(text)) - 1
 
-    columns_or_a_sentence()
+    read_or_refuse()
 
 
-def test_tables_are_read_or_refused(tmp_path):
-    hunt_tables(tmp_path, 300, **QUICK)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_thousands_of_tables_are_read_or_refused(tmp_path):
-    hunt_tables(tmp_path, 20_000, **SOAK)
-
-
-def hunt_commands(run, folder: Path, cases: int, **options) -> None:
-    table, other = folder / "table.csv", folder / "other.csv"
+@pytest.mark.parametrize(
+    ("examples", "options"),
+    [(8, QUICK), pytest.param(400, SOAK, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])],
+    ids=["quick", "soak"],
+)
+def test_commands_evaluate_or_refuse(monkeypatch, capfd, tmp_path, examples, options):
+    table, other = tmp_path / "table.csv", tmp_path / "other.csv"
     other.write_bytes(valid())
 
-    @settings(max_examples=cases, **options)
-    @given(CHANGES)
-    def a_report_or_a_sentence(some):
-        table.write_bytes(damaged(valid(), some))
-        evaluated = run("evaluate", "--predictions", table, "--out", folder / "result")
-        compared = run("compare", table, other)
-        assert compared >= evaluated  # what cannot be evaluated cannot be compared
-
-    a_report_or_a_sentence()
-
-
-@pytest.fixture(name="run")
-def run_fixture(monkeypatch, capfd):
-    """Runs a command in this process, which must end in time and without a traceback."""
-
     def run(*words: object) -> int:
+        """Run a command in this process; it must end in time and without a traceback."""
         monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, words)])
         with soon(), pytest.raises(SystemExit) as exit_:
             cli.main()
@@ -133,14 +118,12 @@ def run_fixture(monkeypatch, capfd):
         assert code == 0 or (code == 2 and error.startswith("Error: "))
         return code
 
-    return run
+    @settings(max_examples=examples, **options)
+    @given(CHANGES)
+    def report_or_refuse(changes_):
+        table.write_bytes(damaged(valid(), changes_))
+        evaluated = run("evaluate", "--predictions", table, "--out", tmp_path / "result")
+        compared = run("compare", table, other)
+        assert compared >= evaluated  # what cannot be evaluated cannot be compared
 
-
-def test_a_damaged_table_is_evaluated_and_compared_or_refused(run, tmp_path):
-    hunt_commands(run, tmp_path, 8, **QUICK)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
-def test_hundreds_of_damaged_tables_are_evaluated_and_compared_or_refused(run, tmp_path):
-    hunt_commands(run, tmp_path, 400, **SOAK)
+    report_or_refuse()
