@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.plugins import Plugins
+from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -39,6 +40,9 @@ class RecordingSweeper(Sweeper):
         params: Values by config key, in the syntax of Hydra's command line.
         n_jobs: Jobs that run at the same time where the launcher starts processes; None: all.
     """
+
+    config: DictConfig
+    launcher: Launcher
 
     def __init__(self, params: Mapping[str, Any] | None = None, n_jobs: int | None = None) -> None:
         self.params = dict(params or {})
