@@ -30,7 +30,7 @@ from pneumonia.training.run_record import (
     refuse_used_directory,
     write_finished_summary,
 )
-from pneumonia.training.sweep.launchers import register_plugins
+from pneumonia.training.sweep.optuna import register_sweepers
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -83,5 +83,5 @@ def main(config: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     register_resolvers()
-    register_plugins()
+    register_sweepers()
     run(main)

@@ -36,6 +36,7 @@ from pneumonia.errors import (
 )
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.training.callbacks.graceful_shutdown import Stopped
+from pneumonia.training.config import refuse_renamed_keys
 from pneumonia.training.distributed import check_strategy, is_rank_zero, rank, silence_other_ranks
 from pneumonia.training.run_record import CONFIG_FILE, record_failure
 
@@ -325,6 +326,7 @@ def run(main: Callable[[], object]) -> None:
         return
     try:
         with _Hydra.raises():
+            refuse_renamed_keys(sys.argv[1:])
             main()
     except _Carried as carried:
         _refuse(carried.error, said=carried.said)
