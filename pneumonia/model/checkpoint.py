@@ -103,7 +103,9 @@ _DEPLOYED = (
 )
 
 
-def finalize_checkpoint(path: str | Path, **additions: Any) -> None:
+def finalize_checkpoint(
+    path: str | Path, content: Mapping[str, Any], **additions: Any
+) -> dict[str, Any]:
     """Turn a training checkpoint into the one to deploy, in place.
 
     The states of optimizer, loops and callbacks, two thirds of the file, are left out: the
@@ -111,15 +113,19 @@ def finalize_checkpoint(path: str | Path, **additions: Any) -> None:
 
     Args:
         path: A `.ckpt` file that training wrote.
+        content: What `read_checkpoint` returned for it.
         **additions: Plain values and tensors to store beside the weights: `calibration`,
             `operating_point`, `abstention`, `ood_detector`, `ood_threshold`, `metadata`.
 
+    Returns:
+        The new content.
+
     Raises:
-        CheckpointError: If `read_checkpoint` refuses it, or it cannot be replaced.
+        CheckpointError: If the file cannot be replaced.
     """
-    checkpoint = read_checkpoint(path)
-    kept = {key: checkpoint[key] for key in _DEPLOYED if key in checkpoint}
-    write_checkpoint(kept | additions, path)
+    final = {key: content[key] for key in _DEPLOYED if key in content} | additions
+    write_checkpoint(final, path)
+    return final
 
 
 def write_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:

@@ -97,7 +97,6 @@ class PneumoniaClassifier(LightningModule):
         self.register_buffer("pos_weight", torch.tensor(float(weight)))
         self.train_metrics = threshold_metrics().clone(prefix="train/")
         self.val_metrics = all_metrics().clone(prefix="val/")
-        self.test_metrics = all_metrics().clone(prefix="test/")
         # Metrics, not plain logs: exact where processes have unequal numbers of images.
         self.train_loss = MeanMetric(nan_strategy="disable")
         self.val_loss = MeanMetric(nan_strategy="disable")
@@ -148,8 +147,16 @@ class PneumoniaClassifier(LightningModule):
         return self._evaluate(batch, "val", self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return `logit`, `label` and `index` of a batch, each [N]."""
-        return self._evaluate(batch, "test", self.test_metrics)
+        """Return `logit`, `label` and `index` of a batch, each [N]; log `test/loss`.
+
+        All other test metrics are computed from the logits, at the chosen threshold.
+        """
+        outputs = self.predict_step(batch, batch_idx)
+        loss = binary_cross_entropy_with_logits(outputs["logit"], outputs["label"].float())
+        count = len(outputs["label"])
+        self.test_loss.update(loss.expand(count))
+        self.log("test/loss", self.test_loss, on_step=False, on_epoch=True, batch_size=count)
+        return outputs
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return `logit`, `label` and `index` of a batch, each [N]."""
