@@ -65,7 +65,7 @@ def main(config: DictConfig) -> float | None:
         if result is not None:
             written = "Report, metrics and predictions"
             print_summary(result, {"Report": f"{directory}/report.html"})
-            final |= result.assessment.plain("test/")
+            final |= result.values("test/")
     log_hyperparameters(trainer, config, start.overrides, final)
     write_finished_summary(trainer, directory, config, checkpoint, score, point)
     mark_finished(trainer, directory)

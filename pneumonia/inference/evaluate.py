@@ -16,9 +16,9 @@ from pneumonia.evaluation.evaluate import (
     EvaluatedModel,
     EvaluationResult,
     ShortcutProbe,
-    build_result,
+    evaluate_predictions,
 )
-from pneumonia.evaluation.predictions import Cases, Predictions
+from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.report.write import CARD_FILE, write_report
 from pneumonia.inference.metadata import read_abstention, read_calibration, read_operating_point
 from pneumonia.inference.predictor import InferenceModel
@@ -69,13 +69,13 @@ def evaluate_checkpoint(
     classifier = InferenceModel.load(checkpoint)
     samples = read_split(root, split, patients)
     logits = classifier.logits([str(path) for path in samples.paths])
-    predictions = Predictions(
-        samples.paths,
-        samples.labels,
-        logits,
-        classifier.probabilities(logits),
-        samples.patients,
-        samples.subtypes,
+    predictions = PredictionTable(
+        path=samples.paths,
+        label=samples.labels,
+        logit=logits,
+        probability=classifier.probabilities(logits),
+        patient=samples.patients,
+        subtype=samples.subtypes,
     )
     subject = describe(
         classifier.checkpoint,
@@ -84,12 +84,12 @@ def evaluate_checkpoint(
         samples,
         _flattery(split),
     )
-    dossier = build_result(
-        Cases.of(predictions),
+    dossier = evaluate_predictions(
+        predictions,
         subject,
         threshold,
         probes=measure_shortcuts(classifier, samples, logits) if probe else (),
-        picture=thumbnail,
+        load_image=thumbnail,
         seed=seed,
     )
     return dossier, write_report(dossier, directory, Path(directory) / CARD_FILE)
@@ -97,7 +97,7 @@ def evaluate_checkpoint(
 
 def write_evaluation(
     checkpoint: str | Path,
-    predictions: Predictions,
+    predictions: PredictionTable,
     directory: str | Path,
     data: str,
     *,
@@ -129,11 +129,11 @@ def write_evaluation(
         DataError: If an image of the gallery cannot be read.
     """
     subject = describe(read_checkpoint(checkpoint), checkpoint, data)
-    dossier = build_result(
-        Cases.of(predictions),
+    dossier = evaluate_predictions(
+        predictions,
         subject,
         probes=probes,
-        picture=thumbnail,
+        load_image=thumbnail,
         seed=seed,
         replicates=replicates,
     )
@@ -188,13 +188,13 @@ def describe(
     return EvaluatedModel(
         os.fspath(path),
         data,
-        checkpoint=True,
+        is_checkpoint=True,
         calibration=(calibration.temperature, calibration.offset) if calibration else None,
         operating_point=read_operating_point(checkpoint, path),
         metadata=metadata,
         history=history,
         warnings=warnings,
-        band=read_abstention(checkpoint, path),
+        abstention=read_abstention(checkpoint, path),
     )
 
 

@@ -11,8 +11,8 @@ from pneumonia import __version__
 from pneumonia.data.dataset import read_split
 from pneumonia.data.manifest import Manifest
 from pneumonia.errors import CheckpointError, DataError, EvaluationError
-from pneumonia.evaluation.abstention import ERROR, Abstention, check_alpha, fit_abstention
-from pneumonia.evaluation.calibration import TEMPERATURES, fit_temperature, recalibrate
+from pneumonia.evaluation.abstention import DEFAULT_ALPHA, Abstention, check_alpha, fit_abstention
+from pneumonia.evaluation.calibration import TEMPERATURES, fit_recalibration, fit_temperature
 from pneumonia.evaluation.predictions import check_labels, sigmoid
 from pneumonia.evaluation.threshold import OperatingPoint, check_policy, choose_threshold
 from pneumonia.inference.metadata import Calibration, read_abstention
@@ -77,7 +77,7 @@ def recalibrate_checkpoint(
     policy, target = _policy(classifier.operating_point, policy, target)
     if alpha is None:
         before = read_abstention(classifier.checkpoint, checkpoint)
-        alpha = ERROR if before is None else before.error
+        alpha = DEFAULT_ALPHA if before is None else before.alpha
     check_alpha(alpha)
     samples = _samples(root, split, patients)
     check_labels(samples.labels)  # before minutes of work
@@ -133,7 +133,7 @@ def fit(
     if prevalence is None:
         return Calibration(fit_temperature(labels, logits))
     truth = check_labels(labels)
-    slope = float(recalibrate(truth, logits, np.ones((1, truth.size))).slope[0])
+    slope = float(fit_recalibration(truth, logits, np.ones((1, truth.size))).slope[0])
     if np.isnan(slope):  # separable: as steep as may be, in whichever direction
         slope = 1 / fit_temperature(labels, logits)
     slope = min(max(slope, 1 / TEMPERATURES[1]), 1 / TEMPERATURES[0])

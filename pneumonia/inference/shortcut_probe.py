@@ -13,9 +13,9 @@ from PIL import Image
 
 from pneumonia.data.manifest import Manifest
 from pneumonia.errors import DataError
-from pneumonia.evaluation.confidence import Estimate, area
+from pneumonia.evaluation.confidence import Estimate, auroc_estimate
 from pneumonia.evaluation.evaluate import ShortcutProbe
-from pneumonia.evaluation.predictions import Sample, sigmoid
+from pneumonia.evaluation.predictions import PredictionTable, sigmoid
 from pneumonia.inference.predictor import InferenceModel
 from pneumonia.inference.types import Pixels
 
@@ -191,5 +191,6 @@ def _regress(x: NDArray[np.float64], labels: NDArray[np.bool_]) -> NDArray[np.fl
 
 
 def _area(samples: Manifest, scores: NDArray[np.float64]) -> Estimate:
-    halves = np.full(len(samples), 0.5)  # AUROC ranks by scores; probabilities are not asked for
-    return area(Sample.of(samples.labels, halves, samples.patients, scores))
+    return auroc_estimate(
+        PredictionTable(label=samples.labels, logit=scores, patient=samples.patients)
+    )

@@ -200,7 +200,7 @@ def finalize(
             "uncertain from %.4f to below %.4f, for an error of %g; the hold-out: %.1f%% decided",
             band.lower,
             band.upper,
-            band.error,
+            band.alpha,
             100 * (1 - band.uncertain(probabilities).mean()),
         )
     trainer.strategy.barrier()

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import ConfigError, sentence
 from pneumonia.evaluation.evaluate import EvaluationResult
-from pneumonia.evaluation.predictions import Predictions, sigmoid
+from pneumonia.evaluation.predictions import PredictionTable, sigmoid
 from pneumonia.evaluation.report.wording import degenerate
 from pneumonia.inference.evaluate import write_evaluation
 from pneumonia.model.checkpoint import read_checkpoint
@@ -164,7 +164,7 @@ def test_checkpoint(
         return None
     samples = datamodule.splits["test"].take(scores.rows)
     temperature = float(read_checkpoint(checkpoint)["calibration"]["temperature"])
-    predictions = Predictions(
+    predictions = PredictionTable(
         path=samples.paths,
         label=samples.labels,
         logit=scores.logits,
@@ -175,7 +175,7 @@ def test_checkpoint(
     dossier = write_evaluation(
         checkpoint, predictions, directory, f"split test of {datamodule.root}"
     )
-    verdict = degenerate(dossier.assessment.confusion)
+    verdict = degenerate(dossier.confusion)
     if verdict:
         log.warning(verdict)
     return dossier

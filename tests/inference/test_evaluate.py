@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pneumonia.data.dataset import read_split
-from pneumonia.evaluation.predictions import Predictions, sigmoid
+from pneumonia.evaluation.predictions import PredictionTable, sigmoid
 from pneumonia.evaluation.threshold import choose_threshold
 from pneumonia.inference.evaluate import evaluate_checkpoint, write_evaluation
 from pneumonia.inference.predictor import InferenceModel
@@ -20,17 +20,17 @@ def test_an_older_checkpoint_is_tested_at_a_half_and_says_so(model_file, synthet
         "report.html",
         "MODEL_CARD.md",
     }
-    assert dossier.assessment.threshold == 0.5
+    assert dossier.threshold == 0.5
     text = (tmp_path / "out/report.html").read_text()
     assert "holds neither an operating point nor a calibration" in text
     assert "This checkpoint holds no calibration" in text
     assert "fingerprint of the tested images" in text
-    assert Predictions.read(tmp_path / "out/predictions.csv").path.size == len(dossier.cases)
+    assert PredictionTable.read(tmp_path / "out/predictions.csv").path.size == len(dossier.table)
 
 
 def test_other_splits_flatter_and_say_so(model_file, synthetic, tmp_path):
     dossier, _ = evaluate_checkpoint(model_file, synthetic, tmp_path, "train")
-    assert "flatter" in dossier.subject.warnings[0]
+    assert "flatter" in dossier.model.warnings[0]
     assert "are no test" in (tmp_path / "report.html").read_text()
 
 
@@ -45,7 +45,7 @@ def test_what_training_calls(model_file, synthetic, tmp_path):
     metadata = {"data": {"root": "some/where"}, "training": {"commit": "abc", "config": "seed: 0"}}
     content |= {"calibration": {"temperature": 2.0}, "operating_point": point.to_dict()}
     torch.save(content | {"metadata": metadata}, checkpoint)
-    predictions = Predictions(
+    predictions = PredictionTable(
         samples.paths, samples.labels, logits, probabilities, samples.patients, samples.subtypes
     )
     found = write_evaluation(checkpoint, predictions, tmp_path, "split test of some/where")
@@ -56,5 +56,5 @@ def test_what_training_calls(model_file, synthetic, tmp_path):
     assert metrics["test/sensitivity"]["value"] == point.sensitivity
     assert metrics["test/recall"] == metrics["test/sensitivity"]
     np.testing.assert_array_equal(
-        Predictions.read(tmp_path / "predictions.csv").probability, probabilities
+        PredictionTable.read(tmp_path / "predictions.csv").probability, probabilities
     )

@@ -14,8 +14,8 @@ from onnx import TensorProto, helper
 from rich.console import Console
 
 from pneumonia.errors import CheckpointError, ConfigError, ModelError
-from pneumonia.evaluation.evaluate import build_result
-from pneumonia.evaluation.predictions import Cases, Predictions
+from pneumonia.evaluation.evaluate import evaluate_predictions
+from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.report.console import console_summary
 from pneumonia.evaluation.report.model_card import model_card
 from pneumonia.inference.evaluate import describe
@@ -251,8 +251,8 @@ def paths(value: object, above: tuple[object, ...] = ()) -> list[tuple[object, .
 
 
 LABELS = np.arange(40) % 2
-CASES = Cases.of(
-    Predictions(
+CASES = PredictionTable.of(
+    PredictionTable(
         [f"{row}.png" for row in range(40)],
         LABELS,
         np.linspace(-2, 2, 40),
@@ -272,7 +272,7 @@ def answers_or_refuses(file: Path) -> None:
         subject = describe(predictor.classifier.checkpoint, file, "here")
     except (CheckpointError, ModelError):
         return
-    dossier = build_result(CASES, subject, replicates=200)
+    dossier = evaluate_predictions(CASES, subject, replicates=200)
     Console(quiet=True).print(console_summary(dossier))
     model_card(dossier)
 

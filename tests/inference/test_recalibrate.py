@@ -27,7 +27,7 @@ def test_writes_a_new_file_and_keeps_what_it_replaced(model_file, synthetic, tmp
     (entry,) = classifier.checkpoint["recalibration"]
     assert entry["replaced"] == {"calibration": None, "operating_point": None, "abstention": None}
     assert read_abstention(classifier.checkpoint, out) == band
-    assert band.error == 0.2
+    assert band.alpha == 0.2
     assert band.lower <= point.threshold <= band.upper
     assert entry["images"] == 60
     recalibrate_checkpoint(out, synthetic, again, "test", prevalence=0.1)
@@ -39,7 +39,7 @@ def test_writes_a_new_file_and_keeps_what_it_replaced(model_file, synthetic, tmp
     assert content["abstention"]["error"] == 0.2  # likewise
     assert content["calibration"]["offset"] != 0
     dossier, _ = evaluate_checkpoint(again, synthetic, tmp_path / "out")
-    assert dossier.origin == "site"
+    assert dossier.threshold_origin == "site"
     assert "These very images chose the threshold" in (tmp_path / "out/report.html").read_text()
 
 

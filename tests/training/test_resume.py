@@ -8,7 +8,7 @@ import torch
 from lightning import Callback
 
 from pneumonia.errors import PneumoniaError
-from pneumonia.evaluation.predictions import Predictions
+from pneumonia.evaluation.predictions import PredictionTable
 
 
 class InterruptedTestError(Exception):
@@ -53,7 +53,9 @@ def test_a_resumed_run_ends_bit_identical(train, tmp_path, workers):
         return json.loads((tmp_path / run / "metrics.json").read_text())
 
     assert metrics("whole") == metrics("second")
-    logits = [Predictions.read(tmp_path / r / "predictions.csv").logit for r in ("whole", "second")]
+    logits = [
+        PredictionTable.read(tmp_path / r / "predictions.csv").logit for r in ("whole", "second")
+    ]
     assert (logits[0] == logits[1]).all()
 
     def final_epoch(run):

@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import ConfigError, DataError, PneumoniaError
 from pneumonia.evaluation.abstention import Abstention
-from pneumonia.evaluation.predictions import Predictions, sigmoid
+from pneumonia.evaluation.predictions import PredictionTable, sigmoid
 from pneumonia.evaluation.threshold import OperatingPoint
 from pneumonia.inference.predictor import InferenceModel
 from pneumonia.model.lightning_module import PneumoniaClassifier
@@ -87,7 +87,7 @@ def test_the_checkpoint_carries_calibration_and_operating_point(run_directory):
     assert 1 <= temperature <= 10
     point = OperatingPoint.from_dict(checkpoint["operating_point"])
     assert metrics_of(run_directory)["test/threshold"]["value"] == point.threshold
-    predictions = Predictions.read(run_directory / "predictions.csv")
+    predictions = PredictionTable.read(run_directory / "predictions.csv")
     assert predictions.probability == pytest.approx(sigmoid(predictions.logit / temperature))
     with (run_directory / "holdout.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -95,7 +95,7 @@ def test_the_checkpoint_carries_calibration_and_operating_point(run_directory):
     band = Abstention.from_dict(checkpoint["abstention"])
     assert band.lower <= point.threshold <= band.upper
     assert band.n_patients_positive == point.n_patients_positive
-    assert metrics_of(run_directory)["test/alpha"]["value"] == band.error == 0.05
+    assert metrics_of(run_directory)["test/alpha"]["value"] == band.alpha == 0.05
     assert 0 <= metrics_of(run_directory)["test/coverage"]["value"] <= 1
     metadata = checkpoint["metadata"]
     assert metadata["data"]["splits"]["val"]["images"] == len(rows)
@@ -110,7 +110,7 @@ def test_report_and_model_card_are_written(run_directory):
 
 
 def test_predictions_cover_the_test_split_once(run_directory, synthetic):
-    predictions = Predictions.read(run_directory / "predictions.csv")
+    predictions = PredictionTable.read(run_directory / "predictions.csv")
     files = {str(path) for path in (synthetic / "test").rglob("*.jpeg")}
     assert set(predictions.path) == files
     assert len(predictions) == len(files)
@@ -120,13 +120,13 @@ def test_the_best_checkpoint_alone_gives_the_logits_of_predictions_csv(run_direc
     code = f"""
 import numpy as np, torch
 from pneumonia.data.image_io import Preprocessing
-from pneumonia.evaluation.predictions import Predictions
+from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.model.lightning_module import PneumoniaClassifier
 from pneumonia.inference.predictor import Classifier
 from pneumonia.training.errors import check_run
 model = PneumoniaClassifier.load_from_checkpoint(
     {str(run_directory / "checkpoints" / "best.ckpt")!r}, weights_only=True).eval()
-rows = Predictions.read({str(run_directory / "predictions.csv")!r})
+rows = PredictionTable.read({str(run_directory / "predictions.csv")!r})
 h = model.hparams
 read = Preprocessing(h["image_size"], h["fit"], h["interpolation"]).read
 images = torch.stack([torch.from_numpy(read(p).copy())[None] for p in rows.path])
@@ -211,7 +211,7 @@ def test_a_degenerate_classifier_is_called_that(train, tmp_path, caplog):
             "evaluation.operating_point=fixed",
             "evaluation.target=0.5",
         )
-    predictions = Predictions.read(tmp_path / "run" / "predictions.csv")
+    predictions = PredictionTable.read(tmp_path / "run" / "predictions.csv")
     assert (predictions.probability >= 0.5).mean() > 0.95
     assert "Degenerate classifier: calls" in caplog.text
     assert "NORMAL images PNEUMONIA" in caplog.text
@@ -359,7 +359,7 @@ def test_bfloat16_autocast_trains_on_the_cpu(train, tmp_path):
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "best.ckpt", weights_only=True)
     assert all(v.dtype != torch.bfloat16 for v in checkpoint["state_dict"].values())
     # The frozen threshold is of full-precision logits, which is what every later use gives.
-    predictions = Predictions.read(tmp_path / "run" / "predictions.csv")
+    predictions = PredictionTable.read(tmp_path / "run" / "predictions.csv")
     classifier = InferenceModel.load(tmp_path / "run" / "checkpoints" / "best.ckpt")
     logits = classifier.logits([str(path) for path in predictions.path])
     assert logits == pytest.approx(predictions.logit, abs=1e-5)

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pneumonia.errors import EvaluationError
-from pneumonia.evaluation.compare import METRICS_FILE
 from pneumonia.evaluation.confidence import Estimate
 from pneumonia.evaluation.evaluate import EvaluationResult
 from pneumonia.evaluation.report.html import render_html
 from pneumonia.evaluation.report.model_card import model_card
 from pneumonia.files import atomic_write
 
+METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
 REPORT_FILE = "report.html"
 CARD_FILE = "MODEL_CARD.md"

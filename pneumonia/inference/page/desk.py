@@ -116,10 +116,10 @@ def describe(predictor: Predictor, checkpoint: str | Path) -> str:
     content, point = predictor.classifier.checkpoint, predictor.operating_point
     backbone = content["hyper_parameters"].get("backbone", "unknown")
     subject = EvaluatedModel(Path(checkpoint).name, "", metadata=content.get("metadata", {}))
-    train = subject.table("data", "splits", "train")
+    train = subject.section("data", "splits", "train")
     trained = ""
     if train:
-        drawn = "drawn synthetics" if subject.fact("data", "synthetic") else "X-rays"
+        drawn = "drawn synthetics" if subject.lookup("data", "synthetic") else "X-rays"
         trained = f" Trained on {train.get('images')} {drawn} of {train.get('patients')} patients."
     return str(
         escape(

@@ -117,7 +117,7 @@ class Figures(Callback):
         self._log(trainer, temperature, point)
         if not self._due(trainer):
             return
-        called = metrics.predict_positive(probabilities, point.threshold)
+        called = probabilities >= point.threshold
         counted = metrics.confusion(labels, called)
         _add(trainer, "val/roc", plots.plot_roc(labels, logits, counted))
         _add(

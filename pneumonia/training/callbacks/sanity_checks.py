@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import ConfigError, DataError, TrainingError
-from pneumonia.evaluation.abstention import ERROR, check_alpha
+from pneumonia.evaluation.abstention import DEFAULT_ALPHA, check_alpha
 from pneumonia.evaluation.threshold import check_support
 from pneumonia.labels import CLASSES
 from pneumonia.model.lightning_module import PneumoniaClassifier
@@ -30,7 +30,7 @@ class SanityChecks(Callback):
         policy: str = "sensitivity",
         target: float | None = None,
         test: bool = False,
-        alpha: float = ERROR,
+        alpha: float = DEFAULT_ALPHA,
     ) -> None:
         self.policy = policy
         self.target = target
