@@ -61,8 +61,8 @@ class Abstention:
     """The range of uncertain probabilities: lower <= probability < upper.
 
     Attributes:
-        lower: In [0, 1]; at 0 no image is confidently NORMAL.
-        upper: From `lower` to `ABOVE_ONE`, where no image is confidently PNEUMONIA.
+        lower: Lower end, in [0, 1]; at 0 no image is confidently NORMAL.
+        upper: Upper end, at most `ABOVE_ONE`, where no image is confidently PNEUMONIA.
         alpha: Error rate among the patients of each class, in (0, 0.5); see the module docstring.
         n_patients_positive: Patients with a PNEUMONIA image among those that chose the range.
         n_patients_negative: Patients with a NORMAL image.
@@ -93,9 +93,6 @@ class Abstention:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Abstention":
         """Undo `to_dict`.
-
-        Args:
-            values: What `to_dict` returned.
 
         Raises:
             EvaluationError: If a value is missing, unknown or out of its range.
@@ -164,7 +161,7 @@ def fit_abstention(
         probabilities: Shape (n,), in [0, 1], calibrated.
         patients: Shape (n,), text or whole numbers; None to count each image as a patient, which
             breaks the guarantee where patients have several images.
-        threshold: Of the operating point, in [0, 1]; the range includes it.
+        threshold: The operating point, in [0, 1]; the range includes it.
         alpha: Error rate among the patients of each class, in (0, 0.5).
 
     Returns:

@@ -17,8 +17,6 @@ TEMPERATURES = (1.0, 10.0)
 """Bounds of a fitted temperature: below 1, separable classes would make every error certain."""
 
 _EPSILON = float(np.finfo(np.float64).eps)
-"""Distance from 0 and 1 that probabilities keep where a logarithm is taken, as in scikit-learn."""
-
 _NEWTON_STEPS = 40
 
 
@@ -60,31 +58,6 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if rises(middle) else (low, middle)
     return 2 / (low + high)
-
-
-def log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Turn probabilities into logits, 0 and 1 into -36 and 36.
-
-    Args:
-        probabilities: Any shape, in [0, 1].
-    """
-    p = np.clip(probabilities, _EPSILON, 1 - _EPSILON)
-    odds: NDArray[np.float64] = np.log(p) - np.log1p(-p)
-    return odds
-
-
-def log_losses(
-    positive: NDArray[np.bool_], probabilities: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Compute the log loss of each image: -log of the probability of its label, in nats.
-
-    Args:
-        positive: Shape (n,), True for PNEUMONIA.
-        probabilities: Shape (n,), in [0, 1]; clipped 2.2e-16 from 0 and 1.
-    """
-    p = np.clip(probabilities, _EPSILON, 1 - _EPSILON)
-    losses: NDArray[np.float64] = -np.where(positive, np.log(p), np.log1p(-p))
-    return losses
 
 
 def bin_numbers(probabilities: NDArray[np.float64]) -> NDArray[np.intp]:

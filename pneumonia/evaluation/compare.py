@@ -3,7 +3,6 @@
 import json
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,7 +27,6 @@ NO_EVIDENCE = "no evidence of a difference"
 UNKNOWN = "unknown: no interval"
 
 _HIGHER_IS_BETTER = {metric.name: metric.higher_is_better for metric in METRICS}
-_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -36,8 +34,8 @@ class Difference:
     """One metric of two models.
 
     Attributes:
-        a: Of the first model; NaN where undefined.
-        b: Of the second.
+        a: The metric of the first model; NaN where undefined.
+        b: The metric of the second.
         difference: b - a, with its interval.
         verdict: `A is better`, `B is better`, `A is higher`, `B is higher`, `NO_EVIDENCE` where
             the interval includes 0, or `UNKNOWN` without an interval.
@@ -71,49 +69,17 @@ class Comparison:
     """Two models on the same images.
 
     Attributes:
-        differences: By the names of `compute_metrics`, and `auroc_obuchowski`; not corrected for
+        differences: By name, as from `compute_metrics`, and `auroc_obuchowski`; not corrected for
             the number of metrics.
-        auroc_p_value: Of equal AUROC, by the variance of `auroc_obuchowski`; NaN where that is 0.
+        auroc_p_value: Two-sided p-value of equal AUROC (Obuchowski); NaN where the variance is 0.
         mcnemar: At each model's threshold.
-        thresholds: Of each model: the number, and where it comes from.
+        thresholds: The threshold of each model, and where it comes from.
     """
 
     differences: dict[str, Difference]
     auroc_p_value: float
     mcnemar: McNemar
     thresholds: tuple[str, str] = ("", "")
-
-
-def match_images(paths_a: Sequence[str], paths_b: Sequence[str]) -> NDArray[np.intp]:
-    """Find each image of one table in another.
-
-    Args:
-        paths_a: Image files, each once.
-        paths_b: The same files in any order.
-
-    Returns:
-        Shape (n,): indices that bring b into the order of a.
-
-    Raises:
-        EvaluationError: If a file is in one table only; the first few are named.
-    """
-    places = {path: place for place, path in enumerate(paths_b)}
-    known = set(paths_a)
-    only = {
-        "first": [path for path in paths_a if path not in places],
-        "second": sorted(path for path in paths_b if path not in known),
-    }
-    if only["first"] or only["second"]:
-        lists = [
-            f"{len(paths)} only in the {name} table ({', '.join(paths[:_SHOWN])}"
-            f"{', ...' if len(paths) > _SHOWN else ''})"
-            for name, paths in only.items()
-            if paths
-        ]
-        raise EvaluationError(
-            f"column path: found {' and '.join(lists)}, expected the same images in both tables."
-        )
-    return np.array([places[path] for path in paths_a], dtype=np.intp)
 
 
 def compare(
@@ -129,9 +95,9 @@ def compare(
     Args:
         a: Predictions of the first model.
         b: Predictions of the second for the same images of the same patients, in the same order.
-        thresholds: Of each model, in [0, 1].
-        seed: Of the bootstrap.
-        replicates: Of the bootstrap, at least 200.
+        thresholds: The threshold of each model, in [0, 1].
+        seed: Bootstrap seed.
+        replicates: Number of bootstrap replicates, at least 200.
 
     Raises:
         EvaluationError: If the tables differ in labels or patients.
@@ -157,20 +123,7 @@ def compare(
     )
     right_a = (a.probability >= cut_a) == a.positive
     right_b = (b.probability >= cut_b) == b.positive
-    return Comparison(found, p_value, mcnemar(right_a, right_b))
-
-
-def mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> McNemar:
-    """Test whether two models are right equally often on the same images.
-
-    Args:
-        right_a: Shape (n,), whether the first classifies each image correctly.
-        right_b: Shape (n,), likewise.
-    """
-    only_a = int((right_a & ~right_b).sum())
-    only_b = int((right_b & ~right_a).sum())
-    n = only_a + only_b
-    return McNemar(only_a, only_b, float(binomtest(only_a, n).pvalue) if n else 1.0)
+    return Comparison(found, p_value, _mcnemar(right_a, right_b))
 
 
 def compare_files(
@@ -188,16 +141,16 @@ def compare_files(
     Args:
         a: One model's CSV file, as for `PredictionTable.read`, with a column path.
         b: The other's.
-        thresholds: Of each model; None for the one in `metrics.json` beside the file, or else 0.5.
-        seed: Of the bootstrap.
-        replicates: Of the bootstrap.
+        thresholds: For each model; None for the one in `metrics.json` beside the file, or 0.5.
+        seed: Bootstrap seed.
+        replicates: Number of bootstrap replicates, at least 200.
 
     Raises:
         EvaluationError: If a file cannot be used, or they are of different images.
     """
     table_a, paths_a = _read_with_paths(a)
     table_b, paths_b = _read_with_paths(b)
-    table_b = table_b.take(match_images(paths_a, paths_b))
+    table_b = table_b.take(_match_images(paths_a, paths_b))
     if table_a.patient is None:
         table_a = replace(table_a, patient=table_b.patient)
     elif table_b.patient is None:
@@ -206,6 +159,33 @@ def compare_files(
     cut_b, origin_b = _threshold(b, thresholds[1])
     found = compare(table_a, table_b, (cut_a, cut_b), seed=seed, replicates=replicates)
     return replace(found, thresholds=(f"{cut_a:.4g}, {origin_a}", f"{cut_b:.4g}, {origin_b}"))
+
+
+def _mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> McNemar:
+    only_a = int((right_a & ~right_b).sum())
+    only_b = int((right_b & ~right_a).sum())
+    n = only_a + only_b
+    return McNemar(only_a, only_b, float(binomtest(only_a, n).pvalue) if n else 1.0)
+
+
+def _match_images(paths_a: list[str], paths_b: list[str]) -> NDArray[np.intp]:
+    """Find the rows of b that show the images of a."""
+    rows = {path: row for row, path in enumerate(paths_b)}
+    known = set(paths_a)
+    only = {
+        "first": [path for path in paths_a if path not in rows],
+        "second": [path for path in paths_b if path not in known],
+    }
+    if only["first"] or only["second"]:
+        found = [
+            f"{len(paths)} images only in the {table} table, such as {paths[0]}"
+            for table, paths in only.items()
+            if paths
+        ]
+        raise EvaluationError(
+            f"column path: found {' and '.join(found)}; expected the same images in both tables."
+        )
+    return np.array([rows[path] for path in paths_a], dtype=np.intp)
 
 
 def _values_and_replicates(

@@ -69,22 +69,12 @@ class Estimate:
 
     @classmethod
     def exact(cls, value: Number, method: str) -> "Estimate":
-        """Make one of a known number, such as a count.
-
-        Args:
-            value: The number, and both ends.
-            method: What it is: `count`, `given`.
-        """
+        """Make one of a known number; `method` says what it is: `count`, `given`."""
         return cls(value, value, value, method)
 
     @classmethod
     def without_interval(cls, value: Number, reason: str) -> "Estimate":
-        """Make one of a number without an interval.
-
-        Args:
-            value: The number.
-            reason: Why there is no interval.
-        """
+        """Make one of a number without an interval, for the reason given."""
         return cls(value, math.nan, math.nan, f"none: {reason}")
 
 
@@ -94,7 +84,7 @@ def proportion_interval(
     """Compute the interval of a proportion of independent trials.
 
     Args:
-        successes: From 0 to n.
+        successes: Their number, from 0 to n.
         n: Trials; 0 gives [0, 1].
         method: `exact` (Clopper and Pearson, Biometrika 26, 1934) or `wilson` (JASA 22, 1927).
         level: Confidence level.
@@ -134,16 +124,11 @@ def percentile_interval(
     return min(float(low), value), max(float(high), value)
 
 
-class StructuralComponents(NamedTuple):
-    """The contribution of each cluster to an AUROC (DeLong, DeLong and Clarke-Pearson 1988).
+class _Components(NamedTuple):
+    """Contribution of each cluster to an AUROC (DeLong, DeLong and Clarke-Pearson 1988).
 
-    Attributes:
-        auroc: The AUROC.
-        positive: Shape (g,): sum over the cluster's PNEUMONIA images of (fraction of NORMAL images
-            that they outrank - AUROC), divided by the number of all PNEUMONIA images.
-        negative: Shape (g,): likewise of its NORMAL images.
-        has_positive: Shape (g,), whether the cluster has a PNEUMONIA image.
-        has_negative: Shape (g,), whether it has a NORMAL image.
+    `positive` is, by cluster, the sum over its PNEUMONIA images of (fraction of NORMAL images that
+    they outrank - AUROC), divided by the number of all PNEUMONIA images; `negative` likewise.
     """
 
     auroc: float
@@ -153,22 +138,14 @@ class StructuralComponents(NamedTuple):
     has_negative: NDArray[np.bool_]
 
 
-def structural_components(
-    table: PredictionTable, *, clustered: bool = True
-) -> StructuralComponents:
-    """Split the AUROC into the contributions of clusters.
-
-    Args:
-        table: The predictions.
-        clustered: Whether a cluster is a patient, or else a single image.
-    """
+def _components(table: PredictionTable, *, clustered: bool = True) -> _Components:
     truth, scores = table.positive, table.scores
     outranked = _fraction_below(scores[truth], scores[~truth])
     outranking = 1 - _fraction_below(scores[~truth], scores[truth])
     auroc = float(outranked.mean())
     clusters = table.patient_ids if clustered else np.arange(len(table))
     n = int(clusters.max()) + 1
-    return StructuralComponents(
+    return _Components(
         auroc,
         np.bincount(clusters[truth], outranked - auroc, n) / outranked.size,
         np.bincount(clusters[~truth], outranking - auroc, n) / outranking.size,
@@ -177,18 +154,11 @@ def structural_components(
     )
 
 
-def auroc_covariance(a: StructuralComponents, b: StructuralComponents) -> float:
-    """Compute the covariance of two AUROCs on the same images; of one with itself, its variance.
+def _covariance(a: _Components, b: _Components) -> float:
+    """Covariance of two AUROCs on the same images; NaN with fewer than two clusters in a class.
 
     Obuchowski, Biometrics 53 (1997), 567: S10 / m + S01 / n + 2 S11 / (m n), and with one image
     per cluster the variance of DeLong et al., Biometrics 44 (1988), 837.
-
-    Args:
-        a: Components of one model's AUROC.
-        b: Components of the other's, of the same images in the same clusters.
-
-    Returns:
-        The covariance; NaN with fewer than two clusters in a class.
     """
     i10, i01, i = a.has_positive.sum(), a.has_negative.sum(), a.positive.size
     if min(i10, i01) < 2:  # noqa: PLR2004 - a variance needs two
@@ -212,8 +182,8 @@ def auroc_estimate(table: PredictionTable, *, clustered: bool = True) -> Estimat
         clustered: Whether images of a patient may depend on each other.
     """
     method = OBUCHOWSKI if clustered and table.patient is not None else DELONG
-    found = structural_components(table, clustered=clustered)
-    variance = auroc_covariance(found, found)
+    found = _components(table, clustered=clustered)
+    variance = _covariance(found, found)
     if not (variance > 0 and 0 < found.auroc < 1):
         return Estimate.without_interval(found.auroc, f"the variance is 0 or undefined ({method})")
     spread = found.auroc * (1 - found.auroc)
@@ -234,12 +204,8 @@ def auroc_difference(a: PredictionTable, b: PredictionTable) -> tuple[Estimate, 
         The difference, and the two-sided p-value of equal AUROC (NaN where the variance is 0).
     """
     method = DELONG if a.patient is None else OBUCHOWSKI
-    of_a, of_b = structural_components(a), structural_components(b)
-    variance = (
-        auroc_covariance(of_a, of_a)
-        + auroc_covariance(of_b, of_b)
-        - 2 * auroc_covariance(of_a, of_b)
-    )
+    of_a, of_b = _components(a), _components(b)
+    variance = _covariance(of_a, of_a) + _covariance(of_b, of_b) - 2 * _covariance(of_a, of_b)
     difference = of_b.auroc - of_a.auroc
     if not variance > np.finfo(float).eps:
         reason = f"the variance is 0 or undefined ({method})"
@@ -286,25 +252,25 @@ def draw_patients(
             f" interval; {REPLICATES} is the default."
         )
     random = np.random.default_rng(seed)
+
+    def draw(rows: int, size: int) -> NDArray[np.int64]:
+        return random.multinomial(size, np.full(size, 1 / size), size=rows)
+
     weights = np.zeros((replicates, table.n_patients), np.int32)
     classes = table.patients_with(~table.positive), table.patients_with(table.positive)
     if not table.mixed_patients.size:
         for members in classes:
-            weights[:, members] = _draw(random, replicates, members.size)
+            weights[:, members] = draw(replicates, members.size)
         return weights
     missing = np.arange(replicates)
     for _ in range(_ATTEMPTS):
-        weights[missing] = _draw(random, missing.size, table.n_patients)
+        weights[missing] = draw(missing.size, table.n_patients)
         lacks = [weights[:, members].sum(axis=1) == 0 for members in classes]
         missing = np.flatnonzero(lacks[0] | lacks[1])
         if not missing.size:
             return weights
     weights[missing] = 1  # one patient of many holds a whole class: use the table itself
     return weights
-
-
-def _draw(random: np.random.Generator, rows: int, size: int) -> NDArray[np.int64]:
-    return random.multinomial(size, np.full(size, 1 / size), size=rows)
 
 
 def estimate_metrics(
@@ -314,7 +280,7 @@ def estimate_metrics(
 
     Args:
         table: The predictions.
-        thresholds: By prefix of the metric names (`""`, `at_0.5/`), in [0, 1].
+        thresholds: A threshold in [0, 1] for each prefix of metric names (`""`, `at_0.5/`).
         weights: What `draw_patients` returned for this table.
 
     Returns:

@@ -33,9 +33,6 @@ HALF = 0.5
 AT_HALF = f"at_{HALF}/"
 """Prefix of the names of metrics at probability 0.5."""
 
-GRID = np.arange(1, 100) / 100
-"""Threshold probabilities of the decision curve."""
-
 _MORE_THAN_CHANCE = 0.025
 
 Origin = Literal["validation", "site", "given", "default", "missing"]
@@ -58,7 +55,7 @@ class EvaluatedModel:
             without calibration.
         operating_point: None if the threshold was not chosen on any images.
         abstention: The range of uncertain images around that threshold; None without abstention.
-        metadata: Of data, split, training and model: plain nested values, any of them missing.
+        metadata: Plain nested values about data, split, training and model; any may be missing.
         history: What each `pneumonia calibrate` replaced, oldest first: plain nested values.
         warnings: Caveats, a sentence each.
     """
@@ -74,14 +71,7 @@ class EvaluatedModel:
     warnings: tuple[str, ...] = ()
 
     def lookup(self, *keys: str) -> Any:
-        """Look up a value in the metadata.
-
-        Args:
-            keys: From the outermost to the innermost.
-
-        Returns:
-            The value, or None where it was not recorded.
-        """
+        """Look up a value in the metadata by nested keys; None where it was not recorded."""
         found: Any = self.metadata
         for key in keys:
             if not isinstance(found, Mapping):
@@ -90,14 +80,7 @@ class EvaluatedModel:
         return found
 
     def section(self, *keys: str) -> dict[str, Any]:
-        """Look up a group of values in the metadata.
-
-        Args:
-            keys: From the outermost to the innermost.
-
-        Returns:
-            The values by name; empty where they were not recorded.
-        """
+        """Look up values by name in the metadata; empty where they were not recorded."""
         found = self.lookup(*keys)
         return dict(found) if isinstance(found, Mapping) else {}
 
@@ -109,7 +92,7 @@ class ShortcutProbe:
     Attributes:
         name: The change, in a few words.
         geometry: Exactly what was done.
-        auroc: Of the changed images.
+        auroc: The AUROC on the changed images.
         picture: One of them, grey uint8 [H, W]; None for what is no image.
     """
 
@@ -122,9 +105,11 @@ class ShortcutProbe:
 class DecisionCurve(NamedTuple):
     """Net benefit over the threshold probability; treating no one has net benefit 0.
 
+    It holds at the prevalence of the table, and for calibrated probabilities only.
+
     Attributes:
         threshold: Shape (k,), rising, in (0, 1).
-        net_benefit: Of treating those with a probability of at least the threshold.
+        net_benefit: Net benefit of treating those with probability >= threshold.
         low: Lower end of its 95% bootstrap interval, pointwise.
         high: Upper end.
         treat_all: Net benefit of treating everyone.
@@ -144,12 +129,19 @@ class EvaluationResult:
     Attributes:
         model: What made the predictions.
         table: The predictions.
-        threshold: Of the operating point: PNEUMONIA is predicted if probability >= threshold.
+        threshold: PNEUMONIA is predicted if probability >= threshold.
         threshold_origin: Where it comes from.
-        metrics: By name, without `test/`. Plain names at the threshold, `at_0.5/...` at 0.5,
+        metrics: By name without `test/`. Plain names at the threshold, `at_0.5/...` at 0.5,
             `<subtype>/...` and `<subtype>/at_0.5/...` for the PNEUMONIA images of a subtype with
             all NORMAL images (so that predictive values, accuracy and calibration of a subtype are
-            those of another prevalence). With abstention also those of `selective_metrics`.
+            those of another prevalence). `auroc_obuchowski` and `auroc_delong` have other intervals
+            than `auroc`, as have those with `_wilson`. With abstention also `coverage`,
+            `coverage_positive` and `coverage_negative` (the fraction of images that are not
+            uncertain), `decided/sensitivity`, `decided/specificity` and `decided/accuracy` among
+            those, `decided/false_negative_patients` and `decided/false_positive_patients` (the
+            fraction of PNEUMONIA and of NORMAL patients with an image confidently predicted as the
+            other class, which alpha bounds), `alpha`, `uncertain_from`, `uncertain_below`,
+            `n_decided`.
         confusion: The confusion matrix at the threshold.
         reliability: Points of the reliability diagram.
         decision_curve: The decision curve.
@@ -173,11 +165,7 @@ class EvaluationResult:
     load_image: ImageLoader | None = None
 
     def values(self, prefix: str = "") -> dict[str, float]:
-        """Return the defined metrics over all images at the threshold, as plain numbers.
-
-        Args:
-            prefix: Put before each name, such as `test/`.
-        """
+        """Return the defined metrics over all images at the threshold, as plain numbers."""
         return {
             f"{prefix}{name}": found.value
             for name, found in self.metrics.items()
@@ -205,13 +193,8 @@ def evaluate_predictions(
         threshold: In [0, 1]; None for the model's operating point, or else 0.5.
         probes: The shortcut probe.
         load_image: Returns the image of a path, for the gallery of errors.
-        seed: Of the bootstrap.
-        replicates: Of the bootstrap, at least 200.
-
-    Returns:
-        The result. Beside each `auroc` with its bootstrap interval are `auroc_obuchowski` and
-        `auroc_delong`, beside `sensitivity` and `specificity` those of `_wilson`; counts are `n`,
-        `n_positive`, `n_patients`, `n_patients_positive` and `n_patients_negative`.
+        seed: Bootstrap seed.
+        replicates: Number of bootstrap replicates, at least 200.
 
     Raises:
         EvaluationError: If the threshold is outside [0, 1].
@@ -233,8 +216,8 @@ def evaluate_predictions(
         metrics |= {f"{subtype}/{name}": estimate for name, estimate in of_subtype.items()}
     notes = _notes(table)
     if abstention is not None:
-        metrics |= selective_metrics(table, abstention, weights)
-        notes += violated_guarantees(table, abstention)
+        metrics |= _selective_metrics(table, abstention, weights)
+        notes += _violated_guarantees(table, abstention)
     for note in notes:
         log.warning(note)
     return EvaluationResult(
@@ -245,7 +228,7 @@ def evaluate_predictions(
         metrics=metrics,
         confusion=confusion(table.label, table.probability >= cut),
         reliability=reliability(table.label, table.probability),
-        decision_curve=decision_curve(table, weights),
+        decision_curve=_decision_curve(table, weights),
         notes=notes,
         abstention=abstention,
         probes=tuple(probes),
@@ -317,19 +300,9 @@ def _notes(table: PredictionTable) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def decision_curve(
-    table: PredictionTable, weights: NDArray[np.int32], thresholds: NDArray[np.float64] = GRID
-) -> DecisionCurve:
-    """Compute net benefit, TP / n - FP / n * t / (1 - t), at each threshold probability t.
-
-    Vickers and Elkin, Medical Decision Making 26 (2006), 565. It holds at the prevalence of the
-    table, and for calibrated probabilities only.
-
-    Args:
-        table: The predictions.
-        weights: What `draw_patients` returned for this table.
-        thresholds: Shape (k,), in (0, 1).
-    """
+def _decision_curve(table: PredictionTable, weights: NDArray[np.int32]) -> DecisionCurve:
+    """Net benefit TP / n - FP / n * t / (1 - t): Vickers and Elkin, Med Decis Making 26 (2006)."""
+    thresholds = np.arange(1, 100) / 100
     odds = thresholds / (1 - thresholds)
     predicted = table.probability[:, None] >= thresholds
     benefit = table.sum_by_patient(np.where(table.positive[:, None], 1.0, -odds) * predicted)
@@ -346,24 +319,9 @@ def decision_curve(
     )
 
 
-def selective_metrics(
+def _selective_metrics(
     table: PredictionTable, abstention: Abstention, weights: NDArray[np.int32]
 ) -> dict[str, Estimate]:
-    """Measure abstention on images that did not choose its range.
-
-    Args:
-        table: The predictions.
-        abstention: The range of uncertain images.
-        weights: What `draw_patients` returned for this table.
-
-    Returns:
-        `coverage`, `coverage_positive` and `coverage_negative`: the fraction of all, PNEUMONIA and
-        NORMAL images that are not uncertain (decided). `decided/sensitivity`,
-        `decided/specificity` and `decided/accuracy` among those, NaN where there are none.
-        `decided/false_negative_patients` and `decided/false_positive_patients`: the fraction of
-        PNEUMONIA and of NORMAL patients with an image confidently predicted as the other class,
-        which alpha bounds. `alpha`, `uncertain_from`, `uncertain_below` and `n_decided`.
-    """
     truth, decided = table.positive, ~abstention.uncertain(table.probability)
     correct = decided & (truth == (table.probability >= abstention.upper))
     fractions = {
@@ -375,7 +333,7 @@ def selective_metrics(
         "decided/accuracy": (correct, decided),
     }
     found = {name: _fraction(table, *images, weights) for name, images in fractions.items()}
-    for label, (wrong, n) in confidently_wrong_patients(table, abstention).items():
+    for label, (wrong, n) in _confidently_wrong(table, abstention).items():
         kind = "false_negative" if label == PNEUMONIA else "false_positive"
         found[f"decided/{kind}_patients"] = Estimate(
             wrong / n,
@@ -390,18 +348,10 @@ def selective_metrics(
     }
 
 
-def confidently_wrong_patients(
+def _confidently_wrong(
     table: PredictionTable, abstention: Abstention
 ) -> dict[int, tuple[int, int]]:
-    """Count patients with an image of a class that is confidently predicted as the other.
-
-    Args:
-        table: The predictions.
-        abstention: The range of uncertain images.
-
-    Returns:
-        By label: their number, and the number of all patients with an image of that class.
-    """
+    """Count, by label, patients with an image confidently predicted as the other; and all."""
     p, truth = table.probability, table.positive
     found = {}
     for label, images, wrong in (
@@ -415,22 +365,12 @@ def confidently_wrong_patients(
     return found
 
 
-def error_probability(abstention: Abstention, label: int, wrong: int, patients: int) -> float:
+def _error_probability(abstention: Abstention, label: int, wrong: int, patients: int) -> float:
     """Compute how likely so many confidently wrong patients are if the guarantee holds.
 
     With k = floor(alpha * (n + 1)) the errors among m further patients follow a beta-binomial
     distribution of m, k and n + 1 - k (Angelopoulos and Bates, Foundations and Trends in Machine
-    Learning 16 (2023), 494), which counts chance in both sets of patients. Where the threshold
-    widened the range, fewer are expected.
-
-    Args:
-        abstention: The range of uncertain images.
-        label: NORMAL or PNEUMONIA.
-        wrong: Patients of that class with an image confidently predicted as the other.
-        patients: m, all patients of that class.
-
-    Returns:
-        The probability of `wrong` or more.
+    Learning 16 (2023), 494), which counts chance in both sets of patients.
     """
     n = abstention.n_patients_positive if label == PNEUMONIA else abstention.n_patients_negative
     k = conformal_rank(abstention.alpha, n)
@@ -439,21 +379,13 @@ def error_probability(abstention: Abstention, label: int, wrong: int, patients: 
     return float(betabinom(patients, k, n + 1 - k).sf(wrong - 1))
 
 
-def violated_guarantees(table: PredictionTable, abstention: Abstention) -> tuple[str, ...]:
-    """Report classes with more confidently wrong patients than alpha allows.
-
-    Args:
-        table: The predictions.
-        abstention: The range of uncertain images.
-
-    Returns:
-        A sentence for each such class, which says whether chance explains it.
-    """
+def _violated_guarantees(table: PredictionTable, abstention: Abstention) -> tuple[str, ...]:
+    """Name the classes with more confidently wrong patients than alpha allows."""
     sentences = []
-    for label, (wrong, n) in confidently_wrong_patients(table, abstention).items():
+    for label, (wrong, n) in _confidently_wrong(table, abstention).items():
         if wrong <= abstention.alpha * n:
             continue
-        p = error_probability(abstention, label, wrong, n)
+        p = _error_probability(abstention, label, wrong, n)
         verdict = (
             f"chance alone gives as many in {p:.0%} of tests"
             if p >= _MORE_THAN_CHANCE

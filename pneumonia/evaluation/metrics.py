@@ -7,7 +7,7 @@ scores that the model tells apart.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,8 +18,6 @@ from pneumonia.evaluation.calibration import (
     RecalibrationLine,
     bin_numbers,
     fit_recalibration,
-    log_losses,
-    log_odds,
 )
 from pneumonia.evaluation.predictions import PredictionTable
 
@@ -28,13 +26,15 @@ Array = NDArray[np.float64]
 PREVALENCES = (0.05, 0.2, 0.5)
 """Prevalences of PNEUMONIA for which predictive values are given."""
 
+_EPSILON = float(np.finfo(np.float64).eps)
+"""Distance from 0 and 1 that probabilities keep where a logarithm is taken, as in scikit-learn."""
+
 _CELLS = 150_000
 """Images times replicates held at once: about 1 MB, so that they fit into the processor's cache."""
 
 
-@dataclass(frozen=True)
-class Confusion:
-    """The confusion matrix; images of both classes are present.
+class Confusion(NamedTuple):
+    """The confusion matrix: int, or float64 arrays of one shape under several weightings.
 
     Attributes:
         tp: PNEUMONIA images predicted as PNEUMONIA.
@@ -43,28 +43,28 @@ class Confusion:
         fn: PNEUMONIA images predicted as NORMAL.
     """
 
-    tp: int
-    fp: int
-    tn: int
-    fn: int
+    tp: Any
+    fp: Any
+    tn: Any
+    fn: Any
 
     @property
-    def n_positive(self) -> int:
-        """The number of PNEUMONIA images."""
+    def n_positive(self) -> Any:
+        """The number of PNEUMONIA images, above 0."""
         return self.tp + self.fn
 
     @property
-    def n_negative(self) -> int:
-        """The number of NORMAL images."""
+    def n_negative(self) -> Any:
+        """The number of NORMAL images, above 0."""
         return self.tn + self.fp
 
     @property
-    def sensitivity(self) -> float:
+    def sensitivity(self) -> Any:
         """The fraction of PNEUMONIA images predicted as PNEUMONIA (recall)."""
         return self.tp / self.n_positive
 
     @property
-    def specificity(self) -> float:
+    def specificity(self) -> Any:
         """The fraction of NORMAL images predicted as NORMAL."""
         return self.tn / self.n_negative
 
@@ -85,48 +85,8 @@ def confusion(labels: ArrayLike, predicted: NDArray[np.bool_]) -> Confusion:
     )
 
 
-class Counts(NamedTuple):
-    """Weighted counts of images at a threshold, arrays of one shape.
-
-    Attributes:
-        tp: PNEUMONIA images predicted as PNEUMONIA.
-        fp: NORMAL images predicted as PNEUMONIA.
-        n_positive: PNEUMONIA images, above 0.
-        n_negative: NORMAL images, above 0.
-    """
-
-    tp: Array
-    fp: Array
-    n_positive: Array
-    n_negative: Array
-
-    @property
-    def fn(self) -> Array:
-        """PNEUMONIA images predicted as NORMAL."""
-        return self.n_positive - self.tp
-
-    @property
-    def tn(self) -> Array:
-        """NORMAL images predicted as NORMAL."""
-        return self.n_negative - self.fp
-
-    @property
-    def recall(self) -> Array:
-        """The fraction of PNEUMONIA images predicted as PNEUMONIA."""
-        return self.tp / self.n_positive
-
-    @property
-    def specificity(self) -> Array:
-        """The fraction of NORMAL images predicted as NORMAL."""
-        return self.tn / self.n_negative
-
-
-class Ranking:
-    """Images ordered by score, ties together, ready to be weighted.
-
-    Args:
-        table: The images.
-    """
+class _Ranking:
+    """Images ordered by score, ties together, ready to be weighted."""
 
     def __init__(self, table: PredictionTable) -> None:
         self._order = np.argsort(-table.scores, kind="stable")
@@ -135,18 +95,12 @@ class Ranking:
         self._starts = np.concatenate(([0], np.flatnonzero(np.diff(descending)) + 1))
 
     def measure(self, weights: Array) -> tuple[Array, Array]:
-        """Compute AUROC and average precision of weighted images.
+        """Compute AUROC and average precision of weighted images, weights of shape (r, n).
 
         The AUROC is the Mann-Whitney statistic: the probability that a random PNEUMONIA image
         scores higher than a random NORMAL one, ties counted half (Hanley and McNeil, Radiology
         143, 1982). Average precision is precision at each distinct score, weighted by the gain of
         recall: a sum of steps, as the trapezoid is too optimistic (Davis and Goadrich, ICML 2006).
-
-        Args:
-            weights: Shape (r, n), not negative, with some weight in each class in every row.
-
-        Returns:
-            AUROC and average precision, each of shape (r,), in [0, 1].
         """
         w = weights[:, self._order]
         positive = np.add.reduceat(np.where(self._labels, w, 0.0), self._starts, axis=1)
@@ -166,19 +120,19 @@ class WeightedTable:
     """Predictions under r weightings of their patients: the input of metrics without threshold.
 
     Attributes:
-        table: The predictions.
-        log_odds: Shape (n,), of the probabilities.
+        positive: Shape (n,): True for PNEUMONIA.
+        log_odds: Shape (n,): of the probabilities.
         order: The images ordered by score.
         weights: Shape (r, n): the weight of each image.
         n: Shape (r,): the sum of weights.
         squared_errors: Shape (r,): weighted sum of (probability - label)^2.
-        log_losses: Shape (r,): weighted sum of the log losses.
+        log_losses: Shape (r,): weighted sum of -log of the probability of the label.
         bin_gaps: Shape (r, `BINS`): weighted sum of (probability - label) in each bin.
     """
 
-    table: PredictionTable
+    positive: NDArray[np.bool_]
     log_odds: Array
-    order: Ranking
+    order: _Ranking
     weights: Array
     n: Array
     squared_errors: Array
@@ -192,8 +146,8 @@ class WeightedTable:
 
     @cached_property
     def recalibration(self) -> RecalibrationLine:
-        """Cox's recalibration line, r of them."""
-        return fit_recalibration(self.table.positive, self.log_odds, self.weights)
+        """Cox's recalibration lines."""
+        return fit_recalibration(self.positive, self.log_odds, self.weights)
 
 
 @dataclass(frozen=True)
@@ -203,8 +157,8 @@ class Metric:
     Attributes:
         name: Key in `metrics.json`, without `test/`.
         label: Name in tables.
-        function: From `Counts` if it needs a threshold, else from `WeightedTable`, to shape (r,);
-            NaN where undefined.
+        function: Takes a `Confusion` if it needs a threshold, else a `WeightedTable`; returns
+            shape (r,), NaN where undefined.
         needs_threshold: Whether it depends on the threshold.
         higher_is_better: None where neither direction is.
     """
@@ -223,7 +177,7 @@ def _ratio(part: Array, whole: Array) -> Array:
     return ratio
 
 
-def _mcc(c: Counts) -> Array:
+def _mcc(c: Confusion) -> Array:
     """Correlation of label and predicted class (Matthews 1975), 0 if all predictions are equal."""
     spread = (
         np.sqrt(c.tp + c.fp) * np.sqrt(c.tn + c.fn) * np.sqrt(c.n_positive) * np.sqrt(c.n_negative)
@@ -231,33 +185,25 @@ def _mcc(c: Counts) -> Array:
     return np.nan_to_num(_ratio(c.tp * c.tn - c.fp * c.fn, spread), nan=0.0)
 
 
-def _ppv_at(prevalence: float) -> Callable[[Counts], Array]:
+def _ppv(c: Confusion, prevalence: float) -> Array:
     """PPV by Bayes' theorem (Altman and Bland, BMJ 309, 1994, 102)."""
-
-    def ppv(c: Counts) -> Array:
-        tp, fp = c.recall * prevalence, c.fp / c.n_negative * (1 - prevalence)
-        return _ratio(tp, tp + fp)
-
-    return ppv
+    tp, fp = c.sensitivity * prevalence, c.fp / c.n_negative * (1 - prevalence)
+    return _ratio(tp, tp + fp)
 
 
-def _npv_at(prevalence: float) -> Callable[[Counts], Array]:
-    """NPV by Bayes' theorem, likewise."""
-
-    def npv(c: Counts) -> Array:
-        tn, fn = c.specificity * (1 - prevalence), c.fn / c.n_positive * prevalence
-        return _ratio(tn, tn + fn)
-
-    return npv
+def _npv(c: Confusion, prevalence: float) -> Array:
+    """NPV by Bayes' theorem."""
+    tn, fn = c.specificity * (1 - prevalence), c.fn / c.n_positive * prevalence
+    return _ratio(tn, tn + fn)
 
 
 METRICS: tuple[Metric, ...] = (
-    Metric("recall", "recall (sensitivity)", lambda c: c.recall),
+    Metric("recall", "recall (sensitivity)", lambda c: c.sensitivity),
     Metric("specificity", "specificity", lambda c: c.specificity),
     Metric("precision", "precision (PPV)", lambda c: _ratio(c.tp, c.tp + c.fp)),
     Metric("npv", "NPV", lambda c: _ratio(c.tn, c.tn + c.fn)),
     Metric("accuracy", "accuracy", lambda c: (c.tp + c.tn) / (c.n_positive + c.n_negative)),
-    Metric("balanced_accuracy", "balanced accuracy", lambda c: (c.recall + c.specificity) / 2),
+    Metric("balanced_accuracy", "balanced accuracy", lambda c: (c.sensitivity + c.specificity) / 2),
     Metric("f1", "F1", lambda c: 2 * c.tp / (c.n_positive + c.tp + c.fp)),
     Metric("mcc", "MCC", _mcc),
     Metric("auroc", "AUROC", lambda w: w.ranking[0], needs_threshold=False),
@@ -285,9 +231,12 @@ METRICS: tuple[Metric, ...] = (
 """All metrics of tables and comparisons, in the order in which they are shown."""
 
 PREVALENCE_METRICS: tuple[Metric, ...] = tuple(
-    Metric(f"{name}_at_{p:.0%}".replace("%", "_percent"), f"{label} at {p:.0%}", at(p))
+    Metric(f"{value}_at_{p:.0%}".replace("%", "_percent"), f"{value.upper()} at {p:.0%}", function)
     for p in PREVALENCES
-    for name, label, at in (("ppv", "PPV", _ppv_at), ("npv", "NPV", _npv_at))
+    for value, function in (
+        ("ppv", partial(_ppv, prevalence=p)),
+        ("npv", partial(_npv, prevalence=p)),
+    )
 )
 """Predictive values at other prevalences: PPV and NPV at each of `PREVALENCES`."""
 
@@ -309,9 +258,12 @@ def threshold_metrics(
     Returns:
         By name, arrays of that shape; predictive values are NaN where no image is predicted so.
     """
-    counts = Counts(*(np.asarray(x, np.float64) for x in (tp, fp, n_positive, n_negative)))
+    tp, fp, positive, negative = (
+        np.asarray(x, np.float64) for x in (tp, fp, n_positive, n_negative)
+    )
+    matrix = Confusion(tp, fp, negative - fp, positive - tp)
     return {
-        metric.name: metric.function(counts)
+        metric.name: metric.function(matrix)
         for metric in (*METRICS, *PREVALENCE_METRICS)
         if metric.needs_threshold
     }
@@ -329,7 +281,7 @@ def compute_metrics(
 
     Args:
         table: The predictions.
-        thresholds: By prefix of the metric names (`""`, `at_0.5/`), in [0, 1].
+        thresholds: A threshold in [0, 1] for each prefix of metric names (`""`, `at_0.5/`).
         patient_weights: Shape (r, n_patients), with some weight in each class in every row; by
             default one row of ones, that is the table as it is.
 
@@ -340,7 +292,9 @@ def compute_metrics(
     if patient_weights is None:
         patient_weights = np.ones((1, table.n_patients))
     truth, p = table.positive, table.probability
-    columns = [truth, ~truth, (p - truth) ** 2, log_losses(truth, p)]
+    clipped = np.clip(p, _EPSILON, 1 - _EPSILON)
+    log_losses = -np.where(truth, np.log(clipped), np.log1p(-clipped))
+    columns = [truth, ~truth, (p - truth) ** 2, log_losses]
     for threshold in thresholds.values():
         columns += [truth & (p >= threshold), ~truth & (p >= threshold)]
     gaps = (bin_numbers(p)[:, None] == np.arange(BINS)) * (p - truth)[:, None]
@@ -353,12 +307,12 @@ def compute_metrics(
         tp, fp = sums.T[4 + 2 * place : 6 + 2 * place]
         for name, values in threshold_metrics(tp, fp, n_positive, n_negative).items():
             found[prefix + name] = values
-    order, odds, chunks = Ranking(table), log_odds(p), []
+    order, log_odds, chunks = _Ranking(table), np.log(clipped) - np.log1p(-clipped), []
     step = max(1, _CELLS // len(table))
     for rows in (slice(start, start + step) for start in range(0, len(sums), step)):
         weighted = WeightedTable(
-            table,
-            odds,
+            table.positive,
+            log_odds,
             order,
             patient_weights[rows][:, table.patient_ids].astype(np.float64),
             (n_positive + n_negative)[rows],

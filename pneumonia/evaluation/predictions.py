@@ -178,25 +178,11 @@ class PredictionTable:
         return np.intersect1d(self.patients_with(self.positive), self.patients_with(~self.positive))
 
     def patients_with(self, images: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """Find the patients who have at least one of these images.
-
-        Args:
-            images: Shape (n,), bool.
-
-        Returns:
-            Their numbers, ascending.
-        """
+        """Find the numbers of the patients with an image in a mask of shape (n,)."""
         return np.unique(self.patient_ids[images])
 
     def sum_by_patient(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Add up the rows of each patient's images.
-
-        Args:
-            columns: Shape (n, k).
-
-        Returns:
-            Shape (n_patients, k).
-        """
+        """Add up the rows of each patient's images: shape (n, k) to (n_patients, k)."""
         sums = np.zeros((self.n_patients, columns.shape[1]))
         np.add.at(sums, self.patient_ids, columns)
         return sums
@@ -249,7 +235,7 @@ class PredictionTable:
             hint = (
                 "this is the output of `pneumonia predict`, add the true classes"
                 if "predicted_class" in cells
-                else f"found only {_first_few(cells)}"
+                else f"found {_first_few(cells)}"
             )
             raise EvaluationError(
                 f"{path} has no column label, expected the true class of each image there,"
@@ -257,13 +243,14 @@ class PredictionTable:
             )
         if not {"probability", "logit"} & cells.keys():
             raise EvaluationError(
-                f"{path} has neither a column probability nor a column logit, found only"
+                f"{path} has neither a column probability nor a column logit, found"
                 f" {_first_few(cells)}; add the probability of PNEUMONIA, from 0 to 1."
             )
         columns: dict[str, Any] = {}
         for name in cells.keys() & set(COLUMNS):
             if name in _KINDS:
-                columns[name] = np.array([cell.strip() for cell in cells[name]], np.str_)
+                texts = cells[name] if name == "path" else [cell.strip() for cell in cells[name]]
+                columns[name] = np.array(texts, np.str_)
                 continue
             parse, expected = (_label, _LABELS) if name == "label" else (float, "a number")
             columns[name] = _parse(path, name, cells[name], parse, expected)
@@ -277,7 +264,7 @@ class PredictionTable:
 
     def _check_shapes(self) -> None:
         n = np.size(self.label)
-        for name in COLUMNS:
+        for name in ("label", *COLUMNS):
             if getattr(self, name) is None:
                 continue
             column = np.asarray(getattr(self, name))

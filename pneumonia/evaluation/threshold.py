@@ -72,9 +72,6 @@ class OperatingPoint:
     def from_dict(cls, values: Mapping[str, Any]) -> "OperatingPoint":
         """Undo `to_dict`.
 
-        Args:
-            values: What `to_dict` returned.
-
         Raises:
             EvaluationError: If a value is missing, unknown or out of its range.
         """

@@ -46,10 +46,15 @@ def test_what_training_calls(model_file, synthetic, tmp_path):
     content |= {"calibration": {"temperature": 2.0}, "operating_point": point.to_dict()}
     torch.save(content | {"metadata": metadata}, checkpoint)
     predictions = PredictionTable(
-        samples.paths, samples.labels, logits, probabilities, samples.patients, samples.subtypes
+        path=samples.paths,
+        label=samples.labels,
+        logit=logits,
+        probability=probabilities,
+        patient=samples.patients,
+        subtype=samples.subtypes,
     )
     found = write_evaluation(checkpoint, predictions, tmp_path, "split test of some/where")
-    assert found.assessment.threshold == point.threshold
+    assert found.threshold == point.threshold
     assert "split test of some/where" in (tmp_path / "report.html").read_text()
     assert "abc" in (checkpoint.parent / "MODEL_CARD.md").read_text()
     metrics = json.loads((tmp_path / "metrics.json").read_text())

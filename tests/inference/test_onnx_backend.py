@@ -251,15 +251,13 @@ def paths(value: object, above: tuple[object, ...] = ()) -> list[tuple[object, .
 
 
 LABELS = np.arange(40) % 2
-CASES = PredictionTable.of(
-    PredictionTable(
-        [f"{row}.png" for row in range(40)],
-        LABELS,
-        np.linspace(-2, 2, 40),
-        np.linspace(0.1, 0.9, 40),
-        [f"p{row}" for row in range(40)],
-        np.array(["normal", "viral"])[LABELS],
-    )
+CASES = PredictionTable(
+    path=np.array([f"{row}.png" for row in range(40)]),
+    label=LABELS,
+    logit=np.linspace(-2, 2, 40),
+    probability=np.linspace(0.1, 0.9, 40),
+    patient=np.array([f"p{row}" for row in range(40)]),
+    subtype=np.array(["normal", "viral"])[LABELS],
 )
 
 

@@ -30,7 +30,7 @@ def test_a_path_gives_a_typed_result(model, files):
     assert isinstance(found, pneumonia.Prediction)
     assert found.path == str(files[0])
     assert 0 <= found.probability <= 1
-    assert found.decision_curve == CLASSES[found.probability >= model.operating_point.threshold]
+    assert found.decision == CLASSES[found.probability >= model.operating_point.threshold]
     assert isinstance(found.uncertain, bool)
     assert isinstance(found.unlike, bool)
     assert found.warnings == ()
