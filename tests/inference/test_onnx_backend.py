@@ -11,12 +11,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from rich.console import Console
 
 from pneumonia.errors import CheckpointError, ConfigError, ModelError
 from pneumonia.evaluation.evaluate import evaluate_predictions
 from pneumonia.evaluation.predictions import PredictionTable
-from pneumonia.evaluation.report.console import console_summary
+from pneumonia.evaluation.report.console import print_summary
 from pneumonia.evaluation.report.model_card import model_card
 from pneumonia.inference.evaluate import describe
 from pneumonia.inference.page import desk
@@ -271,7 +270,7 @@ def answers_or_refuses(file: Path) -> None:
     except (CheckpointError, ModelError):
         return
     dossier = evaluate_predictions(CASES, subject, replicates=200)
-    Console(quiet=True).print(console_summary(dossier))
+    print_summary(dossier, {})
     model_card(dossier)
 
 

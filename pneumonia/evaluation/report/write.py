@@ -15,7 +15,7 @@ from pneumonia.files import atomic_write
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
 REPORT_FILE = "report.html"
-CARD_FILE = "MODEL_CARD.md"
+CARD = "MODEL_CARD.md"
 
 
 def write_metrics(path: str | os.PathLike[str], metrics: Mapping[str, Estimate]) -> None:
