@@ -11,14 +11,12 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from lightning import seed_everything
 from omegaconf import DictConfig
-from rich.console import Console
 
-from pneumonia.evaluation.report.console import console_summary
 from pneumonia.training.callbacks.checkpoint import best_checkpoint
 from pneumonia.training.config import register_resolvers
 from pneumonia.training.errors import check_run, handle_errors, run
 from pneumonia.training.finalize import finalize
-from pneumonia.training.pipeline import build_run, record_finish, test
+from pneumonia.training.pipeline import build_run, print_result, record_finish, test
 from pneumonia.training.resume import resolve_run_start
 from pneumonia.training.sweep.optuna import register_sweepers
 
@@ -40,20 +38,7 @@ def main(config: DictConfig) -> float | None:
     checkpoint = finalize(parts, path)
     result = test(parts, path, checkpoint) if start.test else None
     record_finish(parts, path, score, checkpoint, result)
-
-    console = Console(quiet=not trainer.is_global_zero)
-    if result is not None:
-        console.print(console_summary(result))
-    point = checkpoint["operating_point"]
-    console.print(
-        f"Validation estimate (optimistic): {start.config.monitor} {score:.3f}, recall"
-        f" {point['sensitivity']:.3f}, specificity {point['specificity']:.3f}\n"
-        f"Checkpoint: {path}\n"
-        f"{'Run directory' if result is None else 'Report and metrics'}: {start.directory}\n"
-        f"TensorBoard: tensorboard --logdir {start.directory}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    print_result(parts, path, score, checkpoint, result)
     return score
 
 

@@ -21,6 +21,7 @@ from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import ConfigError, sentence
 from pneumonia.evaluation.evaluate import EvaluationResult, evaluate_predictions
 from pneumonia.evaluation.predictions import PredictionTable, sigmoid
+from pneumonia.evaluation.report.console import print_summary
 from pneumonia.evaluation.report.write import CARD, write_report
 from pneumonia.inference.evaluate import describe_checkpoint, thumbnail
 from pneumonia.model.lightning_module import PneumoniaClassifier
@@ -194,6 +195,41 @@ def record_finish(
         ),
     )
     mark_finished(directory)
+
+
+def print_result(
+    run: RunComponents,
+    path: str,
+    score: float,
+    checkpoint: Mapping[str, Any],
+    result: EvaluationResult | None,
+) -> None:
+    """Print the test metrics beside the validation estimate, and where everything is.
+
+    Args:
+        run: After its test, if there was one.
+        path: The finalized `.ckpt` file.
+        score: Its monitored metric.
+        checkpoint: Its content.
+        result: The result of the test.
+    """
+    if not run.trainer.is_global_zero:
+        return
+    directory, monitor = run.start.directory, run.start.config.monitor
+    outputs = {"Checkpoint": path, "TensorBoard": f"tensorboard --logdir {directory}"}
+    if result is not None:
+        report = {"Report": f"{directory}/report.html"}
+        print_summary(result, report | outputs, {monitor.removeprefix("val/"): score})
+        return
+    point = checkpoint["operating_point"]
+    outputs = {
+        "Validation estimate (optimistic)": f"{monitor} {score:.3f}, recall"
+        f" {point['sensitivity']:.3f}, specificity {point['specificity']:.3f}; the test split was"
+        " not read",
+        **outputs,
+    }
+    for name, value in outputs.items():
+        print(f"{name}: {value}")  # noqa: T201
 
 
 def to_container(config: DictConfig) -> dict[str, Any]:

@@ -11,12 +11,11 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from rich.console import Console
 
 from pneumonia.errors import CheckpointError, ConfigError, ModelError
 from pneumonia.evaluation.evaluate import evaluate_predictions
 from pneumonia.evaluation.predictions import PredictionTable
-from pneumonia.evaluation.report.console import console_summary
+from pneumonia.evaluation.report.console import print_summary
 from pneumonia.evaluation.report.model_card import model_card
 from pneumonia.inference.evaluate import describe_checkpoint
 from pneumonia.inference.predictor import InferenceModel, Predictor
@@ -256,7 +255,7 @@ def works_or_is_refused(file: Path) -> None:
     except (CheckpointError, ModelError):
         return
     result = evaluate_predictions(TABLE, described, replicates=200)
-    Console(quiet=True).print(console_summary(result))
+    print_summary(result, {})
     model_card(result)
 
 

@@ -36,7 +36,7 @@ def test_sdist_and_wheel_hold_what_belongs_in_them(built):
         names = archive.namelist()
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / "pneumonia").rglob("*.py")}
     assert modules <= set(names)
-    assert "pneumonia/evaluation/report.html.jinja" in names
+    assert "pneumonia/evaluation/report/report.html.jinja" in names
     assert {name.split("/")[0] for name in names} == {
         "pneumonia",
         f"pneumonia-{pneumonia.__version__}.dist-info",

@@ -118,9 +118,11 @@ class Figures(Callback):
         predicted = probabilities >= point.threshold
         confusion = metrics.confusion(labels, predicted)
         histogram = plots.plot_histogram(labels, probabilities, point.threshold)
-        reliability = plots.reliability_diagram(labels, probabilities, logits)
-        _add(trainer, "val/roc", plots.plot_roc(labels, logits))
-        _add(trainer, "val/precision_recall", plots.plot_precision_recall(labels, logits))
+        reliability = plots.plot_reliability(labels, probabilities, logits)
+        _add(trainer, "val/roc", plots.plot_roc(labels, logits, confusion))
+        _add(
+            trainer, "val/precision_recall", plots.plot_precision_recall(labels, logits, confusion)
+        )
         _add(trainer, "val/confusion_matrix", plots.plot_confusion_matrix(confusion))
         _add(trainer, "val/probabilities", histogram)
         _add(trainer, "val/reliability", reliability)
