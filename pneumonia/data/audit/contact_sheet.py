@@ -97,7 +97,10 @@ def draw_montage(audit: Audit) -> Figure:
     """Draw some images of each split and class, spread evenly over its file names.
 
     Args:
-        audit: At least one file of it is readable; the others are left out.
+        audit: Unreadable files are left out.
+
+    Raises:
+        DataError: If no image is readable.
     """
     readable = [entry for entry in audit.entries if entry.content.problem is None]
     rows = []
@@ -113,6 +116,8 @@ def draw_montage(audit: Audit) -> Figure:
                 image.thumbnail((_MONTAGE_TILE, _MONTAGE_TILE))
             captions = [name.rsplit("/", 1)[-1] for name in part]
             rows.append(Row(title if start == 0 else "", images, captions))
+    if not rows:
+        raise DataError(f"{audit.root} contains no readable image for the montage.")
     return draw_sheet(rows, _MONTAGE_TILE)
 
 
