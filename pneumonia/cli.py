@@ -17,6 +17,7 @@ from pneumonia.commands.evaluate import evaluate_command
 from pneumonia.commands.export import export_command
 from pneumonia.commands.predict import predict_command
 from pneumonia.commands.runs import runs_command
+from pneumonia.commands.serve import serve_command
 from pneumonia.errors import PneumoniaError, sentence
 
 REFUSED = 2
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.add_typer(data, name="data")
 app.command("predict")(predict_command)
 app.command("export")(export_command)
+app.command("serve")(serve_command)
 app.command("evaluate")(evaluate_command)
 app.command("compare")(compare_command)
 app.command("calibrate")(calibrate_command)

@@ -1,7 +1,7 @@
 """The Python API of inference: load a checkpoint, predict images."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast, overload
 
@@ -18,7 +18,6 @@ from pneumonia.inference.image_loading import (
     decode,
     display_name,
     load_image,
-    preprocess_image,
     read_ahead,
 )
 from pneumonia.inference.metadata import (
@@ -227,41 +226,36 @@ class Predictor(InferenceModel):
             One result per image, in order: a `FailedPrediction` for what cannot be read.
         """
 
-        def read(task: tuple[int, Source]) -> LoadedImage | FailedPrediction:
+        def load(task: tuple[int, Source]) -> LoadedImage | FailedPrediction:
             number, source = task
-            name = display_name(source, number)
-            try:
-                return load_image(source, self.preprocessing, name)
-            except DataError as error:
-                return FailedPrediction(name, str(error))
+            return load_image(source, self.preprocessing, display_name(source, number))
 
-        for batch in read_ahead(read, enumerate(images, start=1), batch_size):
-            readable = [item for item in batch if isinstance(item, LoadedImage)]
-            predictions = iter(self.predict_batch(readable))
-            for item in batch:
-                yield item if isinstance(item, FailedPrediction) else next(predictions)
+        for batch in read_ahead(load, enumerate(images, start=1), batch_size):
+            yield from self.predict_batch(batch)
 
-    def predict_batch(self, batch: Sequence[LoadedImage]) -> list[Prediction]:
+    def predict_batch(
+        self, batch: Sequence[LoadedImage | FailedPrediction]
+    ) -> list[Prediction | FailedPrediction]:
         """Predict images that are already loaded, as one batch.
 
         Args:
-            batch: Any number of images.
+            batch: Any number of images; failures are returned as they are.
 
         Returns:
-            One prediction per image, in order.
+            One result per image, in order.
 
         Raises:
             CheckpointError: If the network's output is not finite.
         """
-        if not batch:
-            return []
-        output = self.backend(np.stack([item.pixels for item in batch]))
-        scores = output.ood_score if output.ood_score is not None else [None] * len(batch)
+        loaded = [item for item in batch if isinstance(item, LoadedImage)]
+        if not loaded:
+            return [item for item in batch if isinstance(item, FailedPrediction)]
+        output = self.backend(np.stack([item.pixels for item in loaded]))
+        scores = output.ood_score if output.ood_score is not None else [None] * len(loaded)
+        rows = iter(zip(self.probabilities(output.logits), scores, strict=True))
         return [
-            self._prediction(item, float(probability), None if score is None else float(score))
-            for item, probability, score in zip(
-                batch, self.probabilities(output.logits), scores, strict=True
-            )
+            item if isinstance(item, FailedPrediction) else self._prediction(item, *next(rows))
+            for item in batch
         ]
 
     def explain(self, image: Source) -> "Explanation":
@@ -282,24 +276,23 @@ class Predictor(InferenceModel):
 
         name = display_name(image)
         decoded = decode(image, name)
-        loaded = preprocess_image(decoded, self.preprocessing, name)
-        (prediction,) = self.predict_batch([loaded])
+        prediction = replace(self.predict(decoded), path=name)
         return explain(self.backend, self.preprocessing, decoded, prediction)
 
     def _prediction(
-        self, item: LoadedImage, probability: float, ood_score: float | None
+        self, image: LoadedImage, probability: float, ood_score: float | None
     ) -> Prediction:
         uncertain = is_ood = None
         if self.abstention is not None:
             uncertain = bool(self.abstention.uncertain(np.array([probability]))[0])
         if ood_score is not None and self.ood_threshold is not None:
-            is_ood = not ood_score <= self.ood_threshold  # so that NaN is flagged, too
+            is_ood = bool(not ood_score <= self.ood_threshold)  # NaN is out-of-distribution, too
         return Prediction(
-            path=item.name,
-            probability=probability,
-            predicted_class=CLASSES[probability >= self.operating_point.threshold],
+            path=image.name,
+            probability=float(probability),
+            predicted_class=CLASSES[bool(probability >= self.operating_point.threshold)],
             uncertain=uncertain,
             is_ood=is_ood,
-            ood_score=ood_score,
-            warnings=item.warnings,
+            ood_score=None if ood_score is None else float(ood_score),
+            warnings=image.warnings,
         )

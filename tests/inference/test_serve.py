@@ -1,0 +1,383 @@
+"""The web service predicts uploads within its limits, keeps nothing of them, and trusts nobody."""
+
+import asyncio
+import base64
+import io
+import itertools
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from PIL import Image
+from starlette.testclient import TestClient
+
+from pneumonia.inference.predictor import Predictor
+from pneumonia.inference.serve.server import Limits, create_app
+
+SMALL = Limits(files=2, file_bytes=1000, request_bytes=2500, total_bytes=3000, seconds=1)
+ADDRESS = "http://127.0.0.1:8000"
+
+
+@pytest.fixture(scope="module")
+def predictor(sealed_file):
+    return Predictor.load(sealed_file)
+
+
+@pytest.fixture(scope="module")
+def client(predictor, sealed_file):
+    with TestClient(create_app(predictor, sealed_file), ADDRESS) as client:
+        yield client
+
+
+@pytest.fixture
+def limited(predictor, sealed_file):
+    with TestClient(create_app(predictor, sealed_file, limits=SMALL), ADDRESS) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def xray(synthetic):
+    return min((synthetic / "test/PNEUMONIA").iterdir())
+
+
+def upload(client, *contents, name="a.png", field="files", **options):
+    files = [(field, (name, content)) for content in contents]
+    return client.post("/predict", files=files, **options)
+
+
+def test_every_file_gets_its_prediction_or_its_error(client, predictor, xray):
+    broken, found, last = upload(client, b"no image", xray.read_bytes(), b"").json()
+    assert found == {
+        **vars(predictor.predict(xray)),
+        "path": "a.png",
+        "warnings": [],
+        "heat_map": None,
+    }
+    for failed in (broken, last):
+        assert failed.keys() == {"path", "error"}
+        assert failed["error"].startswith("a.png ")
+
+
+def test_explain_adds_a_heat_map(client, xray):
+    (found,) = upload(client, xray.read_bytes(), params={"explain": True}).json()
+    with Image.open(io.BytesIO(base64.b64decode(found["heat_map"]))) as heat, Image.open(xray) as x:
+        assert (heat.format, heat.mode, heat.size) == ("PNG", "RGB", x.size)
+
+
+def test_an_exported_model_predicts_but_has_no_heat_maps(exported, xray):
+    with TestClient(create_app(Predictor.load(exported), exported), ADDRESS) as client:
+        assert "probability" in upload(client, xray.read_bytes()).json()[0]
+        assert upload(client, xray.read_bytes(), params={"explain": True}).status_code == 501
+
+
+def test_health_names_the_model_and_the_schema_describes_the_upload(client):
+    assert client.get("/health").json()["status"] == "ok"
+    operation = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
+    assert "multipart/form-data" in operation["requestBody"]["content"]
+    assert {client.get(path).status_code for path in ("/docs", "/redoc")} == {404}
+
+
+def test_the_page_states_what_it_is_and_loads_nothing_from_elsewhere(client):
+    page = client.get("/")
+    assert "not a medical device" in page.text
+    assert "http" not in page.text
+    policy = page.headers["Content-Security-Policy"]
+    assert policy.startswith("default-src 'none'")
+    assert "http" not in policy
+    assert page.headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("contents", "status"),
+    [
+        ([b"x" * 1000] * 2, 200),
+        ([b"x" * 1001], 413),
+        ([b"x" * 999] * 3, 413),
+        ([b"x", b"x", b"x"], 413),
+    ],
+)
+def test_limits_of_a_file_and_a_request(limited, contents, status):
+    for _ in range(3):  # what was refused is not counted any longer
+        assert upload(limited, *contents).status_code == status
+
+
+def test_limits_of_all_requests_in_flight(predictor, sealed_file):
+    for limits in (Limits(total_bytes=1000), Limits(requests=0)):
+        with TestClient(create_app(predictor, sealed_file, limits=limits), ADDRESS) as client:
+            assert upload(client, b"x" * 2000).status_code == 503
+
+
+def send(app, chunks):
+    """Send a body in chunks; gives the response's status and the number of bytes it took."""
+    sent = []
+    taken = 0
+
+    async def receive():
+        nonlocal taken
+        body = next(chunks, None)
+        if body is None:
+            await asyncio.sleep(60)
+        taken += len(body)
+        return {"type": "http.request", "body": body, "more_body": True}
+
+    async def respond(message):
+        sent.append(message)
+
+    headers = [(b"content-type", b"multipart/form-data; boundary=b"), (b"host", b"localhost")]
+    scope = {"type": "http", "method": "POST", "path": "/predict", "headers": headers}
+    scope |= {"query_string": b"", "http_version": "1.1", "scheme": "http"}
+    asyncio.run(app(scope, receive, respond))
+    return sent[0]["status"], taken
+
+
+HEAD = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
+
+
+def test_an_endless_body_is_cut_at_the_limit_and_a_stalled_one_in_time(predictor, sealed_file):
+    app = create_app(predictor, sealed_file, limits=SMALL)
+    status, taken = send(app, itertools.chain([HEAD], itertools.repeat(b"x" * 100)))
+    assert status == 413
+    assert taken < 1300
+    start = time.monotonic()
+    assert send(app, iter([HEAD, b"x"]))[0] == 408
+    assert time.monotonic() - start < 30
+
+
+def test_uploads_never_touch_the_disk(client, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
+    noise = np.random.default_rng(0).integers(0, 256, (2300, 2300), np.uint8)
+    content = io.BytesIO()
+    Image.fromarray(noise).save(content, "PNG")
+    assert len(content.getvalue()) > 5_000_000
+    assert "probability" in upload(client, content.getvalue()).json()[0]
+
+
+FORM = "multipart/form-data; boundary=b"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "content"),
+    [
+        (415, "application/json", b"{}"),
+        (415, "multipart/form-data", HEAD + b"x\r\n--b--\r\n"),
+        (422, FORM, HEAD.replace(b"files", b"other") + b"x\r\n--b--\r\n"),
+        (422, FORM, HEAD.replace(b'; filename="a"', b"") + b"x\r\n--b--\r\n"),
+        (422, FORM, b"--b--\r\n"),
+        (422, FORM, HEAD + b"x"),
+        (400, FORM, b"no form"),
+        (400, FORM, b"--b\r\n" + b"x: y\r\n" * 1000),
+    ],
+    ids=range(8),
+)
+def test_what_is_not_an_upload_is_refused(client, status, kind, content):
+    found = client.post("/predict", content=content, headers={"Content-Type": kind})
+    assert found.status_code == status
+    assert found.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("/home/x/Röntgen 1.png", "Röntgen 1.png"),
+        ("C:\\x\\a.png", "a.png"),
+        ("a\x1b[2J.png", "a\\x1b[2J.png"),
+        ("x" * 2000 + ".png", "x" * 96 + ".png"),
+        ("/", "image"),
+    ],
+)
+def test_a_file_name_is_shown_printable_and_without_folders(client, name, shown):
+    content = HEAD.replace(b'"a"', f'"{name}"'.encode()) + b"x\r\n--b--\r\n"
+    (found,) = client.post("/predict", content=content, headers={"Content-Type": FORM}).json()
+    assert found["path"] == shown
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:8000", ""])
+def test_another_host_name_is_refused(client, host):
+    assert client.get("/", headers={"Host": host}).status_code == 400
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "[::1]:8000"])
+def test_loopback_names_are_accepted(client, host):
+    assert client.get("/", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9999"])
+def test_other_sites_can_neither_upload_nor_read(client, origin):
+    assert upload(client, b"x", headers={"Origin": origin}).status_code == 403
+    assert client.get("/health", headers={"Origin": origin}).status_code == 403
+    assert client.get("/health", headers={"Origin": ADDRESS}).status_code == 200
+
+
+def test_an_internal_error_tells_nothing_of_the_upload(client, monkeypatch, caplog):
+    def fail(*_):
+        raise RuntimeError("Jane Doe")
+
+    monkeypatch.setattr(Predictor, "predict_batch", fail)
+    caplog.set_level(logging.DEBUG)
+    found = upload(client, b"x", name="Jane Doe.png")
+    assert found.status_code == 500
+    assert "RuntimeError" in caplog.text
+    assert "Jane" not in caplog.text + found.text
+
+
+def test_a_dicom_file_gives_away_no_patient(client, make_dicom):
+    grey = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
+    for extra in ({}, {"PhotometricInterpretation": "RGB"}):
+        content = make_dicom(grey, PatientName="Doe^Jane", PatientID="4711", **extra)
+        found = upload(client, content)
+        assert found.status_code == 200
+        assert "Doe" not in found.text
+        assert "4711" not in found.text
+
+
+@contextmanager
+def served(model, folder):
+    """The service in a process of its own: gives the process, its address and its log."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "pneumonia.cli", "serve", "--checkpoint", str(model)]
+    log, address = folder / "log", f"http://127.0.0.1:{port}"
+    with log.open("w") as file:
+        process = subprocess.Popen([*command, "--port", str(port)], stdout=file, stderr=file)
+    try:
+        for _ in range(1200):
+            try:
+                urllib.request.urlopen(f"{address}/health", timeout=120).close()
+                break
+            except OSError:
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.1)
+        yield process, address, log
+    finally:
+        process.kill()
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_it_cleanly(sealed_file, tmp_path, number, code):
+    with served(sealed_file, tmp_path) as (process, address, log):
+        process.send_signal(number)
+        assert process.wait(60) == code
+        assert log.read_text().splitlines() == [f"Serving on {address} (Ctrl-C stops)"]
+
+
+def test_a_port_in_use_is_named(sealed_file, run, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert run("serve", "--checkpoint", sealed_file, "--port", port) == 2
+    assert f"--port {port}" in capsys.readouterr().err
+
+
+CLIPPED = """[...document.querySelectorAll('main p, main h1, main h2, main label')]
+  .filter(e => e.getBoundingClientRect().right > innerWidth + 1
+    || e.scrollWidth > e.clientWidth + 1)
+  .map(e => e.innerText)"""
+
+
+async def browse(address, files, profile, width, mode, screenshot):
+    """Choose files in a real browser, ask for a heat map, and tell what is seen."""
+    websockets = pytest.importorskip("websockets")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
+    flags += ["--disable-background-networking", f"--user-data-dir={profile}"]
+    command = [shutil.which("chromium"), *flags, f"--remote-debugging-port={port}", "about:blank"]
+    browser = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(300):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=5) as found:
+                    tab = next(t for t in json.load(found) if t["type"] == "page")
+                break
+            except OSError:
+                await asyncio.sleep(0.1)
+        events, numbers = [], itertools.count(1)
+        async with websockets.connect(tab["webSocketDebuggerUrl"], max_size=None) as line:
+
+            async def call(method, **parameters):
+                number = next(numbers)
+                await line.send(json.dumps({"id": number, "method": method, "params": parameters}))
+                while (reply := json.loads(await line.recv())).get("id") != number:
+                    events.append(reply)
+                return reply["result"]
+
+            async def value(code):
+                reply = await call("Runtime.evaluate", expression=code, returnByValue=True)
+                return reply["result"].get("value")
+
+            async def wait_for(code):
+                for _ in range(300):
+                    if await value(code):
+                        return
+                    await asyncio.sleep(0.1)
+                raise AssertionError(await value("document.body.innerText"))
+
+            for domain in ("Network", "Page", "DOM", "Runtime", "Log"):
+                await call(f"{domain}.enable")
+            size = {"width": width, "height": 1800, "deviceScaleFactor": 1, "mobile": width < 600}
+            await call("Emulation.setDeviceMetricsOverride", **size)
+            scheme = [{"name": "prefers-color-scheme", "value": mode}]
+            await call("Emulation.setEmulatedMedia", features=scheme)
+            await call("Page.navigate", url=address)
+            await wait_for("!!document.querySelector('#files')")
+            root = (await call("DOM.getDocument"))["root"]["nodeId"]
+            node = await call("DOM.querySelector", nodeId=root, selector="#files")
+            await call("DOM.setFileInputFiles", nodeId=node["nodeId"], files=list(map(str, files)))
+            await wait_for(
+                f"document.querySelectorAll('article').length == {len(files)}"
+                " && !document.body.innerText.includes('Waiting')"
+            )
+            await value("document.querySelector('article button').click()")
+            await wait_for("!!document.querySelector('img[src^=\"data:image/png\"]')")
+            picture = await call("Page.captureScreenshot")
+            screenshot.write_bytes(base64.b64decode(picture["data"]))
+            return {
+                "text": await value("document.body.innerText"),
+                "width": await value("document.documentElement.scrollWidth"),
+                "clipped": await value(CLIPPED),
+                "hacked": await value("window.hacked"),
+                "log": [e["params"] for e in events if e["method"] == "Log.entryAdded"],
+                "asked": [
+                    e["params"]["request"]["url"]
+                    for e in events
+                    if e["method"] == "Network.requestWillBeSent"
+                ],
+            }
+    finally:
+        browser.terminate()
+        browser.wait(30)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
+@pytest.mark.parametrize(("width", "mode"), [(390, "dark"), (1200, "light")])
+def test_in_a_browser_without_network(sealed_file, xray, tmp_path, width, mode):
+    hostile = tmp_path / "${window.hacked=1} {{x}} <img src=x onerror=window.hacked=1>.jpeg"
+    hostile.write_bytes(xray.read_bytes())
+    noise = tmp_path / f"{'noise' * 30}.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 99), np.uint8)).save(noise)
+    broken = tmp_path / "broken.jpeg"
+    broken.write_bytes(b"no image")
+    files, shot = [hostile, noise, broken], tmp_path / f"{width}-{mode}.png"
+    with served(sealed_file, tmp_path) as (_, address, _):
+        seen = asyncio.run(browse(address, files, tmp_path / "profile", width, mode, shot))
+    for words in ("not a medical device", "Predicted class: ", "Cannot be read", hostile.name):
+        assert words in seen["text"]
+    assert (seen["hacked"], seen["clipped"], seen["log"]) == (None, [], [])
+    assert seen["width"] <= width
+    assert {url.split(":")[0] for url in seen["asked"]} <= {"http", "data", "blob", "about"}
+    assert all(url.startswith(address) for url in seen["asked"] if url.startswith("http"))
+    if folder := os.environ.get("PNEUMONIA_SCREENSHOTS"):
+        shutil.copy(shot, folder)
