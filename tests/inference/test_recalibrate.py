@@ -50,7 +50,7 @@ def test_new_checkpoint_keeps_the_values_it_replaces(model_file, synthetic, tmp_
         (CheckpointError, "/proc/nowhere", {"out": "/proc/nowhere/a.ckpt", "split": "test"}),
         (CheckpointError, ".onnx", {"out": "a.onnx"}),
         (EvaluationError, "prevalence", {"prevalence": 1}),
-        (EvaluationError, "policy", {"policy": "best"}),
+        (EvaluationError, "'best'", {"policy": "best"}),
         (EvaluationError, r"0\.5", {"alpha": 0.5}),
         (DataError, "train, val, test", {"root": "."}),
     ],
