@@ -16,7 +16,7 @@ from lightning import seed_everything
 from omegaconf import DictConfig
 from rich.console import Console
 
-from pneumonia.evaluation.report.console import console_summary
+from pneumonia.evaluation.report.console import print_summary
 from pneumonia.training.callbacks.sanity_checks import best_checkpoint, is_fast_dev_run
 from pneumonia.training.config import register_resolvers
 from pneumonia.training.errors import check_run, handle_errors, run
@@ -64,7 +64,7 @@ def main(config: DictConfig) -> float | None:
         result = test_checkpoint(trainer, checkpoint, datamodule, directory)
         if result is not None:
             written = "Report, metrics and predictions"
-            console.print(console_summary(result))
+            print_summary(result, {"Report": f"{directory}/report.html"})
             final |= result.values("test/")
     log_hyperparameters(trainer, config, start.overrides, final)
     write_finished_summary(trainer, directory, config, checkpoint, score, point)

@@ -40,7 +40,11 @@ def calibrate_command(
     patients: Patients = None,
 ) -> None:
     """Refit temperature, threshold and band on a site's own labelled images."""
-    from pneumonia.evaluation.report.wording import guarantee, promise, undecided
+    from pneumonia.evaluation.report.wording import (
+        abstention_guarantee,
+        uncertain_range,
+        validation_size,
+    )
     from pneumonia.inference.recalibrate import recalibrate_checkpoint
 
     calibration, point, band = recalibrate_checkpoint(
@@ -59,8 +63,9 @@ def calibrate_command(
         f"Temperature {calibration.temperature:.3f}{moved}; PNEUMONIA from probability"
         f" {point.threshold:.4g} up ({point.policy}"
         + (f" {point.target:g}" if point.target is not None else "")
-        + f").\nThere {promise(point)} give sensitivity {point.sensitivity:.3f} and specificity"
-        f" {point.specificity:.3f}: seen on the images that chose it, so new ones give less.\n"
-        f"{undecided(band)} {guarantee(band, 'site')}\n"
+        + f").\nThere {validation_size(point)} give sensitivity"
+        f" {point.sensitivity:.3f} and specificity {point.specificity:.3f}:"
+        " an optimistic estimate, from the images that chose the threshold.\n"
+        f"{uncertain_range(band)} {abstention_guarantee(band, 'site')}\n"
         f"Wrote {out}; what it replaced is kept in it."
     )

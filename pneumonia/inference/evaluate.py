@@ -19,7 +19,7 @@ from pneumonia.evaluation.evaluate import (
     evaluate_predictions,
 )
 from pneumonia.evaluation.predictions import PredictionTable
-from pneumonia.evaluation.report.write import CARD, write_report
+from pneumonia.evaluation.report.write import CARD_FILE, write_report
 from pneumonia.inference.metadata import read_abstention, read_calibration, read_operating_point
 from pneumonia.inference.predictor import InferenceModel
 from pneumonia.inference.shortcut_probe import probe_shortcuts as measure_shortcuts
@@ -92,7 +92,7 @@ def evaluate_checkpoint(
         load_image=thumbnail,
         seed=seed,
     )
-    return dossier, write_report(dossier, directory, Path(directory) / CARD)
+    return dossier, write_report(dossier, directory, Path(directory) / CARD_FILE)
 
 
 def write_evaluation(
@@ -137,7 +137,7 @@ def write_evaluation(
         seed=seed,
         replicates=replicates,
     )
-    write_report(dossier, directory, Path(checkpoint).with_name(CARD))
+    write_report(dossier, directory, Path(checkpoint).with_name(CARD_FILE))
     return dossier
 
 

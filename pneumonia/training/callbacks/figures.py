@@ -18,7 +18,6 @@ from pneumonia.data.dataset import ChestXrayDataset
 from pneumonia.errors import ConfigError, ExtraError, ModelError
 from pneumonia.evaluation import metrics, plots
 from pneumonia.evaluation.calibration import fit_temperature
-from pneumonia.evaluation.plots import reliability_diagram
 from pneumonia.evaluation.predictions import sigmoid
 from pneumonia.evaluation.threshold import OperatingPoint, choose_threshold
 from pneumonia.inference.saliency import CAVEAT, Saliency, overlay_heat_map
@@ -120,15 +119,19 @@ class Figures(Callback):
             return
         called = probabilities >= point.threshold
         counted = metrics.confusion(labels, called)
-        _add(trainer, "val/roc", plots.plot_roc(labels, logits))
-        _add(trainer, "val/precision_recall", plots.plot_precision_recall(labels, logits))
+        _add(trainer, "val/roc", plots.plot_roc(labels, logits, counted))
+        _add(
+            trainer,
+            "val/precision_recall",
+            plots.plot_precision_recall(labels, logits, counted),
+        )
         _add(trainer, "val/confusion_matrix", plots.plot_confusion_matrix(counted))
         _add(
             trainer,
             "val/probabilities",
             plots.plot_histogram(labels, probabilities, point.threshold),
         )
-        _add(trainer, "val/reliability", reliability_diagram(labels, probabilities, logits))
+        _add(trainer, "val/reliability", plots.plot_reliability(labels, probabilities, logits))
         worst = plots.worst_errors(labels, logits / temperature, point.threshold)
         names = _names(trainer, "val", scores.rows[worst])
         captions = [
