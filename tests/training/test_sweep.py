@@ -112,13 +112,6 @@ def test_a_search_follows_the_mode(sweep, mode, best):
     assert found.best_value == best(trial.value for trial in found.trials)
 
 
-@pytest.mark.slow
-def test_a_search_approaches_the_best_score(sweep):
-    trials = study(sweep(*SEARCH, "hydra.sweeper.n_trials=30")).trials
-    distances = [abs(math.log10(trial.params[LR]) + 3) for trial in trials]
-    assert sum(distances[20:]) < sum(distances[:10]) / 2
-
-
 def test_a_killed_search_continues_in_new_directories_without_counting_the_killed_trial(sweep):
     with pytest.raises(SystemExit):
         sweep(*SEARCH, task=at(1, kill))
