@@ -142,7 +142,8 @@ class PredictionTable:
         if self.logit is None:
             return self.probability
         ordered = self.probability[np.argsort(self.logit, kind="stable")]
-        return self.logit if (np.diff(ordered) >= 0).all() else self.probability
+        rounding = 1e-12  # the sigmoid of two adjacent floats may be out of order
+        return self.logit if (np.diff(ordered) >= -rounding).all() else self.probability
 
     @cached_property
     def patient_ids(self) -> NDArray[np.intp]:

@@ -1,6 +1,5 @@
 """The whole result: its metrics, their intervals, abstention, notes, and time."""
 
-import json
 import math
 import os
 import subprocess
@@ -21,7 +20,6 @@ from pneumonia.evaluation.evaluate import (
 )
 from pneumonia.evaluation.metrics import METRICS, PREVALENCE_METRICS, SYNONYMS, metric_values
 from pneumonia.evaluation.predictions import PredictionTable
-from pneumonia.evaluation.report.write import write_report
 from pneumonia.evaluation.threshold import choose_threshold
 
 MODEL = EvaluatedModel("a.csv", "the images of that table")
@@ -248,13 +246,6 @@ def test_more_confident_errors_than_alpha_are_noted(false_negatives, false_posit
         assert ("chance alone" in note) == (false_negatives == 6)
     if false_negatives == 6:
         assert f"{betabinom(100, 13, 247).sf(5):.0%}" in notes[0]
-
-
-def test_metrics_json_has_them(tmp_path):
-    write_report(selective(SMALL), tmp_path)
-    written = json.loads((tmp_path / "metrics.json").read_text())
-    assert written["test/coverage"]["value"] == 0.7
-    assert written["test/decided/sensitivity"]["method"] == "patient bootstrap"
 
 
 @pytest.mark.benchmark
