@@ -2,11 +2,9 @@
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
 from pneumonia.errors import EvaluationError
-from pneumonia.evaluation.confidence import Estimate
 from pneumonia.evaluation.evaluate import EvaluationResult
 from pneumonia.evaluation.report.html import render_html
 from pneumonia.evaluation.report.model_card import model_card
@@ -18,18 +16,6 @@ REPORT_FILE = "report.html"
 CARD = "MODEL_CARD.md"
 
 
-def write_metrics(path: str | os.PathLike[str], metrics: Mapping[str, Estimate]) -> None:
-    """Write metrics as JSON, atomically: `{"test/<name>": {"value", "low", "high", "method"}}`.
-
-    Args:
-        path: The file.
-        metrics: By name, without `test/`; NaN becomes null.
-    """
-    values = {f"test/{name}": estimate.to_dict() for name, estimate in metrics.items()}
-    with atomic_write(path) as file:
-        file.write(json.dumps(values, indent=2, sort_keys=True) + "\n")
-
-
 def write_report(
     result: EvaluationResult,
     directory: str | os.PathLike[str],
@@ -37,7 +23,8 @@ def write_report(
 ) -> list[Path]:
     """Write all files of a result, each of them atomically.
 
-    `metrics.json` also has `test/loss`, the name that training uses for `test/log_loss`.
+    `metrics.json` is `{"test/<name>": {"value", "low", "high", "method"}}` with null for NaN. It
+    also has `test/loss`, the name that training uses for `test/log_loss`.
 
     Args:
         result: The result.
@@ -52,14 +39,17 @@ def write_report(
     """
     folder = Path(directory)
     files = [folder / METRICS_FILE, folder / PREDICTIONS_FILE, folder / REPORT_FILE]
-    metrics = result.metrics
-    texts = {files[2]: render_html(result)}
+    metrics = {**result.metrics, "loss": result.metrics["log_loss"]}
+    values = {f"test/{name}": estimate.to_dict() for name, estimate in metrics.items()}
+    texts = {
+        files[0]: json.dumps(values, indent=2, sort_keys=True) + "\n",
+        files[2]: render_html(result),
+    }
     if card is not None:
         files.append(Path(card))
         texts[files[3]] = model_card(result)
     try:
         result.table.write(files[1])
-        write_metrics(files[0], {**metrics, "loss": metrics["log_loss"]})
         for path, text in texts.items():
             with atomic_write(path) as file:
                 file.write(text)
