@@ -53,7 +53,7 @@ def test_compare_prints_a_verdict_and_exits_0(monkeypatch, tmp_path, capsys):
 )
 def test_mistakes_end_in_one_sentence(monkeypatch, tmp_path, capsys, arguments, message):
     monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, *arguments) == cli.REFUSED
+    assert run(monkeypatch, *arguments) == cli.USER_ERROR
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
