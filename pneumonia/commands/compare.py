@@ -1,7 +1,6 @@
-"""`pneumonia compare`: two tables of predictions -> which differences are more than chance."""
+"""`pneumonia compare`: two tables of predictions of the same images."""
 # ruff: noqa: PLC0415  see the package
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -9,22 +8,21 @@ import typer
 
 
 def compare_command(
-    a: Annotated[Path, typer.Argument(help="Predictions of one model (.csv).", metavar="A.csv")],
-    b: Annotated[Path, typer.Argument(help="Of the other, on the same images.", metavar="B.csv")],
+    a: Annotated[Path, typer.Argument(help="Predictions of model A (.csv).", metavar="A.csv")],
+    b: Annotated[Path, typer.Argument(help="Predictions of model B.", metavar="B.csv")],
     threshold_a: Annotated[
         float | None,
-        typer.Option(help="By default that of the metrics.json beside the file, or else 0.5."),
+        typer.Option(help="Threshold of A; default: from metrics.json beside A.csv, else 0.5."),
     ] = None,
-    threshold_b: Annotated[float | None, typer.Option(help="Likewise, of B.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    threshold_b: Annotated[
+        float | None,
+        typer.Option(help="Threshold of B; default: from metrics.json beside B.csv, else 0.5."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
-    """Compare two models on the same images: which differences are more than chance."""
-    from rich.console import Console
-
+    """Compare two models on the same images: differences of all metrics with 95% CI."""
     from pneumonia.evaluation.compare import compare_files
-    from pneumonia.evaluation.report.console import console_comparison
+    from pneumonia.evaluation.report.console import print_comparison
 
-    found = compare_files(a, b, (threshold_a, threshold_b), seed=seed)
-    Console(width=None if sys.stdout.isatty() else 100).print(
-        console_comparison(found.comparison, (str(a), str(b)), found.thresholds)
-    )
+    result = compare_files(a, b, (threshold_a, threshold_b), seed=seed)
+    print_comparison(result, (str(a), str(b)))

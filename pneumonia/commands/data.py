@@ -4,7 +4,7 @@
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -25,7 +25,7 @@ Root = Annotated[
 def audit_command(
     root: Root,
     json_file: Annotated[
-        Path | None, typer.Option("--json", help="Write all that is found to this file.")
+        Path | None, typer.Option("--json", help="Write the whole audit to this file.")
     ] = None,
     montage: Annotated[
         Path | None, typer.Option(help="Draw some images of every split and class here (.png).")
@@ -40,22 +40,30 @@ def audit_command(
     from rich.text import Text
 
     from pneumonia.data.audit.checks import audit
-    from pneumonia.data.audit.contact_sheet import check_picture_name, save_picture
     from pneumonia.data.audit.report import audit_tables
+    from pneumonia.files import atomic_write
 
     if montage is not None:
+        from pneumonia.data.audit.contact_sheet import (
+            check_picture_name,
+            draw_montage,
+            save_picture,
+        )
+
         check_picture_name(montage)
     found = audit(root, patients)
-    # In a pipe there is no width to keep to, and a file name cut in two cannot be searched for.
+    # Wide in a pipe: a file name that is broken in two cannot be searched for.
     console = Console(width=None if sys.stdout.isatty() else 200)
     for part in audit_tables(found):
         console.print(part, soft_wrap=isinstance(part, Text))
     if json_file is not None:
-        _write_json(json_file, found.as_json())
+        try:
+            with atomic_write(json_file) as file:
+                json.dump(found.to_dict(), file, indent=2)
+        except OSError as error:
+            raise DataError(f"{json_file} cannot be written ({error.strerror}).") from error
     if montage is not None:
-        from pneumonia.data.audit.contact_sheet import draw_montage as draw
-
-        save_picture(draw(found), montage)
+        save_picture(draw_montage(found), montage)
     if found.errors:
         raise typer.Exit(1)
 
@@ -64,24 +72,22 @@ def audit_command(
 def show_command(
     root: Root,
     out: Annotated[Path, typer.Option(help="Picture to write (.png).")],
-    fit: Annotated[
+    resize_mode: Annotated[
         str, typer.Option(help="How an image becomes a square: squash, pad or crop.")
     ] = "squash",
     image_size: Annotated[int, typer.Option(help="Side of the square, pixels.")] = 224,
     images: Annotated[int, typer.Option(min=1, max=50, help="Images of each class.")] = 3,
-    seed: Annotated[int, typer.Option(min=0, help="Of the choice and of the changes.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice and augmentation.")] = 0,
 ) -> None:
-    """Draw originals beside what validation and training see of them."""
-    from pneumonia.data.audit.contact_sheet import check_picture_name, save_picture
-
-    check_picture_name(out)
-    from pneumonia.data.audit.contact_sheet import draw_views
+    """Draw originals beside the inputs of validation and training."""
+    from pneumonia.data.audit.contact_sheet import check_picture_name, draw_views, save_picture
     from pneumonia.data.image_io import Preprocessing
     from pneumonia.data.transforms import Augmentation
 
-    preprocessing = Preprocessing(image_size, fit)  # type: ignore[arg-type]  # it checks
+    check_picture_name(out)
+    preprocessing = Preprocessing(image_size, resize_mode)  # type: ignore[arg-type]  # it checks
     save_picture(draw_views(root, preprocessing, Augmentation(), images, seed), out)
-    typer.echo(f"Drew {out}")
+    typer.echo(f"Wrote {out}")
 
 
 @data.command("download")
@@ -90,37 +96,26 @@ def download_command(
         "data/chest_xray"
     ),
 ) -> None:
-    """Fetch Kaggle's data set (CC BY 4.0; about 5 GB while it is unpacked, 1.2 GB to keep)."""
+    """Download Kaggle's data set (CC BY 4.0; 5 GB while unpacking, 1.2 GB to keep)."""
     from pneumonia.data.kaggle import download
 
     download(root)
-    typer.echo(f"{root} holds Kaggle's data set")
+    typer.echo(f"{root} contains Kaggle's data set")
 
 
 @data.command("cache")
 def cache_command(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove the decoded images.")] = False,
+    clear: Annotated[bool, typer.Option("--clear", help="Remove the cached images.")] = False,
     directory: Annotated[
         Path | None, typer.Option("--dir", help="As data.cache_dir; by default the user's cache.")
     ] = None,
 ) -> None:
-    """List the decoded images that training keeps on disk, or clear them."""
+    """List the decoded images that training caches on disk, or remove them."""
     from pneumonia.data.cache import clear_caches, list_caches
 
     found = clear_caches(directory) if clear else list_caches(directory)
     for entry in found:
-        pictures = f"{entry.images:6d} images of {entry.side} px" if entry.images else "not whole"
-        typer.echo(f"{entry.size / 1e6:10.1f} MB  {pictures}  {entry.file}")
+        content = f"{entry.images:6d} images of {entry.side} px" if entry.images else "incomplete"
+        typer.echo(f"{entry.size / 1e6:10.1f} MB  {content}  {entry.file}")
     total = sum(entry.size for entry in found) / 1e6
     typer.echo(f"{total:10.1f} MB in {len(found)} caches{' cleared' if clear else ''}")
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    from pneumonia.files import atomic_write
-
-    try:
-        with atomic_write(path) as file:
-            json.dump(content, file, indent=2)
-            file.write("\n")
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}).") from error

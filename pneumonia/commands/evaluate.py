@@ -1,7 +1,6 @@
-"""`pneumonia evaluate`: a model or a table of predictions -> figures and a report."""
+"""`pneumonia evaluate`: a checkpoint or a table of predictions -> metrics and a report."""
 # ruff: noqa: PLC0415  see the package
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -14,30 +13,30 @@ from pneumonia.errors import ConfigError
 def evaluate_command(
     out: Annotated[Path, typer.Option(help="Folder for metrics, predictions, report and card.")],
     checkpoint: Annotated[
-        Path | None, typer.Option(help="Model to test (.ckpt); needs --data.")
+        Path | None, typer.Option(help="Model to evaluate (.ckpt); needs --data.")
     ] = None,
     root: Annotated[
-        Path | None, typer.Option("--data", help="Data set to test it on, labelled.")
+        Path | None, typer.Option("--data", help="Labelled data set to evaluate it on.")
     ] = None,
-    split: Annotated[str, typer.Option(help="Split to test: train, val or test.")] = "test",
+    split: Annotated[str, typer.Option(help="Split to evaluate: train, val or test.")] = "test",
     predictions: Annotated[
         Path | None,
         typer.Option(
-            help="Instead of a model, anyone's predictions (.csv): label, probability or logit,"
-            " and if known path, patient, subtype."
+            help="Evaluate this table instead of a model (.csv): label, probability or logit, and"
+            " optionally path, patient, subtype."
         ),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="PNEUMONIA from this probability up, instead of the model's threshold."),
+        typer.Option(help="Predict PNEUMONIA from this probability, not the model's threshold."),
     ] = None,
     probe: Annotated[
-        bool, typer.Option("--probe", help="Test also without the lungs, and from files alone.")
+        bool, typer.Option("--probe", help="Also run the shortcut probe (lungs masked, files).")
     ] = False,
     patients: Patients = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
-    """Test a model, or predictions: figures with intervals, and a report."""
+    """Evaluate a model or a table of predictions: metrics with 95% CI, and a report."""
     if (checkpoint is None) == (predictions is None):
         raise ConfigError(
             "Give either --checkpoint CKPT with --data ROOT, or --predictions FILE.csv."
@@ -45,22 +44,24 @@ def evaluate_command(
     if predictions is not None:
         if root is not None or probe or patients is not None or split != "test":
             raise ConfigError(
-                "--data, --split, --patients and --probe go with --checkpoint: a table of"
-                " predictions has no images to open."
+                "--data, --split, --patients and --probe need --checkpoint; remove them to"
+                " evaluate a table of predictions."
             )
-        from pneumonia.evaluation.evaluate import EvaluatedModel, build_result
-        from pneumonia.evaluation.predictions import read_cases
+        from pneumonia.evaluation.evaluate import EvaluatedModel, evaluate_predictions
+        from pneumonia.evaluation.predictions import PredictionTable
         from pneumonia.evaluation.report.write import write_report
 
-        subject = EvaluatedModel(str(predictions), "the images of that table")
-        found = build_result(read_cases(predictions), subject, threshold, seed=seed)
-        files = write_report(found, out)
+        model = EvaluatedModel(str(predictions), "the images of that table")
+        result = evaluate_predictions(
+            PredictionTable.read(predictions), model, threshold, seed=seed
+        )
+        files = write_report(result, out)
     else:
         if root is None:
-            raise ConfigError("--checkpoint needs --data ROOT, the labelled images to test it on.")
+            raise ConfigError("--checkpoint needs --data ROOT, the labelled images to evaluate on.")
         from pneumonia.inference.evaluate import evaluate_checkpoint
 
-        found, files = evaluate_checkpoint(
+        result, files = evaluate_checkpoint(
             str(checkpoint),
             root,
             out,
@@ -70,9 +71,6 @@ def evaluate_command(
             probe=probe,
             seed=seed,
         )
-    from rich.console import Console
+    from pneumonia.evaluation.report.console import print_summary
 
-    from pneumonia.evaluation.report.console import console_summary
-
-    Console(width=None if sys.stdout.isatty() else 100).print(console_summary(found))
-    typer.echo(f"Wrote {', '.join(map(str, files))}")
+    print_summary(result, {"Written": ", ".join(map(str, files))})

@@ -1,37 +1,33 @@
-"""Fetches Kaggle's data set, and lays its one true copy out as a folder to train on.
+"""Downloads Kaggle's data set, and makes a folder to train on of it.
 
-The archive holds everything twice (`chest_xray/chest_xray/`), beside a Macintosh's debris.
-kagglehub unpacks it into its own cache, from where the images are linked, not copied, if
-the data set's folder lies on the same disk: the two share the bytes. So change no image in
-place; delete either folder at will, the other keeps its images.
+The archive contains everything twice (`chest_xray/chest_xray/`), beside macOS files. kagglehub
+unpacks it into its own cache; on the same disk the images are hard links to it, not copies. So
+change no image in place; either folder can be deleted without the other.
 """
 
 import errno
 import logging
 import os
-import queue
 import shutil
-import threading
 import uuid
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from textwrap import shorten
 
 from filelock import FileLock, Timeout
 
-from pneumonia.data.audit.checks import PUBLISHED
-from pneumonia.data.audit.scan import SPLITS, Inventory, Place
+from pneumonia.connectivity import ANSWER_WITHIN, connection_error
+from pneumonia.data.audit.scan import PUBLISHED, ImageFile, Inventory
 from pneumonia.data.parallel import parallel_map
-from pneumonia.errors import DataError
-from pneumonia.labels import CLASSES
+from pneumonia.errors import DataError, first_line
+from pneumonia.labels import CLASSES, SPLITS
 
 log = logging.getLogger(__name__)
 
 HANDLE = "paultimothymooney/chest-xray-pneumonia/versions/2"
-"""With its version: the data cannot change underfoot, and a cached copy needs no network."""
+"""With its version: the data cannot change, and a cached copy needs no network."""
 
 PAGE = "https://www.kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia"
 
@@ -44,137 +40,108 @@ COUNTS: Counts = {
 }
 
 _SERVER = "https://api.kaggle.com"
-_ANSWERS_WITHIN = 4.0  # seconds
-_REASON = 160  # characters of someone else's message that still leave ours readable
 
 
 def download(root: str | Path, counts: Counts = COUNTS) -> None:
-    """Fetch the data set from Kaggle, all of it or nothing; no login is needed.
+    """Download the data set from Kaggle, all of it or nothing; no login is needed.
 
-    What is there already is left alone. After an interruption, run it again: the download goes
-    on where it stopped. The archive (2.3 GB) and its content (2.4 GB) need room in kagglehub's
-    cache, which `KAGGLEHUB_CACHE` moves to another disk; a progress bar is drawn on standard
-    error.
+    A complete data set is left as it is. An interrupted download continues where it stopped. The
+    archive (2.3 GB) and its content (2.4 GB) need space in kagglehub's cache, which
+    `KAGGLEHUB_CACHE` moves to another disk.
 
     Args:
         root: Folder to make, with `train`, `val` and `test`, each with `NORMAL` and `PNEUMONIA`.
-        counts: How many images it must hold.
+        counts: The expected numbers of images.
 
     Raises:
-        DataError: If `root` holds something else, Kaggle does not answer within 4 s, the
+        DataError: If `root` contains something else, Kaggle does not answer within 4 s, the
             download fails or is not as published, or the disk is full.
     """
     root = Path(root).expanduser()
-    if _is_there(root, counts):
-        return
-    lay_out(_fetch(root), root, counts)
+    if not _is_complete(root, counts):
+        lay_out(_fetch(root), root, counts)
 
 
 def lay_out(source: str | Path, root: str | Path, counts: Counts = COUNTS) -> None:
     """Make a data set's folder of the unpacked archive: each image once, and nothing else.
 
-    The folder appears whole or not at all. A killed run leaves at most a hidden folder
+    The folder appears complete or not at all. A killed run leaves at most a hidden folder
     `.ROOT.<random>.partial` beside it, which is safe to delete.
 
     Args:
         source: Folder with `chest_xray` in it, or that folder itself; not changed.
         root: Folder to make. Missing parents are made.
-        counts: How many images it must hold.
+        counts: The expected numbers of images.
 
     Raises:
-        DataError: If `source` is not as published, or `root` holds something else or cannot
+        DataError: If `source` is not as published, or `root` contains something else or cannot
             be written.
     """
     source, root = Path(source), Path(root).expanduser()
-    if _is_there(root, counts):
+    if _is_complete(root, counts):
         return
-    copy = next((f for f in (source, source / "chest_xray") if (f / "train").is_dir()), source)
-    images = _images(copy)
-    if odd := _differences(images, counts):
+    copy = source if (source / "train").is_dir() else source / "chest_xray"
+    images = _list_images(copy)
+    if difference := _difference(images, counts):
         raise DataError(
-            f"{copy} is not Kaggle's data set as published ({odd}); delete {source} and download"
-            " it again."
+            f"{source} is not Kaggle's data set as published ({difference}); delete it and"
+            " download again."
         )
     # Beside the root, so that moving it into place is one atomic rename.
-    aside = root.absolute().with_name(f".{root.name}.{uuid.uuid4().hex[:8]}.partial")
+    partial_root = root.absolute().with_name(f".{root.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         for folder in {Path(image.name).parent for image in images}:
-            (aside / folder).mkdir(parents=True)
-        place = partial(_place, copy, aside)
-        for _ in parallel_map(place, images, "laying out the images", workers=1):
+            (partial_root / folder).mkdir(parents=True)
+        place = partial(_link_or_copy, copy, partial_root)
+        for _ in parallel_map(place, images, "linking the images", workers=1):
             pass
-        aside.rename(root)
+        partial_root.rename(root)
     except OSError as error:
-        if _is_there(root, counts):  # made by another run in the meantime
+        if _is_complete(root, counts):  # made by another run in the meantime
             return
         raise DataError(
-            f"{root} cannot be written ({error.strerror or error}); it needs 1.2 GB where it"
-            " cannot share them with kagglehub's cache: make room, or choose another folder."
+            f"{root} cannot be written ({error.strerror or error}); on another disk than"
+            " kagglehub's cache it takes 1.2 GB: make room, or choose another folder."
         ) from error
     finally:
-        shutil.rmtree(aside, ignore_errors=True)
-    log.info("%s holds the %d images of %s", root, len(images), PAGE)
+        shutil.rmtree(partial_root, ignore_errors=True)
+    log.info("%s contains the %d images of %s", root, len(images), PAGE)
 
 
 def _fetch(root: Path) -> Path:
-    """The folder into which kagglehub has unpacked the archive."""
-    # Here, since importing it takes 0.4 s and sets up its logging.
-    from kagglehub import cache, config, dataset_download, handle  # noqa: PLC0415
+    """Return the folder into which kagglehub has unpacked the archive."""
+    import requests  # noqa: PLC0415  only a download needs it
+    from kagglehub import cache, config, dataset_download, handle  # noqa: PLC0415  takes 0.4 s
 
     # kagglehub itself would wait for a silent server for minutes.
     if not cache.Cache().load_from_cache(handle.parse_dataset_handle(HANDLE)):
-        reason = _problem()
-        if reason:
-            raise _no_download(root, reason)
+        ask = partial(requests.head, _SERVER, timeout=ANSWER_WITHIN, allow_redirects=False)
+        if reason := connection_error(ask):
+            raise _no_download(root, f"{_SERVER} cannot be reached: {reason[:80]}")
     folder = Path(config.get_cache_folder())
     try:
-        with _alone(folder):
+        with _download_lock(folder):
             return Path(dataset_download(HANDLE))
     except Exception as error:  # kagglehub's own errors derive from nothing narrower
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise DataError(
-                f"the disk of kagglehub's cache {folder} is full, and the download takes 5 GB while"
-                " it is unpacked; make room or set KAGGLEHUB_CACHE to a folder on another disk, and"
-                " run this again."
+                f"{folder} is full: the download takes 5 GB in kagglehub's cache; make room or"
+                " set KAGGLEHUB_CACHE to a folder on another disk, and run this again."
             ) from error
-        reason = shorten(str(error), _REASON) or type(error).__name__
-        raise _no_download(root, reason) from error
+        raise _no_download(root, first_line(error)) from error
 
 
 def _no_download(root: Path, reason: str) -> DataError:
     return DataError(
-        f"Kaggle's chest-xray-pneumonia cannot be downloaded to {root} ({reason}); run this again"
-        f" once the network is there, or unzip a copy of {PAGE} so that {root / 'train'} exists,"
-        " or go on now with data=synthetic, which needs no download."
+        f"Kaggle's data set cannot be downloaded to {root} ({reason}); try again later, unzip a"
+        f" copy of {PAGE} so that {root / 'train'} exists, or use data=synthetic, which needs no"
+        " download."
     )
 
 
-def _problem() -> str | None:
-    """Why Kaggle cannot be reached, asked once; None if it answers, whatever it says."""
-    # What kagglehub downloads with: the same proxies and certificates.
-    import requests  # noqa: PLC0415
-
-    # In a thread, since a name look-up honours no timeout.
-    answer: queue.Queue[str | None] = queue.Queue()
-
-    def ask() -> None:
-        try:
-            requests.head(_SERVER, timeout=_ANSWERS_WITHIN, allow_redirects=False)
-            answer.put(None)
-        except Exception as error:  # whatever the reason, it is the answer
-            log.debug("%s does not answer", _SERVER, exc_info=error)
-            answer.put(f"{_SERVER} cannot be reached")
-
-    threading.Thread(target=ask, daemon=True).start()
-    try:
-        return answer.get(timeout=_ANSWERS_WITHIN)
-    except queue.Empty:
-        return f"{_SERVER} does not answer within {_ANSWERS_WITHIN:.0f} s"
-
-
 @contextmanager
-def _alone(cache: Path) -> Iterator[None]:
-    """Wait for other downloads: two that write one archive would spoil it for both."""
+def _download_lock(cache: Path) -> Iterator[None]:
+    """Wait for other downloads: two that write one archive would corrupt it."""
     cache.mkdir(parents=True, exist_ok=True)
     lock = FileLock(cache / "pneumonia.lock")
     try:
@@ -188,36 +155,34 @@ def _alone(cache: Path) -> Iterator[None]:
         lock.release()
 
 
-def _place(source: Path, target: Path, image: Place) -> None:
+def _link_or_copy(source: Path, target: Path, image: ImageFile) -> None:
     try:
         (target / image.name).hardlink_to(source / image.name)
-    except OSError:  # another disk, or one that knows no links
+    except OSError:  # another disk, or a file system without links
         shutil.copyfile(source / image.name, target / image.name)
 
 
-def _is_there(root: Path, counts: Counts) -> bool:
-    """Whether the data set is there; whatever else is there is an error."""
+def _is_complete(root: Path, counts: Counts) -> bool:
+    """Whether the data set exists; anything else at its place is an error."""
     if not os.path.lexists(root):
         return False
-    if odd := _differences(_images(root), counts):
+    if difference := _difference(_list_images(root), counts):
         raise DataError(
-            f"{root} exists already and is something else ({odd}); it is left as it is: delete it,"
-            " or choose another folder."
+            f"{root} exists already and is not Kaggle's data set ({difference}); delete it, or"
+            " choose another folder."
         )
-    log.info("%s is there already, with all its images", root)
+    log.info("%s exists already, with all its images", root)
     return True
 
 
-def _images(root: Path) -> list[Place]:
-    if not any((root / split).is_dir() for split in SPLITS):
-        return []
-    return Inventory(root).images
+def _list_images(root: Path) -> list[ImageFile]:
+    return Inventory(root).images if any((root / split).is_dir() for split in SPLITS) else []
 
 
-def _differences(images: list[Place], counts: Counts) -> str:
+def _difference(images: list[ImageFile], counts: Counts) -> str:
     """Where the numbers of images are not the expected ones; empty if they are."""
     if not images:
-        return "it holds no images in train, val or test"
+        return "no images in train, val or test"
     found = Counter((image.split, image.label) for image in images)
     return ", ".join(
         f"{found[split, label]} images in {split}/{name} instead of {counts[split][label]}"

@@ -1,11 +1,10 @@
-"""Figures of a result, sized for TensorBoard's image panel and drawn without pyplot.
+"""Plots of a result: PNG in TensorBoard and SVG in the report come from the same functions.
 
-pyplot keeps every figure of a process alive and picks a backend that may need a screen; these
-are plain `Figure` objects that belong to their caller.
+They are drawn without pyplot, which keeps every figure of a process alive and picks a backend that
+may need a screen.
 """
 
 import io
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,21 +14,19 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import (
+    average_precision_score,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
-from pneumonia.errors import EvaluationError
-from pneumonia.evaluation import metrics
 from pneumonia.evaluation.abstention import Abstention
 from pneumonia.evaluation.calibration import reliability
-from pneumonia.evaluation.evaluate import Assessment, DecisionCurve
-from pneumonia.evaluation.metrics import Confusion
-from pneumonia.evaluation.predictions import (
-    Cases,
-    check_labels,
-    check_probabilities,
-    check_scores,
-    sigmoid,
-)
-from pneumonia.evaluation.report.wording import counts
+from pneumonia.evaluation.evaluate import DecisionCurve
+from pneumonia.evaluation.metrics import Confusion, confusion
+from pneumonia.evaluation.predictions import sigmoid
+from pneumonia.evaluation.report.wording import error_counts
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
 
 COLOURS = ("#0072B2", "#D55E00")
@@ -40,104 +37,90 @@ SIZE = (5.0, 4.0)
 
 DPI = 100
 BINS = 40
+LIMIT = 8
+"""Images in a grid."""
 
+_COLUMNS = 4
+_CAPTION_WIDTH = 30
+_MARGIN = (-0.02, 1.02)
 _REFERENCE: dict[str, Any] = {"color": "0.45", "linestyle": "--", "linewidth": 1}
 _CURVE: dict[str, Any] = {"color": "black", "linewidth": 1.8}
 
 
-def new_figure(size: tuple[float, float] = SIZE) -> Figure:
-    """Make an empty figure that can be rendered without a screen.
-
-    Args:
-        size: Width and height in inches, at `DPI` dots per inch.
-
-    Returns:
-        A figure with an Agg canvas, known to nobody but the caller.
-    """
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def plot_roc(labels: ArrayLike, scores: ArrayLike) -> Figure:
+def plot_roc(labels: ArrayLike, scores: ArrayLike, counts: Confusion | None = None) -> Figure:
     """Draw the receiver operating characteristic.
 
     Args:
         labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
         scores: Shape (n,), finite; raw logits rank best.
+        counts: Counts at the operating point, which is marked; None for no mark.
 
     Returns:
         The figure; its title gives the AUROC.
-
-    Raises:
-        EvaluationError: If the labels are not of both classes or a score is not finite.
     """
-    curve = metrics.roc(labels, scores)
-    figure, axes = _unit_square(f"ROC: AUROC {metrics.auroc(labels, scores):.3f}")
-    axes.plot(curve.false_positive_rate, curve.true_positive_rate, label=_sizes(labels), **_CURVE)
+    false_positive_rate, recall, _ = roc_curve(labels, scores)
+    figure, axes = _new_figure(f"ROC: AUROC {roc_auc_score(labels, scores):.3f}")
+    axes.plot(false_positive_rate, recall, **_CURVE)
     axes.plot([0, 1], [0, 1], label="chance", **_REFERENCE)
-    axes.set_xlabel("1 - specificity (false alarms)")
-    axes.set_ylabel("recall (sensitivity)")
+    if counts is not None:
+        _mark(axes, 1 - counts.specificity, counts.sensitivity)
+    axes.set(xlabel="1 - specificity", ylabel="recall (sensitivity)", xlim=_MARGIN, ylim=_MARGIN)
     axes.legend(loc="lower right")
     return figure
 
 
-def plot_precision_recall(labels: ArrayLike, scores: ArrayLike) -> Figure:
+def plot_precision_recall(
+    labels: ArrayLike, scores: ArrayLike, counts: Confusion | None = None
+) -> Figure:
     """Draw precision over recall, beside the prevalence that a random ranking would give.
 
     Args:
         labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
         scores: Shape (n,), finite; raw logits rank best.
+        counts: Counts at the operating point, which is marked; None for no mark.
 
     Returns:
         The figure; its title gives the average precision.
-
-    Raises:
-        EvaluationError: If the labels are not of both classes or a score is not finite.
     """
-    curve = metrics.precision_recall(labels, scores)
-    average = metrics.average_precision(labels, scores)
-    prevalence = float(np.mean(check_labels(labels)))
-    figure, axes = _unit_square(f"Precision-recall: average precision {average:.3f}")
-    axes.plot(curve.recall, curve.precision, drawstyle="steps-post", label=_sizes(labels), **_CURVE)
+    precision, recall, _ = precision_recall_curve(labels, scores)
+    average = average_precision_score(labels, scores)
+    prevalence = float((np.asarray(labels) == PNEUMONIA).mean())
+    figure, axes = _new_figure(f"Precision-recall: average precision {average:.3f}")
+    axes.plot(recall, precision, drawstyle="steps-post", **_CURVE)
     axes.axhline(prevalence, label=f"prevalence {prevalence:.3f}", **_REFERENCE)
-    axes.set_xlabel("recall (sensitivity)")
-    axes.set_ylabel("precision")
+    if counts is not None and counts.tp + counts.fp:
+        _mark(axes, counts.sensitivity, counts.tp / (counts.tp + counts.fp))
+    axes.set(xlabel="recall (sensitivity)", ylabel="precision (PPV)", xlim=_MARGIN, ylim=_MARGIN)
     axes.legend(loc="lower left")
     return figure
 
 
-def plot_confusion_matrix(confusion: Confusion) -> Figure:
-    """Draw the four counts with their share of the row, that is of the images of one class.
-
-    Args:
-        confusion: The four counts.
+def plot_confusion_matrix(counts: Confusion) -> Figure:
+    """Draw the four counts, each with its percentage of the images of that class.
 
     Returns:
         The figure; its title gives recall and specificity.
     """
-    c = confusion
+    c = counts
     cells = np.array([[c.tn, c.fp], [c.fn, c.tp]])
-    shares = cells / cells.sum(axis=1, keepdims=True)
-    figure = new_figure()
-    axes = figure.add_subplot()
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    fractions = cells / cells.sum(axis=1, keepdims=True)
+    figure, axes = _new_figure(f"Recall {c.sensitivity:.3f}, specificity {c.specificity:.3f}")
+    axes.grid(visible=False)
+    axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), count in np.ndenumerate(cells):
-        share = shares[row, column]
+        fraction = fractions[row, column]
         axes.text(
             column,
             row,
-            f"{count}\n{share:.1%}",
+            f"{count}\n{fraction:.1%}",
             ha="center",
             va="center",
             fontsize=15,
-            color="white" if share > 0.5 else "black",  # noqa: PLR2004 - half of the colour map
+            color="white" if fraction > 0.5 else "black",  # noqa: PLR2004 - half of the colour map
         )
     axes.set_xticks(range(len(CLASSES)), CLASSES)
     axes.set_yticks(range(len(CLASSES)), CLASSES, rotation=90, va="center")
-    axes.set_xlabel("called")
-    axes.set_ylabel("labelled")
-    axes.set_title(f"Recall {c.sensitivity:.3f}, specificity {c.specificity:.3f}")
+    axes.set(xlabel="predicted class", ylabel="label")
     return figure
 
 
@@ -145,28 +128,23 @@ def plot_histogram(
     labels: ArrayLike,
     probabilities: ArrayLike,
     threshold: float = 0.5,
-    band: Abstention | None = None,
+    abstention: Abstention | None = None,
 ) -> Figure:
-    """Draw how many images of each class got which probability, on a logarithmic scale.
+    """Draw how the probabilities of each class are distributed, on a logarithmic scale.
 
     Args:
         labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
         probabilities: Shape (n,), in [0, 1].
-        threshold: In [0, 1]; PNEUMONIA means probability >= threshold.
-        band: In which images are left undecided, shaded; None for none.
+        threshold: In [0, 1]; PNEUMONIA is predicted where probability >= threshold.
+        abstention: Its range of uncertain probabilities is shaded; None for none.
 
     Returns:
         The figure; its title gives the errors of both kinds at the threshold.
-
-    Raises:
-        EvaluationError: If the labels are not of both classes, or a probability or the threshold
-            lies outside [0, 1].
     """
-    truth = check_labels(labels)
-    values = check_probabilities(probabilities, truth.size)
-    errors = metrics.confusion(truth, metrics.predict_positive(values, threshold))
-    figure = new_figure()
-    axes = figure.add_subplot()
+    truth, values = np.asarray(labels) == PNEUMONIA, np.asarray(probabilities, np.float64)
+    errors = confusion(truth, values >= threshold)
+    figure, axes = _new_figure("")
+    axes.grid(visible=False)
     tallest = 0.0
     for label in (NORMAL, PNEUMONIA):
         of_class = values[truth == label]
@@ -182,121 +160,44 @@ def plot_histogram(
         )
         tallest = max(tallest, float(np.max(heights)))
     axes.axvline(threshold, label=f"threshold {threshold:.3g}", **_REFERENCE)
-    if band is not None:
-        axes.axvspan(
-            band.lower, min(band.upper, 1), color="0.87", lw=0, zorder=0, label="uncertain"
-        )
+    if abstention is not None:
+        low, high = abstention.lower, min(abstention.upper, 1)
+        axes.axvspan(low, high, color="0.87", lw=0, zorder=0, label="uncertain")
     axes.set_yscale("log")
     axes.set_ylim(0.7, max(10.0, 1.3 * tallest))  # below 1, so that a bin of one image is seen
     axes.yaxis.set_major_formatter("{x:.0f}")
     axes.yaxis.set_minor_formatter("")
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel(f"probability of {CLASSES[PNEUMONIA]}")
-    axes.set_ylabel("images (log scale)")
-    figure.suptitle(f"At {threshold:.3g} it {counts(errors)}", fontsize=9)
-    figure.legend(loc="outside lower center", ncols=3 if band is None else 2, fontsize=8)
+    axes.set(xlabel="probability of PNEUMONIA", ylabel="images (log scale)", xlim=_MARGIN)
+    figure.suptitle(error_counts(errors), fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3 if abstention is None else 2, fontsize=8)
     return figure
 
 
-def _unit_square(title: str) -> tuple[Figure, Axes]:
-    """Make a figure for a curve of rates, with room around 0 and 1 so that its ends are seen."""
-    figure = new_figure()
-    axes = figure.add_subplot()
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.02, 1.02)
-    axes.grid(alpha=0.25)
-    axes.set_title(title)
-    return figure, axes
-
-
-def _sizes(labels: ArrayLike) -> str:
-    truth = check_labels(labels)
-    return (
-        f"{np.count_nonzero(truth)} {CLASSES[PNEUMONIA]}, "
-        f"{np.count_nonzero(~truth)} {CLASSES[NORMAL]}"
-    )
-
-
-_MARK = "#D55E00"
-_BEFORE, _AFTER = "#0072B2", "black"
-
-
-def svg(figure: Figure) -> str:
-    """Render a figure for the inside of an HTML page, alike on every run.
-
-    Letters are drawn as outlines, so that no font is needed.
-
-    Args:
-        figure: What to draw.
-
-    Returns:
-        One `<svg>` element.
-    """
-    text = io.StringIO()
-    salt = {"svg.hashsalt": figure.axes[0].get_title(), "svg.fonttype": "path"}
-    with mpl.rc_context(salt):  # type: ignore[arg-type]  # the stubs list every key
-        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
-    drawn = text.getvalue()
-    return drawn[drawn.index("<svg") :]
-
-
-def roc_svg(cases: Cases, assessment: Assessment) -> Figure:
-    """Draw the ROC curve with the operating point on it.
-
-    Args:
-        cases: The images.
-        assessment: Their result.
-    """
-    figure = plot_roc(cases.labels, cases.scores)
-    c = assessment.confusion
-    _mark(figure, 1 - c.specificity, c.sensitivity, assessment.threshold)
-    figure.axes[0].legend(loc="lower right")
-    return figure
-
-
-def precision_recall_svg(cases: Cases, assessment: Assessment) -> Figure:
-    """Draw precision over recall with the operating point on it.
-
-    Args:
-        cases: The images.
-        assessment: Their result.
-    """
-    figure = plot_precision_recall(cases.labels, cases.scores)
-    precision = assessment.metrics["precision"].value
-    if assessment.confusion.tp + assessment.confusion.fp and math.isfinite(precision):
-        _mark(figure, assessment.confusion.sensitivity, precision, assessment.threshold)
-    figure.axes[0].legend(loc="lower left")
-    return figure
-
-
-def reliability_diagram(
-    labels: NDArray[np.int64],
-    probabilities: NDArray[np.float64],
-    logits: NDArray[np.float64] | None = None,
+def plot_reliability(
+    labels: ArrayLike, probabilities: ArrayLike, logits: ArrayLike | None = None
 ) -> Figure:
-    """Draw how often PNEUMONIA came true at each probability, before and after calibration.
+    """Draw the observed frequency of PNEUMONIA over the predicted probability.
 
     Args:
-        labels: Shape (n,), 0 or 1.
-        probabilities: Shape (n,), as used.
-        logits: Shape (n,), raw: their sigmoid is drawn as the state before calibration. None to
-            draw one line.
+        labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
+        probabilities: Shape (n,), in [0, 1].
+        logits: Shape (n,): their sigmoid is drawn too, as the state before calibration. None if
+            the probabilities were not calibrated.
     """
-    figure = new_figure()
-    axes = figure.add_subplot()
-    axes.plot([0, 1], [0, 1], color="0.45", linestyle="--", linewidth=1, label="calibrated")
-    series = [("as used", probabilities, _AFTER, "o")]
+    figure, axes = _new_figure("Reliability (area proportional to images)")
+    axes.plot([0, 1], [0, 1], label="perfect calibration", **_REFERENCE)
+    series = [("predicted", np.asarray(probabilities), "black", "o")]
     if logits is not None:
         series = [
-            ("before calibration", sigmoid(logits), _BEFORE, "s"),
-            ("after calibration", probabilities, _AFTER, "o"),
+            ("before calibration", sigmoid(logits), COLOURS[NORMAL], "s"),
+            ("after calibration", np.asarray(probabilities), "black", "o"),
         ]
     for name, values, colour, marker in series:
-        found = reliability(labels, values)
+        bins = reliability(labels, values)
         axes.scatter(
-            found.probability,
-            found.frequency,
-            s=16 + 220 * found.images / found.images.sum(),
+            bins.probability,
+            bins.frequency,
+            s=16 + 220 * bins.images / bins.images.sum(),
             color=colour,
             marker=marker,
             alpha=0.7,
@@ -305,86 +206,50 @@ def reliability_diagram(
             clip_on=False,
             zorder=3,
         )
-    axes.set_xlim(-0.02, 1.02)
-    axes.set_ylim(-0.02, 1.02)
-    axes.grid(alpha=0.25)
-    axes.set_title("Reliability, 15 bins, area by images")
-    axes.set_xlabel("probability of PNEUMONIA")
-    axes.set_ylabel("share that is PNEUMONIA")
+    axes.set(xlabel="predicted probability", ylabel="observed frequency of PNEUMONIA")
+    axes.set(xlim=_MARGIN, ylim=_MARGIN)
     legend = axes.legend(loc="lower right", fontsize=8)
     for handle in legend.legend_handles[1:]:
         handle.set_sizes([40.0])  # type: ignore[union-attr]  # those of scatter have sizes
     return figure
 
 
-def undecided(cases: Cases, assessment: Assessment) -> Figure:
-    """Draw how probabilities spread, with the band in which images are left undecided.
-
-    Args:
-        cases: The images.
-        assessment: Their result, with a band.
-    """
-    return plot_histogram(cases.labels, cases.probabilities, assessment.threshold, assessment.band)
-
-
-def decision_curve(curve: DecisionCurve, threshold: float) -> Figure:
+def plot_decision_curve(curve: DecisionCurve, threshold: float) -> Figure:
     """Draw net benefit beside treating everyone and treating no one.
 
     Args:
         curve: The curve.
-        threshold: The operating point's, marked.
+        threshold: That of the operating point, which is marked.
     """
-    figure = new_figure()
-    axes = figure.add_subplot()
+    figure, axes = _new_figure("Decision curve with 95% CI")
     axes.fill_between(curve.threshold, curve.low, curve.high, color="black", alpha=0.12, lw=0)
-    axes.plot(curve.threshold, curve.net_benefit, color="black", lw=1.8, label="the model")
-    axes.plot(curve.threshold, curve.treat_all, color=_BEFORE, ls="-.", label="treat everyone")
-    axes.axhline(0, color="0.45", ls="--", lw=1, label="treat no one")
-    axes.axvline(threshold, color=_MARK, lw=1, label=f"threshold {threshold:.3g}")
+    axes.plot(curve.threshold, curve.net_benefit, label="model", **_CURVE)
+    axes.plot(curve.threshold, curve.treat_all, color=COLOURS[NORMAL], ls="-.", label="treat all")
+    axes.axhline(0, label="treat none", **_REFERENCE)
+    axes.axvline(threshold, color=COLOURS[PNEUMONIA], lw=1, label=f"threshold {threshold:.3g}")
     top = max(float(curve.treat_all[0]), float(curve.high.max()), 0.01)
-    axes.set_ylim(-0.15 * top, 1.08 * top)
-    axes.set_xlim(0, 1)
-    axes.grid(alpha=0.25)
-    axes.set_title("Decision curve, with 95% band")
-    axes.set_xlabel("probability from which one would treat")
-    axes.set_ylabel("net benefit per image")
+    axes.set(xlabel="threshold probability", ylabel="net benefit per image")
+    axes.set(xlim=(0, 1), ylim=(-0.15 * top, 1.08 * top))
     axes.legend(loc="lower left", fontsize=8)
     return figure
 
 
-def _mark(figure: Figure, x: float, y: float, threshold: float) -> None:
-    figure.axes[0].plot(
-        x, y, "o", color=_MARK, markersize=8, zorder=3, label=f"threshold {threshold:.3g}"
-    )
-
-
-LIMIT = 8
-_COLUMNS = 4
-_LINE = 30
-"""Characters that fit beneath one image."""
-
-
 def worst_errors(labels: ArrayLike, logits: ArrayLike, threshold: float = 0.5) -> NDArray[np.intp]:
-    """Find the images called the wrong class, the surest errors first, then the closest calls.
+    """Find the most confident errors, followed by the correct images of highest loss.
 
     Args:
         labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
         logits: Shape (n,), finite.
-        threshold: In [0, 1]; PNEUMONIA means sigmoid(logit) >= threshold.
+        threshold: In [0, 1]; PNEUMONIA is predicted where sigmoid(logit) >= threshold.
 
     Returns:
         Shape (min(n, `LIMIT`),): indices; errors come first, each part by falling log loss.
-
-    Raises:
-        EvaluationError: If the labels are not of both classes, a logit is not finite or the
-            threshold lies outside [0, 1].
     """
-    truth = check_labels(labels)
-    ranked = check_scores(logits, truth.size, "logits")
-    wrong = metrics.predict_positive(sigmoid(ranked), threshold) != truth
+    truth, ranked = np.asarray(labels) == PNEUMONIA, np.asarray(logits, np.float64)
+    wrong = (sigmoid(ranked) >= threshold) != truth
     support = np.where(truth, ranked, -ranked)  # log loss falls with it, and never saturates
-    surest_first: NDArray[np.intp] = np.lexsort((support, ~wrong))
-    return surest_first[:LIMIT]
+    order: NDArray[np.intp] = np.lexsort((support, ~wrong))
+    return order[:LIMIT]
 
 
 def plot_grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], title: str) -> Figure:
@@ -396,39 +261,20 @@ def plot_grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], titl
         captions: One for each, lines separated by newlines: file name, label, probability. Lines
             too long for the grid are shortened in the middle.
         title: What the images are.
-
-    Returns:
-        The figure.
-
-    Raises:
-        EvaluationError: If there are too many images, not one caption for each, or an image is
-            not uint8.
     """
-    if len(images) != len(captions) or not 0 < len(images) <= LIMIT:
-        raise EvaluationError(
-            f"Found {len(images)} images and {len(captions)} captions; give 1 to {LIMIT} images, "
-            "and one caption for each."
-        )
-    for number, image in enumerate(images):
-        known = image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)  # noqa: PLR2004 - colours
-        if not known or image.dtype != np.uint8 or image.size == 0:
-            raise EvaluationError(
-                f"Image {number} has shape {image.shape} and type {image.dtype}; give images "
-                "of shape (height, width) or (height, width, 3) and type uint8."
-            )
     rows = -(-len(images) // _COLUMNS)
-    figure = new_figure((10.0, 0.5 + 0.25 * title.count("\n") + 3.2 * rows))
+    figure = Figure((10.0, 0.5 + 0.25 * title.count("\n") + 3.2 * rows), DPI, layout="constrained")
+    FigureCanvasAgg(figure)
     figure.suptitle(title)
     panels = figure.subplots(rows, _COLUMNS, squeeze=False)
     for axes in panels.flat:
         axes.set_axis_off()
     for axes, image, caption in zip(panels.flat, images, captions, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        lines = [_shorten(line) for line in caption.splitlines()]
         axes.text(
             0.5,
             -0.03,
-            "\n".join(lines),
+            "\n".join(map(_shorten, caption.splitlines())),
             transform=axes.transAxes,
             ha="center",
             va="top",
@@ -438,10 +284,39 @@ def plot_grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], titl
     return figure
 
 
+def to_svg(figure: Figure) -> str:
+    """Render a figure for the inside of an HTML page, the same on every run.
+
+    Letters are drawn as outlines, so that no font is needed.
+
+    Returns:
+        One `<svg>` element.
+    """
+    text = io.StringIO()
+    settings = {"svg.hashsalt": figure.axes[0].get_title(), "svg.fonttype": "path"}
+    with mpl.rc_context(settings):  # type: ignore[arg-type]  # the stubs list every key
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    drawn = text.getvalue()
+    return drawn[drawn.index("<svg") :]
+
+
+def _new_figure(title: str) -> tuple[Figure, Axes]:
+    figure = Figure(SIZE, DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot(title=title)
+    axes.grid(alpha=0.25)
+    return figure, axes
+
+
+def _mark(axes: Axes, x: float, y: float) -> None:
+    colour = COLOURS[PNEUMONIA]
+    axes.plot(x, y, "o", color=colour, markersize=8, zorder=3, label="operating point")
+
+
 def _shorten(line: str) -> str:
     """Cut the middle out of a long line: both ends of a file name tell images apart."""
-    line = line.encode(errors="replace").decode()  # matplotlib dies of undecodable file names
-    if len(line) <= _LINE:
+    line = line.encode(errors="replace").decode()  # matplotlib fails on undecodable file names
+    if len(line) <= _CAPTION_WIDTH:
         return line
-    half = (_LINE - 1) // 2
+    half = (_CAPTION_WIDTH - 1) // 2
     return f"{line[:half]}…{line[-half:]}"

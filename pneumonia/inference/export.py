@@ -1,11 +1,6 @@
 """Exports a checkpoint as one ONNX file that runs without torch and without this package."""
 
-import contextlib
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
 
@@ -39,10 +34,11 @@ TOLERANCE = 1e-4
 """Allowed difference of a probability; of an OOD score, relative where it exceeds 1; of a logit,
 relative to the largest of the batch where that exceeds 1."""
 
-_SETTINGS = ("backbone", "image_size", "fit", "interpolation")
+_SETTINGS = ("backbone", "image_size", "resize_mode", "interpolation")
 _METADATA_KEYS = (
     *describe(),
-    *("calibration", "operating_point", "abstention", "metadata", "recalibration"),
+    *("calibration", "operating_point", "abstention", "ood_threshold", "metadata"),
+    "recalibration",
 )
 _INTERPOLATED = 16
 
@@ -114,7 +110,7 @@ def _convert(model: InferenceModel, backend: TorchBackend) -> bytes:
     side = model.preprocessing.image_size
     module = _ExportedModule(backend, model.calibration or Calibration()).eval()
     try:
-        with _silenced(), torch.no_grad():
+        with torch.no_grad():
             program = torch.onnx.export(
                 module,
                 (torch.zeros(2, 1, side, side, dtype=torch.uint8),),
@@ -148,8 +144,6 @@ def _metadata(model: InferenceModel) -> dict[str, str]:
         kept["metadata"] = kept["metadata"] | {"training": training}
     settings = {key: checkpoint["hyper_parameters"][key] for key in _SETTINGS}
     kept["hyper_parameters"] = settings
-    if (detector := checkpoint.get("detector")) is not None:  # without its arrays
-        kept["detector"] = {k: v for k, v in detector.items() if isinstance(v, int | float | str)}
     return {
         METADATA: json.dumps(kept),
         "classes": ",".join(checkpoint["classes"]),
@@ -167,22 +161,6 @@ def _strip_notes(message: Any) -> None:
         if field.type == field.TYPE_MESSAGE:
             for inner in value if hasattr(value, "__len__") else [value]:
                 _strip_notes(inner)
-
-
-@contextlib.contextmanager
-def _silenced() -> Iterator[None]:
-    """Hide the exporter's progress messages and its warnings about its own code."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(action="ignore"),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            yield
-    finally:
-        logging.disable(previous)
 
 
 def check_parity(model: InferenceModel, exported: OnnxBackend) -> None:

@@ -116,22 +116,21 @@ def read_ood_threshold(checkpoint: Mapping[str, Any], name: str | Path) -> float
     Raises:
         CheckpointError: If it is damaged.
     """
-    return _optional(checkpoint, "detector", _ood_threshold, name)
+    return _optional(checkpoint, "ood_threshold", _finite, name)
 
 
 def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
-    return Preprocessing(settings["image_size"], settings["fit"], settings["interpolation"])
+    return Preprocessing(settings["image_size"], settings["resize_mode"], settings["interpolation"])
 
 
 def _calibration(values: Mapping[str, Any]) -> Calibration:
     return Calibration(float(values["temperature"]), float(values.get("offset", 0.0)))
 
 
-def _ood_threshold(values: Mapping[str, Any]) -> float:
-    found = float(values["threshold"])
-    if not np.isfinite(found):
-        raise ValueError(f"threshold {found}")
-    return found
+def _finite(value: Any) -> float:
+    if not isinstance(value, float) or not np.isfinite(value):
+        raise ValueError(f"found {value!r}, expected a finite number")
+    return value
 
 
 def _optional(

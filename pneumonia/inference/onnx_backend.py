@@ -149,7 +149,7 @@ def _depth(value: Any) -> int:
 
 def _check_signature(session: Any, content: dict[str, Any], path: Path) -> None:
     side = content.get("hyper_parameters", {}).get("image_size")
-    names = [LOGIT, PROBABILITY, *([OOD_SCORE] if content.get("detector") is not None else [])]
+    names = [LOGIT, PROBABILITY, *([OOD_SCORE] if content.get("ood_threshold") is not None else [])]
     inputs = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
     outputs = [(one.name, one.type, len(one.shape)) for one in session.get_outputs()]
     if inputs != [(INPUT, "tensor(uint8)", [1, side, side])] or sorted(outputs) != sorted(

@@ -330,7 +330,7 @@ def undo_resize(
     width, height = size
     shorter, longer = min(size), max(size)
     square = Image.fromarray(heat)
-    if preprocessing.fit == "crop":
+    if preprocessing.resize_mode == "crop":
         left, top = (width - shorter) // 2, (height - shorter) // 2
         whole = np.full((height, width), np.nan, np.float32)
         inside = square.resize((shorter, shorter), Image.Resampling.BILINEAR)
@@ -338,7 +338,7 @@ def undo_resize(
         return whole
     side = heat.shape[0]
     box: tuple[float, float, float, float] = (0, 0, side, side)
-    if preprocessing.fit == "pad":
+    if preprocessing.resize_mode == "pad":
         edge = side * (1 - shorter / longer) / 2
         box = (0, edge, side, side - edge) if width > height else (edge, 0, side - edge, side)
     return np.asarray(square.resize(size, Image.Resampling.BILINEAR, box=box))

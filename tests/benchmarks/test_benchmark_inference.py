@@ -65,8 +65,8 @@ def test_exported_against_eager_torch(checkpoint, tmp_path, backbone):
     exported = Predictor.load(export(path, tmp_path / "m.onnx")).backend
     for size in (1, 32):
         images = np.random.default_rng(0).integers(0, 256, (size, 224, 224), np.uint8)
-        for engine in (eager, exported):
-            engine(images)
+        for backend in (eager, exported):
+            backend(images)
         pairs = [(seconds(eager, images), seconds(exported, images)) for _ in range(ROUNDS)]
         for name, of in FIGURES.items():
             torch_time, onnx_time = (of(times) for times in zip(*pairs, strict=True))

@@ -1,4 +1,4 @@
-"""The audit: silent on what is sound, and by name on whatever is not."""
+"""The audit: no errors for a sound data set, and problems with the files they concern."""
 
 import json
 import os
@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from pneumonia.data.audit.checks import audit, separation
+from pneumonia.data.audit.checks import MAX_DISTANCE, audit, near_duplicates
 from pneumonia.data.audit.report import audit_tables
-from pneumonia.data.audit.scan import EXTENSIONS, NEAR, fingerprint, inspect, near_duplicates
+from pneumonia.data.audit.scan import fingerprint, inspect
 from pneumonia.errors import ConfigError, DataError
 
 
@@ -44,7 +43,7 @@ def name(root: Path, path: Path) -> str:
 
 
 def bomb(path: Path) -> None:
-    """A PNG whose header promises 20,000 x 20,000 pixels, in a few bytes."""
+    """A PNG whose header declares 20,000 x 20,000 pixels, in a few bytes."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         crc = struct.pack(">I", zlib.crc32(kind + content))
@@ -55,18 +54,15 @@ def bomb(path: Path) -> None:
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
 
 
-def test_synthetic_is_clean_of_errors(synthetic) -> None:
+def test_the_synthetic_data_set_has_no_errors(synthetic) -> None:
     found = audit(synthetic)
     assert found.errors == []
-    assert found.crossings == []
-    assert not any(overlap.forbidden for overlap in found.copies)
+    assert not any(overlap.is_error for overlap in found.overlaps)
     assert sum(count.images for count in found.counts) == 60
-    assert "counts off" in checks(found)  # Kaggle's names, but not its numbers
-    assert found.wrong_key.numbers > 0
-    assert "No errors" in shown(found)
+    assert "counts" in checks(found)  # Kaggle's names, but not its numbers
 
 
-def test_every_damage_is_named(copy) -> None:
+def test_every_problem_names_its_files(copy) -> None:
     train, test = images(copy, "train/PNEUMONIA"), images(copy, "test/NORMAL")
     normal = images(copy, "train/NORMAL")
 
@@ -91,10 +87,7 @@ def test_every_damage_is_named(copy) -> None:
 
     found = audit(copy)
     files = checks(found)
-    assert files["empty file"] == (name(copy, train[0]),)
-    assert files["truncated file"] == (name(copy, train[1]),)
-    assert files["not an image file"] == (name(copy, train[2]),)
-    assert files["oversized file"] == (name(copy, train[3]),)
+    assert set(files["unreadable"]) == {name(copy, path) for path in train[:4]}
     assert set(files["identical across splits"]) == {
         name(copy, test[0]),
         "train/NORMAL/IM-9001-0001.jpeg",
@@ -111,17 +104,11 @@ def test_every_damage_is_named(copy) -> None:
     assert files["wrong class"] == (f"train/NORMAL/{train[5].name}",)
     assert files["unknown name"] == ("train/PNEUMONIA/a name, of=no 'scheme' é.jpeg",)
     assert "train/NORMAL/IM-9003-0001.jpeg" in files["identical across classes"]
-    assert [copy.across_splits for copy in found.copies] == sorted(
-        (copy.across_splits for copy in found.copies), reverse=True
-    )
     text = shown(found)
-    for path in (train[0], train[1], train[2], train[3]):
-        assert path.name in text
-    assert "val/NORMAL" in text
-    written = json.loads(json.dumps(found.as_json()))
-    assert {fault["fault"] for fault in written["faults"]} == {
-        "empty", "truncated", "not an image", "oversized",
-    }  # fmt: skip
+    for path in (*(path.name for path in train[:4]), "val/NORMAL"):
+        assert path in text
+    written = json.loads(json.dumps(found.to_dict()))
+    assert set(written["unreadable"]) == set(files["unreadable"])
     assert len(written["errors"]) == len(found.errors)
 
 
@@ -134,22 +121,17 @@ def test_repeats_within_a_split_are_warnings(kaggle) -> None:
     assert len(checks(found)["identical in one split"]) == 3
 
 
-def test_nothing_but_a_data_set_is_audited(tmp_path, kaggle) -> None:
-    with pytest.raises(DataError, match="does not exist"):
-        audit(tmp_path / "missing")
+def test_other_folders_are_refused(tmp_path, kaggle) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="is not a folder"):
-        audit(tmp_path / "file")
     (tmp_path / "void").mkdir()
-    with pytest.raises(DataError, match="is not a data set"):
-        audit(tmp_path / "void")
-    with pytest.raises(DataError, match="did you mean"):
+    for path in (tmp_path / "missing", tmp_path / "file", tmp_path / "void", kaggle / "train"):
+        with pytest.raises(DataError, match=f"^{path} "):
+            audit(path)
+    with pytest.raises(DataError, match=f"did you mean {kaggle}"):
         audit(kaggle.parent)
-    with pytest.raises(DataError, match="single split"):
-        audit(kaggle / "train")
 
 
-def test_debris_is_passed_over_and_named(kaggle) -> None:
+def test_ignored_files_are_named(kaggle) -> None:
     shutil.copytree(kaggle / "val", kaggle / "__MACOSX/val")
     shutil.copytree(kaggle / "val", kaggle / "chest_xray/val")
     (kaggle / "train/NORMAL/.DS_Store").write_text("")
@@ -158,10 +140,10 @@ def test_debris_is_passed_over_and_named(kaggle) -> None:
     found = audit(kaggle)
     assert found.errors == []
     assert set(checks(found)["ignored"]) == {"chest_xray", "train/NORMAL/notes.txt"}
-    assert checks(found)["no such split"] == ("test",)
+    assert checks(found)["no split"] == ("test",)
 
 
-def test_links_that_loop_end(kaggle) -> None:
+def test_link_loops_and_pipes_are_reported(kaggle) -> None:
     (kaggle / "train/NORMAL/up").symlink_to(kaggle / "train", target_is_directory=True)
     loop = kaggle / "train/NORMAL/IM-0999-0001.jpeg"
     loop.symlink_to(loop)
@@ -169,13 +151,11 @@ def test_links_that_loop_end(kaggle) -> None:
     os.mkfifo(kaggle / "train/NORMAL/IM-0997-0001.jpeg")
     files = checks(audit(kaggle))
     assert files["misplaced"] == ("train/NORMAL/up",)
-    assert files["unreadable file"] == tuple(
-        f"train/NORMAL/IM-0{n}-0001.jpeg" for n in (997, 998, 999)
-    )
+    assert files["unreadable"] == tuple(f"train/NORMAL/IM-0{n}-0001.jpeg" for n in (997, 998, 999))
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "CMYK", "I;16", "P", "LA", "1"])
-def test_every_sound_mode_is_readable(tmp_path, mode) -> None:
+def test_every_colour_mode_is_readable(tmp_path, mode) -> None:
     grey = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 50), np.uint8))
     if mode == "I;16":
         image = Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
@@ -184,10 +164,10 @@ def test_every_sound_mode_is_readable(tmp_path, mode) -> None:
     path = tmp_path / ("x.jpeg" if mode == "CMYK" else "x.png")
     image.save(path)
     seen = inspect(str(path))
-    assert (seen.fault, seen.mode, seen.width, seen.height) == (None, mode, 50, 40)
+    assert (seen.problem, seen.mode, seen.width, seen.height) == (None, mode, 50, 40)
 
 
-def test_odd_names_are_safe_to_print(kaggle) -> None:
+def test_unusual_names_are_safe_to_print(kaggle) -> None:
     source = images(kaggle, "train/NORMAL")[0]
     for odd in ("[red]x, y=1 'z' \"q\" ü.png", "bell\x1b[31m\n.png", os.fsdecode(b"\xff\xfe.png")):
         shutil.copy(source, source.with_name(odd))
@@ -197,7 +177,7 @@ def test_odd_names_are_safe_to_print(kaggle) -> None:
     assert "\x1b[31m" not in text
     assert len(checks(found)["unknown name"]) == 3
     text.encode()
-    json.dumps(found.as_json()).encode()
+    json.dumps(found.to_dict()).encode()
 
 
 def test_patients_of_other_names(kaggle, tmp_path, write_images) -> None:
@@ -214,7 +194,7 @@ def test_patients_of_other_names(kaggle, tmp_path, write_images) -> None:
         "train/NORMAL/p1_a.png",
     }
     assert audit(root, patients="file").errors == []
-    with pytest.raises(ConfigError, match="regular expression"):
+    with pytest.raises(ConfigError, match=r"data\.patients"):
         audit(root, patients="(")
 
 
@@ -236,50 +216,37 @@ def test_shortcuts_of_the_file_are_measured(tmp_path) -> None:
     assert found["height"].auroc == found["aspect ratio"].auroc == pytest.approx(1.0)
 
 
-def test_separation_is_the_auroc_whichever_way_round() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
-    random = np.random.default_rng(3)
-    positive, scores = random.random(200) < 0.3, random.integers(0, 9, 200) * 1.0
-    area = metrics.roc_auc_score(positive, scores)
-    assert separation(positive, scores) == pytest.approx(max(area, 1 - area))
-    assert separation(positive, -scores) == pytest.approx(max(area, 1 - area))
-
-
-def test_lookalikes_join_through_others_and_across_blocks(monkeypatch) -> None:
-    monkeypatch.setattr("pneumonia.data.audit.scan._BLOCK", 3)
-    base = np.random.default_rng(4).integers(0, 256, (5, 72), np.uint8)
-    base[3] = base[0]
-    base[3, :5] ^= 0xFF  # 40 bits away
-    base[4] = base[3]
-    base[4, 5:10] ^= 0xFF  # 80 from the first, 40 from the fourth
-    prints = [row.tobytes() for row in base]
+def test_near_duplicates_are_joined_through_others_and_across_blocks(monkeypatch) -> None:
+    monkeypatch.setattr("pneumonia.data.audit.checks._PAIRS", 3)
+    bits = np.random.default_rng(4).integers(0, 256, (5, 72), np.uint8)
+    bits[3] = bits[0]
+    bits[3, :5] ^= 0xFF  # 40 bits away
+    bits[4] = bits[3]
+    bits[4, 5:10] ^= 0xFF  # 80 from the first, 40 from the fourth
+    prints = [row.tobytes() for row in bits]
     assert sorted(near_duplicates([*prints, prints[1]])) == [[0, 3, 4], [1, 5]]
     assert near_duplicates([]) == []
 
 
-def test_same_extensions_as_training() -> None:
-    assert set(EXTENSIONS) == {*IMG_EXTENSIONS, ".dcm", ".dicom"}
-
-
 def test_processes_do_not_change_the_answer(kaggle) -> None:
-    assert audit(kaggle, workers=2).as_json() == audit(kaggle, workers=1).as_json()
+    assert audit(kaggle, workers=2).to_dict() == audit(kaggle, workers=1).to_dict()
 
 
+@pytest.mark.slow
 @pytest.mark.shared
-def test_real_images_are_clean_of_errors(shared) -> None:
+def test_real_images_have_no_errors(shared) -> None:
     found = audit(shared / "data/chest_xray")
     assert found.errors == []
-    identical = [overlap for overlap in found.copies if overlap.kind == "identical"]
-    assert len(identical) == len(found.copies) == 24
+    assert [overlap.kind for overlap in found.overlaps] == ["identical"] * 24
     assert {shortcut.attribute for shortcut in found.shortcuts if shortcut.flagged} == {"bytes"}
 
 
 @pytest.mark.shared
-def test_originals_and_their_small_copies_are_near(shared) -> None:
+def test_fingerprints_of_originals_and_their_small_copies_are_near(shared) -> None:
     small = {path.name: path for path in (shared / "data/chest_xray").rglob("*.jpeg")}
     for path in sorted((shared / "data/originals").rglob("*.jpeg"))[::8]:
         if path.name in small:
             with Image.open(path) as one, Image.open(small[path.name]) as other:
                 a, b = (fingerprint(image.convert("L")) for image in (one, other))
             bits = np.frombuffer(a, np.uint8) ^ np.frombuffer(b, np.uint8)
-            assert np.bitwise_count(bits).sum() <= NEAR / 2
+            assert np.bitwise_count(bits).sum() <= MAX_DISTANCE / 2

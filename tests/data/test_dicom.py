@@ -2,7 +2,6 @@
 
 import logging
 import struct
-import subprocess
 import sys
 import traceback
 import warnings
@@ -29,8 +28,6 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pneumonia.data.audit.scan import inspect
-from pneumonia.data.dataset import read_split
 from pneumonia.data.image_io import read_grey
 from pneumonia.errors import DataError
 
@@ -149,26 +146,21 @@ def test_windows_and_tables_agree_with_pydicom(make_dicom, attributes):
     assert np.abs(levels(content) - expected).max() <= 1
 
 
-def test_a_table_from_12_bits_to_8_is_not_wrapped(make_dicom):
-    content = make_dicom(
-        TWELVE, BitsStored=12, VOILUTSequence=table([i // 16 for i in range(4096)], depth=8)
-    )
-    assert np.array_equal(levels(content), TWELVE >> 4)
-
-
-def test_the_table_of_another_byte_order_is_read(make_dicom):
-    content = make_dicom(
-        TWELVE,
-        ExplicitVRBigEndian,
-        BitsStored=12,
-        VOILUTSequence=table([16 * i for i in range(4096)]),
-    )
-    assert np.array_equal(levels(content), TWELVE >> 4)
-
-
-def test_a_falling_rescale_without_a_window_turns_the_image(make_dicom):
-    content = make_dicom(TWELVE, BitsStored=12, RescaleSlope=-1, RescaleIntercept=4095)
-    assert np.array_equal(levels(content), 255 - (TWELVE >> 4))
+@pytest.mark.parametrize(
+    ("syntax", "attributes"),
+    [
+        (
+            ExplicitVRLittleEndian,
+            {"VOILUTSequence": table([i // 16 for i in range(4096)], depth=8)},
+        ),
+        (ExplicitVRBigEndian, {"VOILUTSequence": table([16 * i for i in range(4096)])}),
+        (ExplicitVRLittleEndian, {"RescaleSlope": -1, "RescaleIntercept": 4095}),
+    ],
+    ids=["8 bits", "big endian", "falling rescale"],
+)
+def test_tables_and_rescales_that_pydicom_cannot_check(make_dicom, syntax, attributes):
+    expected = 255 - (TWELVE >> 4) if "RescaleSlope" in attributes else TWELVE >> 4
+    assert np.array_equal(levels(make_dicom(TWELVE, syntax, BitsStored=12, **attributes)), expected)
 
 
 @pytest.mark.parametrize("meaning", ["MONOCHROME1", "MONOCHROME2"])
@@ -195,52 +187,52 @@ EIGHT = np.zeros((4, 6), np.uint8)
 
 
 @pytest.mark.parametrize(
-    ("attributes", "reason"),
+    ("attributes", "named"),
     [
-        ({"PixelData": None}, "it holds no pixels"),
-        ({"NumberOfFrames": 2}, "it has 2 frames; give one image"),
-        ({"PhotometricInterpretation": "RGB"}, "its pixels are RGB, expected MONOCHROME1"),
-        ({"PhotometricInterpretation": "YBR_FULL_422"}, "its pixels are YBR_FULL_422"),
-        ({"PhotometricInterpretation": "PALETTE COLOR"}, "its pixels are PALETTE COLOR"),
-        ({"PhotometricInterpretation": "SMITH^JOHN"}, "its pixels are of no known kind"),
-        ({"Rows": None}, "it lacks Rows"),
-        ({"Rows": 65535, "Columns": 65535}, "65,535 x 65,535 pixels .* more than"),
-        ({"Rows": 0}, "6 x 0 pixels are none"),
-        ({"Rows": 5}, "its pixels are truncated"),
-        ({"BitsAllocated": 32, "BitsStored": 32}, "32 of 32 bits, expected 8 to 16"),
-        ({"BitsStored": 12}, "12 of 8 bits"),
-        ({"HighBit": 6}, "not stored in the lowest bits"),
-        ({"WindowCenter": 5, "WindowWidth": 0}, "its WindowWidth of 0 is too small"),
-        ({"WindowCenter": 5, "WindowWidth": 5, "VOILUTFunction": "CUBIC"}, "VOILUTFunction is"),
+        ({"PixelData": None}, "no pixels"),
+        ({"NumberOfFrames": 2}, "2 frames"),
+        ({"PhotometricInterpretation": "RGB"}, "PhotometricInterpretation is RGB"),
+        ({"PhotometricInterpretation": "YBR_FULL_422"}, "is YBR_FULL_422"),
+        ({"PhotometricInterpretation": "PALETTE COLOR"}, "is PALETTE COLOR"),
+        ({"PhotometricInterpretation": "SMITH^JOHN"}, "is unknown"),
+        ({"Rows": None}, "Rows"),
+        ({"Rows": 65535, "Columns": 65535}, "Rows and Columns are 65,535 and 65,535"),
+        ({"Rows": 0}, "Rows and Columns are 0 and 6"),
+        ({"Rows": 5}, "truncated"),
+        ({"BitsAllocated": 32, "BitsStored": 32}, "BitsStored and BitsAllocated are 32 and 32"),
+        ({"BitsStored": 12}, "are 12 and 8"),
+        ({"HighBit": 6}, "HighBit"),
+        ({"WindowCenter": 5, "WindowWidth": 0}, "WindowWidth of 0"),
+        ({"WindowCenter": 5, "WindowWidth": 5, "VOILUTFunction": "CUBIC"}, "VOILUTFunction"),
         ({"RescaleSlope": 0, "RescaleIntercept": 1}, "RescaleSlope is 0"),
-        ({"VOILUTSequence": table([1, 2, 3], depth=5)}, "a lookup table of it is damaged"),
+        ({"VOILUTSequence": table([1, 2, 3], depth=5)}, "lookup table"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
-)  # fmt: skip
-def test_what_is_no_single_grey_image_is_refused_by_name(make_dicom, tmp_path, attributes, reason):
+)
+def test_the_attribute_that_makes_a_file_unusable_is_named(make_dicom, tmp_path, attributes, named):
     (tmp_path / "x.dcm").write_bytes(make_dicom(EIGHT, **attributes))
-    with pytest.raises(DataError, match=rf"x\.dcm cannot be read as an image \(.*{reason}"):
+    with pytest.raises(DataError, match=rf"x\.dcm .*{named}"):
         read_grey(tmp_path / "x.dcm")
 
 
-def test_a_compression_that_cannot_be_decoded_is_refused_with_its_name(make_dicom):
+def test_a_compression_without_a_decoder_is_named(make_dicom):
     content = make_dicom(EIGHT, JPEGLosslessSV1, stream=b"\xff\xd8\xff\xd9")
-    with pytest.raises(DataError, match=r"encoded as JPEG Lossless, .* no installed decoder reads"):
+    with pytest.raises(DataError, match="JPEG Lossless"):
         read_grey(content)
 
 
 @pytest.mark.parametrize(
     "syntax", [RLELossless, JPEGLSLossless, JPEG2000Lossless], ids=lambda u: u.keyword
 )
-@pytest.mark.parametrize("what", ["truncated", "swollen"])
-def test_damaged_streams_are_refused(make_dicom, syntax, what):
+@pytest.mark.parametrize("truncated", [True, False])
+def test_compressed_pixels_of_another_size_are_refused(make_dicom, syntax, truncated):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 40), np.uint8)
     stream = pydicom.encaps.get_frame(
         pydicom.dcmread(BytesIO(make_dicom(pixels, syntax))).PixelData, 0, number_of_frames=1
     )
-    stream = stream[: len(stream) // 3] if what == "truncated" else stream * 1000
-    header = np.zeros((40, 40) if what == "truncated" else (4, 4), np.uint8)
-    with pytest.raises(DataError, match=r"its (compressed )?pixels"):
+    stream = stream[: len(stream) // 3] if truncated else stream * 1000
+    header = np.zeros((40, 40) if truncated else (4, 4), np.uint8)
+    with pytest.raises(DataError, match="pixels"):
         read_grey(make_dicom(header, syntax, stream=stream))
 
 
@@ -250,50 +242,43 @@ def test_an_enormous_jpeg_inside_a_small_header_is_not_decoded(make_dicom):
     stream = bytearray(file.getvalue())
     at = stream.index(b"\xff\xc0")
     stream[at + 5 : at + 9] = struct.pack(">HH", 65000, 65000)
-    with pytest.raises(DataError, match="65,000 x 65,000 of 1 channels, its header says 6 x 4"):
+    with pytest.raises(DataError, match=r"65,000 x 65,000 .* 6 x 4"):
         read_grey(make_dicom(EIGHT, JPEGBaseline8Bit, stream=bytes(stream)))
 
 
-def test_a_bomb_that_inflates_is_refused(make_dicom):
+def test_a_file_that_inflates_without_end_is_refused(make_dicom):
     whole = make_dicom(EIGHT, DeflatedExplicitVRLittleEndian)
-    head = whole[: whole.index(b"1.2.840.10008.1.2.1.99") + 400]
-    end = 132 + 12 + struct.unpack_from("<I", head, 132 + 8)[0]
+    end = 132 + 12 + struct.unpack_from("<I", whole, 132 + 8)[0]
     squeeze = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
     chunk = b"\0" * (16 << 20)
     deflated = b"".join(squeeze.compress(chunk) for _ in range(17)) + squeeze.flush()
-    with pytest.raises(DataError, match="inflates to more than 268,435,456 bytes"):
+    with pytest.raises(DataError, match="268,435,456"):
         read_grey(whole[:end] + deflated)
 
 
-def test_a_file_without_the_mark_is_refused_and_told_so(make_dicom, tmp_path):
+def test_a_file_without_the_dicom_mark_is_refused(make_dicom, tmp_path):
     (tmp_path / "old.dcm").write_bytes(make_dicom(EIGHT)[132:])
-    with pytest.raises(DataError, match=r"old\.dcm .*lacks the mark DICM"):
+    with pytest.raises(DataError, match=r"old\.dcm .*DICM"):
         read_grey(tmp_path / "old.dcm")
 
 
-def test_a_missing_extra_says_what_adds_it(make_dicom, tmp_path):
+def test_a_missing_extra_is_named(make_dicom, tmp_path, monkeypatch):
+    monkeypatch.delitem(sys.modules, "pneumonia.data.dicom", raising=False)
+    monkeypatch.setitem(sys.modules, "pydicom.dataset", None)
     (tmp_path / "x.dcm").write_bytes(make_dicom(EIGHT))
-    script = (
-        "import sys; sys.modules['pydicom'] = None\n"
-        "from pneumonia.data.image_io import read_grey\n"
-        "from pneumonia.errors import DataError\n"
-        "try: read_grey(sys.argv[1])\n"
-        "except DataError as error: sys.stdout.write(str(error))\n"
-    )
-    command = [sys.executable, "-c", script, str(tmp_path / "x.dcm")]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    assert "x.dcm is a DICOM file, which needs the extra [dicom]: pip install" in said
+    with pytest.raises(DataError, match=r"x\.dcm .*\[dicom\]: pip install"):
+        read_grey(tmp_path / "x.dcm")
 
 
-@pytest.mark.parametrize("path", BUNDLED, ids=lambda path: path.name)
-def test_every_file_that_pydicom_ships_is_an_image_or_one_sentence(path):
-    refusal = ""
-    try:
-        assert read_grey(path).mode == "L"
-    except DataError as error:
-        refusal = str(error)
-    assert not refusal or refusal.startswith(f"{path} cannot be read as an image (it")
-    assert "\n" not in refusal
+def test_every_file_that_pydicom_ships_is_an_image_or_one_sentence():
+    refusals = []
+    for path in BUNDLED:
+        try:
+            assert read_grey(path).mode == "L"
+        except DataError as error:
+            refusals.append((path, str(error)))
+    assert all(said.startswith(f"{path} cannot be read as an image (") for path, said in refusals)
+    assert not [said for _, said in refusals if "\n" in said]
 
 
 def test_encodings_of_one_picture_that_pydicom_ships_agree():
@@ -381,19 +366,3 @@ def test_other_threads_and_times_keep_their_warnings_and_logs(make_dicom, caplog
         warnings.warn("still here", UserWarning, stacklevel=1)
     pydicom.config.logger.warning("still here")
     assert "still here" in caplog.text
-
-
-def test_an_audit_reads_dicom_as_training_would(make_dicom, tmp_path):
-    (tmp_path / "x.dcm").write_bytes(make_dicom(EIGHT))
-    (tmp_path / "y.dcm").write_bytes(make_dicom(EIGHT, Rows=5))
-    seen = inspect(str(tmp_path / "x.dcm"))
-    assert (seen.fault, seen.mode, seen.width, seen.height) == (None, "L", 6, 4)
-    assert inspect(str(tmp_path / "y.dcm")).fault == "unreadable"
-
-
-def test_a_folder_of_dicom_files_is_a_split(make_dicom, tmp_path):
-    for name in ("train/NORMAL/IM-0001-0001.dcm", "train/PNEUMONIA/person1_virus_1.DICOM"):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True)
-        path.write_bytes(make_dicom(EIGHT))
-    assert len(read_split(tmp_path, "train")) == 2

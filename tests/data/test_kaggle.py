@@ -1,8 +1,7 @@
-"""Getting Kaggle's data set: everything but Kaggle itself, whose part a local server plays."""
+"""Downloading Kaggle's data set, from a local server in place of Kaggle."""
 
 import http.server
 import io
-import logging
 import os
 import shutil
 import signal
@@ -75,27 +74,17 @@ def beside(root: Path) -> list[str]:
     return [entry.name for entry in root.parent.iterdir()] if root.parent.exists() else []
 
 
-def test_the_one_true_copy_is_laid_out_and_nothing_else(source, root):
-    lay_out(source, root, FEW)
+@pytest.mark.parametrize("inner", ["", "chest_xray"])
+def test_each_image_is_linked_once_and_nothing_else(source, root, inner):
+    lay_out(source / inner, root, FEW)
     assert files(root) == LAID_OUT
     assert beside(root) == [root.name]
     assert read_split(root, "train").class_counts() == FEW["train"]
-
-
-def test_the_folder_inside_the_archive_will_do(source, root):
-    lay_out(source / "chest_xray", root, FEW)
-    assert files(root) == LAID_OUT
-
-
-def test_on_one_disk_the_bytes_are_shared_and_outlive_the_cache(source, root):
-    lay_out(source, root, FEW)
     for name in LAID_OUT:
         assert (root / name).samefile(source / "chest_xray" / name)
-    shutil.rmtree(source)
-    assert all((root / name).read_bytes().startswith(b"\xff\xd8") for name in LAID_OUT)
 
 
-def test_where_links_cannot_be_made_the_bytes_are_copied(source, root, monkeypatch):
+def test_without_links_the_images_are_copied(source, root, monkeypatch):
     def refuse(*_):
         raise OSError(18, "Invalid cross-device link")
 
@@ -113,33 +102,28 @@ def test_the_expected_counts_are_the_published_ones():
 def test_an_archive_that_is_not_as_published_makes_no_root(source, root):
     (source / "chest_xray" / "train" / "NORMAL" / "IM-0115-0001.jpeg").unlink()
     (source / "chest_xray" / "val" / "PNEUMONIA" / "extra.jpeg").write_bytes(b"")
-    with pytest.raises(DataError) as refusal:
+    with pytest.raises(DataError, match=f"^{source} ") as refusal:
         lay_out(source, root, FEW)
-    for part in (
-        "2 images in train/NORMAL instead of 3, 2 images in val/PNEUMONIA instead of 1",
-        f"delete {source} and download it again",
-    ):
-        assert part in str(refusal.value)
+    assert "2 images in train/NORMAL instead of 3" in str(refusal.value)
+    assert "2 images in val/PNEUMONIA instead of 1" in str(refusal.value)
     assert beside(root) == []
 
 
 def test_a_folder_without_a_data_set_makes_no_root(tmp_path, root):
-    with pytest.raises(DataError, match="it holds no images in train, val or test"):
+    with pytest.raises(DataError, match=str(tmp_path)):
         lay_out(tmp_path, root, FEW)
     assert beside(root) == []
 
 
-def test_a_root_with_all_images_is_left_as_it_is(source, root, caplog):
+def test_a_complete_root_is_left_as_it_is(source, root):
     lay_out(source, root, FEW)
     before = {name: (root / name).stat().st_ino for name in files(root)}
-    with caplog.at_level(logging.INFO, "pneumonia"):
-        download(root, FEW)  # without a server: it must not be asked
-        lay_out(source, root, FEW)
-    assert f"{root} is there already" in caplog.text
+    download(root, FEW)  # without a server: it must not be asked
+    lay_out(source, root, FEW)
     assert {name: (root / name).stat().st_ino for name in files(root)} == before
 
 
-def test_a_root_unzipped_by_hand_is_as_good(source):
+def test_a_root_unzipped_by_hand_is_accepted(source):
     download(source / "chest_xray", FEW)
 
 
@@ -159,12 +143,12 @@ def test_a_different_root_is_never_overwritten(source, root, kind):
             (root / "mine.txt").write_text("mine")
     before = files(root.parent)
     for attempt in (lambda: download(root, FEW), lambda: lay_out(source, root, FEW)):
-        with pytest.raises(DataError, match=f"{root} exists already and is something else"):
+        with pytest.raises(DataError, match=f"^{root} exists already"):
             attempt()
     assert files(root.parent) == before
 
 
-def test_another_run_that_is_first_does_no_harm(source, root, monkeypatch):
+def test_a_root_made_by_another_run_meanwhile_is_accepted(source, root, monkeypatch):
     rename = Path.rename
 
     def late(aside, target):
@@ -227,18 +211,18 @@ def full_disk(tmp_path):
     subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_full_disk_is_one_sentence_and_nothing_is_left(source, full_disk):
+def test_a_full_disk_leaves_nothing(source, full_disk):
     root = full_disk / "chest_xray"
-    with pytest.raises(DataError, match=f"{root} cannot be written .No space left on device.*room"):
+    with pytest.raises(DataError, match=f"^{root} .*No space left on device"):
         lay_out(source, root, FEW)
     assert beside(root) == []
 
 
 class Kaggle(http.server.ThreadingHTTPServer):
-    """Kaggle's side of a download, with a connection that can be cut."""
+    """A server in place of Kaggle, whose connection can be cut."""
 
     def __init__(self, archive: bytes) -> None:
-        super().__init__(("127.0.0.1", 0), ModelOutput)
+        super().__init__(("127.0.0.1", 0), Handler)
         self.archive = archive
         self.cut_at = len(archive)
         self.slow = 0.0
@@ -248,7 +232,7 @@ class Kaggle(http.server.ThreadingHTTPServer):
         pass
 
 
-class ModelOutput(http.server.BaseHTTPRequestHandler):
+class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Kaggle
 
@@ -287,7 +271,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 
 
 def ask_at(url, monkeypatch):
-    """Send kagglehub and the question whether Kaggle answers to another place."""
+    """Redirect kagglehub and the connection test to another address."""
     monkeypatch.setattr(module, "_SERVER", url)
     monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, url)
 
@@ -314,12 +298,11 @@ def test_a_second_root_is_made_from_the_cache_without_the_network(kaggle_site, r
     assert files(root.with_name("again")) == LAID_OUT
 
 
-def test_a_cut_connection_is_one_sentence_and_the_next_run_goes_on_from_there(kaggle_site, root):
+def test_a_cut_connection_is_an_error_and_the_next_run_continues_there(kaggle_site, root):
     kaggle_site.cut_at = 5 * MIB // 2
-    with pytest.raises(DataError) as refusal:
+    with pytest.raises(DataError, match="IncompleteRead") as refusal:
         download(root, FEW)
-    for part in ("IncompleteRead", "run this again", str(root / "train"), "data=synthetic"):
-        assert part in str(refusal.value)
+    assert "data=synthetic" in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert not root.parent.exists()
     kaggle_site.cut_at = len(kaggle_site.archive)
@@ -328,10 +311,10 @@ def test_a_cut_connection_is_one_sentence_and_the_next_run_goes_on_from_there(ka
     assert kaggle_site.sent_from[-1] == 2 * MIB
 
 
-def test_a_damaged_archive_is_one_sentence(kaggle_site, root):
+def test_a_damaged_archive_is_an_error(kaggle_site, root):
     kaggle_site.archive = b"<html>Sorry</html>"
     kaggle_site.cut_at = len(kaggle_site.archive)
-    with pytest.raises(DataError, match="cannot be downloaded"):
+    with pytest.raises(DataError, match=str(root)):
         download(root, FEW)
     assert not root.parent.exists()
 
@@ -347,35 +330,31 @@ def test_two_downloads_at_once_share_one(kaggle_site, root):
     assert kaggle_site.sent_from == [0]
 
 
-def test_a_full_cache_is_one_sentence_that_names_it(kaggle_site, root, full_disk, monkeypatch):
+def test_a_full_cache_is_named(kaggle_site, root, full_disk, monkeypatch):
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(full_disk / "kagglehub"))
-    with pytest.raises(DataError, match=f"{full_disk / 'kagglehub'} is full.*KAGGLEHUB_CACHE"):
+    with pytest.raises(DataError, match=f"^{full_disk / 'kagglehub'} .*KAGGLEHUB_CACHE"):
         download(root, FEW)
     assert not root.parent.exists()
 
 
-def refused(root) -> tuple[str, float]:
+def refused(root) -> str:
     start = time.monotonic()
-    with pytest.raises(DataError) as refusal:
+    with pytest.raises(DataError, match=module._SERVER) as refusal:
         download(root, FEW)
-    return str(refusal.value), time.monotonic() - start
-
-
-def test_offline_is_one_sentence_with_the_ways_on(cache, root, monkeypatch):
-    ask_at("http://127.0.0.1:9", monkeypatch)  # where nothing listens
-    said, seconds = refused(root)
-    assert seconds < 5
-    assert "cannot be reached" in said
-    for part in (str(root / "train"), module.PAGE, "data=synthetic"):
-        assert part in said
-    assert "\n" not in said
+    assert time.monotonic() - start < 5
     assert not root.parent.exists()
+    return str(refusal.value)
 
 
-def test_a_network_that_swallows_everything_is_given_up_within_5_s(cache, root, monkeypatch):
+def test_offline_is_one_sentence_with_the_alternatives(cache, root, monkeypatch):
+    ask_at("http://127.0.0.1:9", monkeypatch)  # where nothing listens
+    message = refused(root)
+    for part in (str(root / "train"), module.PAGE, "data=synthetic"):
+        assert part in message
+    assert "\n" not in message
+
+
+def test_a_server_that_never_answers_is_given_up_within_5_s(cache, root, monkeypatch):
     with Kaggle(b"") as server:  # accepts connections, never answers
         ask_at(f"http://127.0.0.1:{server.server_port}", monkeypatch)
-        monkeypatch.setattr(module, "_ANSWERS_WITHIN", 0.5)
-        said, seconds = refused(root)
-    assert seconds < 2
-    assert f"{module._SERVER} " in said
+        refused(root)

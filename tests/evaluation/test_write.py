@@ -1,4 +1,4 @@
-"""metrics.json: plain numbers under test/<metric>, whole or not at all."""
+"""The files of a result: metrics.json, predictions.csv, report.html, MODEL_CARD.md."""
 
 import json
 
@@ -6,27 +6,31 @@ import numpy as np
 import pytest
 
 from pneumonia.errors import EvaluationError
-from pneumonia.evaluation import metrics
-from pneumonia.evaluation.report.write import write_metrics
+from pneumonia.evaluation.evaluate import EvaluatedModel, EvaluationResult, evaluate_predictions
+from pneumonia.evaluation.predictions import PredictionTable
+from pneumonia.evaluation.report.write import write_report
 
 
-def test_every_metric_is_a_plain_number_under_test(tmp_path):
-    file = tmp_path / "metrics.json"
-    found = metrics.evaluate([0, 1, 1], [-1, 2, 3])
-    write_metrics(file, found | {"loss": np.float32(0.25), "batches": np.int64(3)})
-    written = json.loads(file.read_text())
-    expected = {f"test/{name}": value for name, value in found.items()}
-    assert written == expected | {"test/loss": 0.25, "test/batches": 3}
-    assert list(written) == sorted(written)
-    assert written["test/sensitivity"] == written["test/recall"]
-    assert '"test/n": 3,' in file.read_text()
+def result() -> EvaluationResult:
+    labels = np.arange(40) % 2
+    table = PredictionTable(label=labels, probability=0.3 * labels + 0.3)
+    return evaluate_predictions(table, EvaluatedModel("a", "b"), replicates=200)
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), np.float32("nan")])
-def test_what_json_cannot_say_is_refused_and_the_old_file_stays(tmp_path, value):
-    file = tmp_path / "metrics.json"
-    write_metrics(file, {"loss": 1.0})
-    with pytest.raises(EvaluationError, match=r"metrics\.json was not written.*loss = (nan|inf)"):
-        write_metrics(file, {"accuracy": 0.5, "loss": value})
-    assert json.loads(file.read_text()) == {"test/loss": 1.0}
-    assert list(tmp_path.iterdir()) == [file]
+def test_all_files_are_written(tmp_path):
+    found = result()
+    files = write_report(found, tmp_path / "new", tmp_path / "new/card.md")
+    names = ["metrics.json", "predictions.csv", "report.html", "card.md"]
+    assert [file.name for file in files] == names
+    metrics = json.loads(files[0].read_text())
+    assert metrics["test/loss"] == metrics["test/log_loss"]
+    assert metrics["test/auroc"].keys() == {"value", "low", "high", "method"}
+    assert metrics["test/calibration_slope"]["value"] is None  # the classes are separated
+    again = PredictionTable.read(files[1])
+    np.testing.assert_array_equal(again.probability, found.table.probability)
+
+
+def test_an_unwritable_folder_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(EvaluationError, match="file"):
+        write_report(result(), tmp_path / "file")

@@ -1,5 +1,6 @@
 """Every file in conf/ composes, instantiates, and rejects what is misspelt."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ from hydra.errors import HydraException
 from lightning import Trainer
 from omegaconf import OmegaConf
 
-from pneumonia.errors import PneumoniaError
-from pneumonia.training.config import check_config
+from pneumonia.data.transforms import Augmentation
+from pneumonia.errors import ConfigError, PneumoniaError
+from pneumonia.training.config import RENAMED, check_config, refuse_renamed_keys
 from pneumonia.training.pipeline import build_run
+from pneumonia.training.resume import RunStart
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(
@@ -31,7 +34,7 @@ def test_every_config_file_composes_and_instantiates(choice, composed, tmp_path,
     accelerator = ["trainer.accelerator=cpu"] if choice in NEEDS_GPU else []
     devices = ["trainer.accelerator=cpu", "trainer.devices=1"] if choice == "trainer=ddp" else []
     config = composed(choice, *SMALL, *accelerator, *devices)
-    parts = build_run(config, tmp_path)
+    parts = build_run(RunStart(config, str(tmp_path)))
     assert isinstance(parts.trainer, Trainer)
     assert parts.model.hparams["image_size"] == parts.datamodule.preprocessing.image_size
 
@@ -46,7 +49,7 @@ def test_every_config_file_says_what_it_is_for(file):
 
 def test_the_configuration_reaches_the_notebooks_optimiser(composed, tmp_path):
     config = composed("experiment=keras_notebook", *SMALL)
-    parts = build_run(config, tmp_path)
+    parts = build_run(RunStart(config, str(tmp_path)))
     parts.trainer.strategy.connect(parts.model)
     optimizer = parts.model.configure_optimizers()
     assert type(optimizer) is torch.optim.Adam
@@ -54,6 +57,28 @@ def test_the_configuration_reaches_the_notebooks_optimiser(composed, tmp_path):
     assert tuple(optimizer.defaults["betas"]) == (0.9, 0.999)
     assert parts.datamodule.preprocessing.interpolation == "nearest"
     assert config.monitor == "val/loss"
+
+
+def test_the_notebooks_recipe_depends_on_no_default(composed):
+    file = OmegaConf.load(CONF / "experiment" / "keras_notebook.yaml")
+    fields = {field.name for field in dataclasses.fields(Augmentation)}
+    assert set(file.data.augmentation) == fields
+    config = composed("callbacks=ema", "experiment=keras_notebook", *SMALL)
+    off = {"degrees", "translate", "shear", "brightness", "contrast"}
+    assert {config.data.augmentation[name] for name in off} == {0.0}
+    assert config.data.augmentation.scale == [1.0, 1.0]
+    assert config.data.augmentation.horizontal_flip == 0.5
+    assert config.callbacks.ema is None  # no averaged weights
+    assert config.data.sampler is config.model.pos_weight is config.model.schedule is None
+    assert config.model.drop_rate == config.model.label_smoothing == 0
+
+
+def test_every_visible_callback_is_in_the_default_config(composed, tmp_path):
+    config = composed(*SMALL)
+    callbacks = build_run(RunStart(config, str(tmp_path))).trainer.callbacks
+    always = {"SanityChecks", "RunFiles", "ReseedSteps", "ResumeState", "CollectLogits"}
+    listed = {node["_target_"].rpartition(".")[2] for node in config.callbacks.values()}
+    assert {type(callback).__name__ for callback in callbacks} == always | listed
 
 
 def test_a_misspelt_key_fails(composed):
@@ -64,33 +89,58 @@ def test_a_misspelt_key_fails(composed):
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("+data.image_sise=64", "data.image_sise is no setting .* did you mean image_size"),
-        ("+trainer.max_epoch=3", "trainer.max_epoch is no setting of Trainer; .* max_epochs"),
-        ("trainer.max_epochs=many", "trainer.max_epochs='many' is of the wrong type"),
-        ("data.image_size=large", "data.image_size='large' .* expected int"),
-        ("data.batch_size=3.5", "data.batch_size=3.5 .* expected int"),
-        ("data.fit=stretch", "data.fit='stretch' .* expected squash or pad or crop"),
-        ("data.holdout.strategy=blocs", "data.holdout.strategy='blocs' .* expected blocks"),
-        ("model.pretrained=maybe", "model.pretrained='maybe' .* expected bool"),
-        (
-            "model.pos_weight=heavy",
-            "model.pos_weight='heavy' .* expected float or balanced or null",
-        ),
-        ("seed=one", "seed='one' .* expected int"),
-        ("mode=upwards", "mode='upwards' .* expected min or max"),
-        ("model.backbone=resnetv2_5O", "model.backbone=resnetv2_5O .* did you mean resnetv2_50"),
+        ("+data.image_sise=64", "data.image_sise.* image_size"),
+        ("+trainer.max_epoch=3", "trainer.max_epoch.* max_epochs"),
+        ("+evaluation.targt=3", "evaluation.targt.* target"),
+        ("+sede=3", "sede.* seed"),
+        ("trainer.max_epochs=many", "trainer.max_epochs='many'.* integer"),
+        ("trainer.max_epochs='8'", "trainer.max_epochs='8'.* integer"),
+        ("trainer.max_epochs=true", "trainer.max_epochs=True.* integer"),
+        ("data.image_size=large", "data.image_size='large'.* integer"),
+        ("data.batch_size=3.5", "data.batch_size=3.5.* integer"),
+        ("data.interpolation=blurred", "data.interpolation='blurred'.* 'nearest'"),
+        ("model.pretrained=maybe", "model.pretrained='maybe'.* boolean"),
+        ("model.pos_weight=heavy", "model.pos_weight='heavy'.* number or 'balanced'"),
+        ("seed=one", "seed='one'.* integer"),
+        ("mode=upwards", "mode='upwards'.* 'min' or 'max'"),
+        ("+callbacks=mine", "callbacks"),
+        ("model.backbone=resnetv2_5O", "model.backbone=resnetv2_5O .* resnetv2_50"),
         ("data.num_workers=1000", "data.num_workers=1000"),
-        ("data.holdout.fraction=1.5", "data.holdout.fraction=1.5"),
         ("trainer.accelerator=abacus", "trainer: .*abacus"),
         ("callbacks.best._target_=lightning.Nothing", "callbacks.best._target_=lightning.Nothing"),
-        ("+callbacks.odd={_target_: builtins.dict}", "callbacks holds a dict"),
+        ("+callbacks.odd={_target_: builtins.dict}", "callbacks.* dict"),
     ],
 )
-def test_a_bad_setting_is_one_sentence_that_names_it(override, message, composed, tmp_path):
-    with pytest.raises(PneumoniaError, match=message):
-        build_run(composed(*SMALL, override), tmp_path)
+def test_an_invalid_setting_is_refused_by_its_key(override, message, composed, tmp_path):
+    with pytest.raises((PneumoniaError, HydraException), match=message):
+        build_run(RunStart(composed(*SMALL, override), str(tmp_path)))
 
 
-def test_the_type_check_takes_whole_numbers_for_fractions(composed):
+def test_the_type_check_accepts_integers_as_floats_and_lists_as_tuples(composed):
     config = composed(*SMALL, "model.label_smoothing=0", "trainer.limit_train_batches=2")
     check_config(OmegaConf.to_container(config, resolve=True))
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_key_is_refused_with_its_new_name(old, new):
+    override = old if "=" in old else f"{old}=1"
+    with pytest.raises(ConfigError, match=new):
+        refuse_renamed_keys(["seed=1", override])
+
+
+def test_a_key_that_starts_like_a_renamed_one_is_accepted():
+    refuse_renamed_keys(["data.fitting=1", "experiment=seedling", "data.split.seed=1", "-m"])
+
+
+def test_a_renamed_key_in_an_old_configuration_is_refused_with_its_new_name(composed):
+    config = OmegaConf.to_container(composed(*SMALL), resolve=True)
+    config["evaluation"]["abstention_error"] = config["evaluation"].pop("alpha")
+    with pytest.raises(ConfigError, match=r"evaluation\.alpha"):
+        check_config(config)
+
+
+def test_the_command_line_names_the_new_key_for_an_old_one(cli):
+    done = cli("data.holdout.seed=1")
+    assert done.returncode == 1
+    assert "data.split" in done.stderr
+    assert "Traceback" not in done.stderr

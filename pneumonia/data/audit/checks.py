@@ -1,4 +1,4 @@
-"""The rules of the audit: what is an error, what a warning, and the sentence that says so."""
+"""Checks of a data set: errors that make a result wrong, and warnings."""
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
@@ -8,22 +8,29 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from sklearn.metrics import roc_auc_score
 
-from pneumonia.data.audit.scan import SPLITS, Entry, Inventory, near_duplicates, scan_images
+from pneumonia.data.audit.scan import PUBLISHED, Entry, Inventory, scan_images
 from pneumonia.data.patients import UNNUMBERED
-from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
+from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA, SPLITS
 
-PUBLISHED: dict[str, dict[str, int]] = {
-    "train": {"normal": 1341, "bacterial": 2530, "viral": 1345},
-    "val": {"normal": 8, "bacterial": 8},
-    "test": {"normal": 234, "bacterial": 242, "viral": 148},
-}
-"""Images in Kaggle's `paultimothymooney/chest-xray-pneumonia`, 5,856 in all."""
+MAX_DISTANCE = 64
+"""Images whose fingerprints differ in at most this many of 576 bits are near-identical."""
+
+SHORTCUT_AUROC = 0.70
+
+Severity = Literal["error", "warning"]
+Kind = Literal["patient", "identical", "near-identical"]
+
+_PAIRS = 1 << 20  # compared at once: 8 MB
+_NAMED = 3
 
 
 @dataclass(frozen=True)
 class Count:
-    """How much there is of one subtype in one split.
+    """Images of one subtype in one split.
 
     Attributes:
         split: `train`, `val` or `test`.
@@ -31,8 +38,8 @@ class Count:
         subtype: `normal`, `bacterial`, `viral` or `unknown`.
         images: Files, readable or not.
         patients: Patients, as far as names tell.
-        most: Images of the patient who has most.
-        published: Images that Kaggle's set has here; None where no name is Kaggle's.
+        largest: Images of the patient with the most images.
+        published: Images in Kaggle's data set; None if no name is one of Kaggle's.
     """
 
     split: str
@@ -40,187 +47,41 @@ class Count:
     subtype: str
     images: int
     patients: int
-    most: int
+    largest: int
     published: int | None
-
-
-def tally(entries: Sequence[Entry]) -> list[Count]:
-    """Count images and patients.
-
-    Args:
-        entries: All image files.
-
-    Returns:
-        By split, class and subtype, in that order; what was published and is missing counts 0.
-    """
-    kaggle = any(e.identity is not None and e.identity.number != UNNUMBERED for e in entries)
-    images: defaultdict[tuple[str, int, str], list[str]] = defaultdict(list)
-    for entry in entries:
-        patient = entry.identity.patient if entry.identity is not None else ""
-        images[entry.place.split, entry.place.label, entry.subtype].append(patient)
-    if kaggle:
-        for split, subtypes in PUBLISHED.items():
-            for subtype in subtypes:
-                images[split, NORMAL if subtype == "normal" else PNEUMONIA, subtype] += []
-    counts = []
-    for split, label, subtype in sorted(images, key=lambda key: (SPLITS.index(key[0]), *key[1:])):
-        shown = images[split, label, subtype]
-        patients = Counter(patient for patient in shown if patient)
-        published = PUBLISHED[split].get(subtype, 0) if kaggle else None
-        counts.append(
-            Count(
-                split,
-                CLASSES[label],
-                subtype,
-                len(shown),
-                len(patients),
-                max(patients.values(), default=0),
-                published,
-            )
-        )
-    return counts
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """A set of images that belong together.
+    """Images that belong on one side of every split.
 
     Attributes:
-        kind: The same `patient`, byte-`identical` files, or `near-identical` images: the same
-            picture, saved anew.
-        across_splits: Whether they lie in several splits.
-        across_classes: Whether they lie in several classes.
-        patients: The patients they are said to show.
+        kind: The same `patient`, byte-`identical` files, or `near-identical` images.
+        where: `across splits`, `across classes`, `across splits and classes`; or `in one split`.
+        patients: Their patients.
         files: Their names.
     """
 
-    kind: Literal["patient", "identical", "near-identical"]
-    across_splits: bool
-    across_classes: bool
+    kind: Kind
+    where: str
     patients: tuple[str, ...]
     files: tuple[str, ...]
 
     @property
-    def forbidden(self) -> bool:
-        """Whether it makes a split dishonest or a label wrong, rather than being a mere repeat."""
-        return self.across_splits or self.across_classes
-
-    @property
-    def where(self) -> str:
-        """The overlap's reach, in words."""
-        if self.forbidden:
-            reach = [
-                name
-                for name, crossed in (
-                    ("splits", self.across_splits),
-                    ("classes", self.across_classes),
-                )
-                if crossed
-            ]
-            return f"across {' and '.join(reach)}"
-        return "in one split, of one patient" if len(self.patients) <= 1 else "in one split"
-
-
-@dataclass(frozen=True)
-class WrongKey:
-    """What keying patients on their number alone, without the stream, would have claimed.
-
-    Attributes:
-        numbers: Patient numbers that occur in several splits.
-        images: Images that carry one of them.
-    """
-
-    numbers: int
-    images: int
-
-
-def find_copies(entries: Sequence[Entry]) -> list[Overlap]:
-    """Find identical and near-identical images.
-
-    Args:
-        entries: All image files; those that cannot be decoded are left out.
-
-    Returns:
-        Those across splits and classes first.
-    """
-    readable = [entry for entry in entries if entry.seen.fault is None]
-    copies = [
-        _overlap("identical", alike)
-        for alike in _grouped(readable, lambda entry: entry.seen.digest)
-        if len(alike) > 1
-    ]
-    for positions in near_duplicates([entry.seen.fingerprint for entry in readable]):
-        alike = [readable[position] for position in positions]
-        if len({entry.seen.digest for entry in alike}) > 1:
-            copies.append(_overlap("near-identical", alike))
-    return sorted(copies, key=lambda copy: (not copy.across_splits, not copy.across_classes))
-
-
-def find_crossings(entries: Sequence[Entry]) -> list[Overlap]:
-    """Find the patients that occur in several splits or classes.
-
-    Args:
-        entries: All image files; those whose name tells no patient are left out.
-    """
-    known = [entry for entry in entries if entry.identity is not None]
-    overlaps = (_overlap("patient", shown) for shown in _grouped(known, _patient))
-    return [overlap for overlap in overlaps if overlap.forbidden]
-
-
-def accused_by_number(entries: Sequence[Entry]) -> WrongKey:
-    """Count what the number alone would take for patients in several splits.
-
-    Args:
-        entries: All image files; those without a patient number are left out.
-    """
-    numbered = [
-        entry
-        for entry in entries
-        if entry.identity is not None and entry.identity.number != UNNUMBERED
-    ]
-    accused = [
-        shown
-        for shown in _grouped(numbered, lambda entry: entry.identity and entry.identity.number)
-        if len({entry.place.split for entry in shown}) > 1
-    ]
-    return WrongKey(len(accused), sum(map(len, accused)))
-
-
-def _patient(entry: Entry) -> str:
-    return entry.identity.patient if entry.identity is not None else ""
-
-
-def _grouped(entries: Iterable[Entry], key: Callable[[Entry], Hashable]) -> Iterable[list[Entry]]:
-    groups: defaultdict[Hashable, list[Entry]] = defaultdict(list)
-    for entry in entries:
-        groups[key(entry)].append(entry)
-    return groups.values()
-
-
-def _overlap(
-    kind: Literal["patient", "identical", "near-identical"], shown: list[Entry]
-) -> Overlap:
-    return Overlap(
-        kind,
-        len({entry.place.split for entry in shown}) > 1,
-        len({entry.place.label for entry in shown}) > 1,
-        tuple(sorted({_patient(entry) for entry in shown} - {""})),
-        tuple(entry.place.name for entry in shown),
-    )
-
-
-FLAGGED_FROM = 0.70
+    def is_error(self) -> bool:
+        """Whether it leaks between splits or makes a label wrong."""
+        return self.where.startswith("across")
 
 
 @dataclass(frozen=True)
 class Shortcut:
-    """One property of the files, and how well it tells the classes apart on its own.
+    """How well one property of the files separates the classes.
 
     Attributes:
         attribute: `colour mode`, `width`, `height`, `aspect ratio` or `bytes`.
-        auroc: Of that property alone, whichever way round: 0.5 says nothing, 1 all.
-        normal: What is typical of NORMAL images: the median, or the share of each mode.
-        pneumonia: The same of PNEUMONIA.
+        auroc: AUROC of that property alone in the better direction, 0.5 to 1.
+        normal: Median of NORMAL images, or the fraction of each mode.
+        pneumonia: The same for PNEUMONIA.
     """
 
     attribute: str
@@ -230,83 +91,18 @@ class Shortcut:
 
     @property
     def flagged(self) -> bool:
-        """Whether a classifier could lean on it."""
-        return self.auroc >= FLAGGED_FROM
-
-
-def shortcuts(
-    labels: ArrayLike, modes: Sequence[str], numbers: Mapping[str, ArrayLike]
-) -> list[Shortcut]:
-    """Measure every property.
-
-    Args:
-        labels: 0 (NORMAL) or 1 (PNEUMONIA) for each image.
-        modes: Their colour modes.
-        numbers: Name and values of each numeric property.
-
-    Returns:
-        Strongest first; none if the images are not of both classes.
-    """
-    positive = np.asarray(labels) == PNEUMONIA
-    if positive.all() or not positive.any():
-        return []
-    # A mode has no order of its own: the best score it can give is the class share it has.
-    share = {mode: positive[np.array(modes) == mode].mean() for mode in set(modes)}
-    found = [
-        Shortcut(
-            "colour mode",
-            separation(positive, [share[mode] for mode in modes]),
-            *(_mode_shares(modes, positive == bool(label)) for label in (NORMAL, PNEUMONIA)),
-        )
-    ]
-    for name, values in numbers.items():
-        column = np.asarray(values, dtype=np.float64)
-        medians = (
-            _rounded(float(np.median(column[positive == bool(c)]))) for c in (NORMAL, PNEUMONIA)
-        )
-        found.append(Shortcut(name, separation(positive, column), *medians))
-    return sorted(found, key=lambda shortcut: -shortcut.auroc)
-
-
-def separation(positive: NDArray[np.bool_], scores: ArrayLike) -> float:
-    """The AUROC of a score, whichever way round, from ranks with ties counted half.
-
-    Args:
-        positive: Shape (n,), of both classes.
-        scores: Shape (n,).
-
-    Returns:
-        In [0.5, 1].
-    """
-    _, place, counts = np.unique(np.asarray(scores), return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[place]
-    n = int(positive.sum())
-    area = (float(ranks[positive].sum()) - n * (n + 1) / 2) / (n * (positive.size - n))
-    return max(area, 1 - area)
-
-
-def _mode_shares(modes: Sequence[str], of_class: NDArray[np.bool_]) -> str:
-    counts = Counter(mode for mode, counted in zip(modes, of_class, strict=True) if counted)
-    return ", ".join(f"{mode} {n / counts.total():.1%}" for mode, n in counts.most_common())
-
-
-def _rounded(value: float) -> str:
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"  # noqa: PLR2004  sizes, and ratios
-
-
-Severity = Literal["error", "warning"]
-
-_NAMED = 3
+        """Whether a classifier could rely on it."""
+        return self.auroc >= SHORTCUT_AUROC
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that is wrong, or may be.
+    """One problem.
 
     Attributes:
-        severity: `error` if training or testing on the set would fail or mislead.
-        check: What was looked for, in a few words.
-        message: What was found and what to do, in one sentence.
+        severity: `error` if training or testing on the data set would fail or mislead.
+        check: The name of the check.
+        message: What was found and what to do.
         files: All files or folders concerned, relative to the root.
     """
 
@@ -316,210 +112,291 @@ class Finding:
     files: tuple[str, ...] = ()
 
 
-def in_folders(inventory: Inventory) -> Iterator[Finding]:
-    """Judge what lies where.
-
-    Args:
-        inventory: The entries of the data set's folder.
-    """
-    rules: tuple[tuple[Severity, str, list[str], str], ...] = (
-        ("error", "empty class", inventory.empty, "{} missing or without an image"),
-        (
-            "error",
-            "misplaced",
-            inventory.misplaced,
-            "{} where training accepts only image files of the two classes: move elsewhere",
-        ),
-        ("error", "unreadable folder", inventory.unlisted, "{} cannot be listed"),
-        ("warning", "no such split", inventory.absent, "{} without a folder"),
-        ("warning", "ignored", inventory.ignored, "{} neither image nor split: not counted"),
-    )
-    for severity, check, names, words in rules:
-        if names:
-            yield Finding(severity, check, words.format(_listed(names)), tuple(names))
-
-
-def in_files(entries: Sequence[Entry]) -> Iterator[Finding]:
-    """Judge each file by itself: whether it decodes, and what its name says.
-
-    Args:
-        entries: All image files.
-    """
-    for fault in sorted({entry.seen.fault for entry in entries if entry.seen.fault}):
-        names = [entry.place.name for entry in entries if entry.seen.fault == fault]
-        words = f"{_listed(names)} {fault}: replace or remove"
-        yield Finding("error", f"{fault} file", words, tuple(names))
-    misfiled = [entry.place.name for entry in entries if entry.misfiled]
-    if misfiled:
-        words = f"{_listed(misfiled)} named for the other class: move or remove"
-        yield Finding("error", "wrong class", words, tuple(misfiled))
-    unknown = [entry.place.name for entry in entries if entry.identity is None]
-    if unknown:
-        words = (
-            f"{_listed(unknown)} named by no known scheme: say what a patient is (--patients here,"
-            " data.patients in training)"
-        )
-        yield Finding("warning", "unknown name", words, tuple(unknown))
-
-
-def in_overlaps(overlaps: Sequence[Overlap]) -> Iterator[Finding]:
-    """Judge what splits and classes share; repeats within one are mere warnings.
-
-    Args:
-        overlaps: Patients and copies.
-    """
-    kinds: defaultdict[tuple[str, str], list[Overlap]] = defaultdict(list)
-    for overlap in overlaps:
-        kinds[overlap.kind, overlap.where].append(overlap)
-    for (kind, where), found in kinds.items():
-        files = tuple(file for overlap in found for file in overlap.files)
-        plural = "" if len(found) == 1 else "s"
-        what = f"patient{plural}" if kind == "patient" else f"set{plural} of {kind} images"
-        severity: Severity = "error" if found[0].forbidden else "warning"
-        advice = "keep on one side only" if found[0].forbidden else "counted more than once"
-        first = ", ".join(found[0].files[:_NAMED])
-        words = f"{len(found)} {what} {where}, {len(files)} images (first: {first}): {advice}"
-        yield Finding(severity, f"{kind} {where}", words, files)
-
-
-def in_counts(counts: Sequence[Count]) -> Iterator[Finding]:
-    """Compare with the published counts, where the names are Kaggle's.
-
-    Args:
-        counts: By split, class and subtype.
-    """
-    off = [
-        f"{count.split} {count.subtype} {count.images} for {count.published}"
-        for count in counts
-        if count.published not in {None, count.images}
-    ]
-    if off:
-        words = f"names are Kaggle's but counts are not: {', '.join(off)}"
-        yield Finding("warning", "counts off", words)
-
-
-def in_shortcuts(shortcuts: Sequence[Shortcut]) -> Iterator[Finding]:
-    """Flag what tells the classes apart without a look at the child.
-
-    Args:
-        shortcuts: All that were measured.
-    """
-    flagged = [f"{s.attribute} {s.auroc:.2f}" for s in shortcuts if s.flagged]
-    if flagged:
-        words = (
-            f"{', '.join(flagged)}: AUROC of {CLASSES[1]} from the file alone, {FLAGGED_FROM:.2f}"
-            " or more"
-        )
-        yield Finding("warning", "shortcut", words)
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown, more = ", ".join(names[:_NAMED]), len(names) - _NAMED
-    return f"{shown} and {more} more are" if more > 0 else f"{shown} {_be(len(names))}"
-
-
-def _be(number: int) -> str:
-    return "is" if number == 1 else "are"
-
-
 @dataclass(frozen=True)
 class Audit:
-    """All that was found.
+    """The result of an audit.
 
     Attributes:
         root: The data set's folder.
         entries: Every image file.
         counts: Images and patients by split, class and subtype.
-        copies: Identical and near-identical images, across splits and classes first.
-        crossings: Patients in several splits or classes.
-        wrong_key: What keying patients on N alone would have accused.
-        shortcuts: Properties of the files that tell the classes apart, strongest first.
-        findings: What is wrong or may be; errors first.
+        overlaps: Patients across splits or classes, and copies; errors first.
+        shortcuts: Properties of the files that separate the classes, strongest first.
+        findings: Problems; errors first.
     """
 
     root: Path
     entries: list[Entry]
     counts: list[Count]
-    copies: list[Overlap]
-    crossings: list[Overlap]
-    wrong_key: WrongKey
+    overlaps: list[Overlap]
     shortcuts: list[Shortcut]
     findings: list[Finding]
 
     @property
     def errors(self) -> list[Finding]:
         """The findings that are errors."""
-        return [found for found in self.findings if found.severity == "error"]
+        return [finding for finding in self.findings if finding.severity == "error"]
 
-    @property
-    def warnings(self) -> list[Finding]:
-        """The findings that are warnings."""
-        return [found for found in self.findings if found.severity == "warning"]
-
-    def as_json(self) -> dict[str, Any]:
-        """The same as plain values; it names every file, whatever the tables leave out."""
-        patients = {entry.identity.patient for entry in self.entries if entry.identity}
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON, with every file named."""
         return {
             "root": str(self.root),
             "images": len(self.entries),
-            "patients": len(patients),
-            "errors": [asdict(found) for found in self.errors],
-            "warnings": [asdict(found) for found in self.warnings],
+            "patients": len({entry.patient for entry in self.entries} - {None}),
+            "errors": [asdict(finding) for finding in self.errors],
+            "warnings": [asdict(f) for f in self.findings if f.severity == "warning"],
             "counts": [asdict(count) for count in self.counts],
-            "faults": [
-                {
-                    "file": entry.place.name,
-                    "fault": entry.seen.fault,
-                    "detail": entry.seen.detail,
-                }
-                for entry in self.entries
-                if entry.seen.fault
-            ],
-            "copies": [asdict(copy) | {"where": copy.where} for copy in self.copies],
-            "patients_across": [asdict(found) for found in self.crossings],
-            "wrong_key": asdict(self.wrong_key),
-            "shortcuts": [asdict(found) | {"flagged": found.flagged} for found in self.shortcuts],
+            "unreadable": {e.name: e.content.problem for e in self.entries if e.content.problem},
+            "overlaps": [asdict(overlap) for overlap in self.overlaps],
+            "shortcuts": [asdict(s) | {"flagged": s.flagged} for s in self.shortcuts],
         }
 
 
 def audit(root: str | Path, patients: str | None = None, workers: int | None = None) -> Audit:
-    """Look into every image of a data set, and at what its splits share.
+    """Read every image of a data set, and compare its splits and classes.
 
     Args:
         root: Folder with `train`, `val` and `test`, each with `NORMAL` and `PNEUMONIA`.
-        patients: What a patient is; see `pneumonia.data.patients.identify`.
-        workers: Number of processes; None: as many as help.
+        patients: What a patient is; see `pneumonia.data.patients.identify_patients`.
+        workers: Number of processes; None: one for each core.
 
     Raises:
         DataError: If the folder is not a data set.
-        ConfigError: If `patients` is no usable expression.
+        ConfigError: If `patients` is not a valid expression.
     """
     inventory = Inventory(Path(root).expanduser())
     entries = scan_images(inventory, patients, workers)
-    counts = tally(entries)
-    copies, crossings = find_copies(entries), find_crossings(entries)
-    telling = _shortcuts([entry for entry in entries if entry.seen.fault is None])
-    findings = [
-        *in_folders(inventory),
-        *in_files(entries),
-        *in_overlaps([*crossings, *copies]),
-        *in_counts(counts),
-        *in_shortcuts(telling),
-    ]
-    findings.sort(key=lambda found: found.severity)  # "error" sorts before "warning"
-    wrong_key = accused_by_number(entries)
-    return Audit(inventory.root, entries, counts, copies, crossings, wrong_key, telling, findings)
-
-
-def _shortcuts(readable: list[Entry]) -> list[Shortcut]:
-    looks = [entry.seen for entry in readable]
-    return shortcuts(
-        [entry.place.label for entry in readable],
-        [look.mode for look in looks],
+    readable = [entry for entry in entries if entry.content.problem is None]
+    counts = count_images(entries)
+    overlaps = [*patient_overlaps(entries), *find_copies(readable)]
+    overlaps.sort(key=lambda overlap: not overlap.is_error)
+    contents = [entry.content for entry in readable]
+    shortcuts = find_shortcuts(
+        [entry.label for entry in readable],
+        [content.mode for content in contents],
         {
-            "width": [look.width for look in looks],
-            "height": [look.height for look in looks],
-            "aspect ratio": [look.width / look.height for look in looks],
-            "bytes": [look.size for look in looks],
+            "width": [content.width for content in contents],
+            "height": [content.height for content in contents],
+            "aspect ratio": [content.width / content.height for content in contents],
+            "bytes": [content.size for content in contents],
         },
     )
+    findings = [
+        *_check_folders(inventory),
+        *_check_files(entries),
+        *_check_overlaps(overlaps),
+        *_check_counts(counts),
+        *_check_shortcuts(shortcuts),
+    ]
+    findings.sort(key=lambda finding: finding.severity)  # "error" sorts before "warning"
+    return Audit(inventory.root, entries, counts, overlaps, shortcuts, findings)
+
+
+def count_images(entries: Sequence[Entry]) -> list[Count]:
+    """Count images and patients by split, class and subtype.
+
+    Args:
+        entries: All image files.
+
+    Returns:
+        In that order; published subtypes that are missing count 0.
+    """
+    from_kaggle = any(e.identity is not None and e.identity.number != UNNUMBERED for e in entries)
+    groups: defaultdict[tuple[str, int, str], list[str | None]] = defaultdict(list)
+    for entry in entries:
+        groups[entry.split, entry.label, entry.subtype].append(entry.patient)
+    if from_kaggle:
+        for split, subtypes in PUBLISHED.items():
+            for subtype in subtypes:
+                groups[split, NORMAL if subtype == "normal" else PNEUMONIA, subtype] += []
+    counts = []
+    for split, label, subtype in sorted(groups, key=lambda key: (SPLITS.index(key[0]), *key[1:])):
+        names = groups[split, label, subtype]
+        patients = Counter(patient for patient in names if patient is not None)
+        largest = max(patients.values(), default=0)
+        published = PUBLISHED[split].get(subtype, 0) if from_kaggle else None
+        counts.append(
+            Count(split, CLASSES[label], subtype, len(names), len(patients), largest, published)
+        )
+    return counts
+
+
+def patient_overlaps(entries: Iterable[Entry]) -> list[Overlap]:
+    """Find patients in several splits or classes.
+
+    Args:
+        entries: All image files; those whose name tells no patient are left out.
+    """
+    known = [entry for entry in entries if entry.patient is not None]
+    overlaps = [_overlap("patient", group) for group in _group(known, lambda e: e.patient)]
+    return [overlap for overlap in overlaps if overlap.is_error]
+
+
+def find_copies(readable: Sequence[Entry]) -> list[Overlap]:
+    """Find identical and near-identical images.
+
+    Args:
+        readable: Image files that can be decoded.
+    """
+    copies = [
+        _overlap("identical", group)
+        for group in _group(readable, lambda entry: entry.content.digest)
+        if len(group) > 1
+    ]
+    for positions in near_duplicates([entry.content.fingerprint for entry in readable]):
+        group = [readable[position] for position in positions]
+        if len({entry.content.digest for entry in group}) > 1:
+            copies.append(_overlap("near-identical", group))
+    return copies
+
+
+def near_duplicates(fingerprints: Sequence[bytes]) -> list[list[int]]:
+    """Find groups of images that show the same picture.
+
+    Args:
+        fingerprints: From `pneumonia.data.audit.scan.fingerprint`.
+
+    Returns:
+        For each group of two or more, the positions of its images. Each is near another one of
+        its group, not necessarily all.
+    """
+    n = len(fingerprints)
+    if not n:
+        return []
+    words = np.frombuffer(b"".join(fingerprints), dtype=np.uint64).reshape(n, -1)
+    pairs: list[NDArray[np.intp]] = []
+    step = max(1, _PAIRS // n)
+    for start in range(0, n, step):  # block by block, to bound memory
+        block = words[start : start + step]
+        distances = np.zeros((len(block), n), dtype=np.uint16)
+        for word in range(words.shape[1]):
+            distances += np.bitwise_count(block[:, word, None] ^ words[None, :, word])
+        one, other = np.nonzero(distances <= MAX_DISTANCE)
+        pairs.append(np.stack([one + start, other]))
+    one, other = np.concatenate(pairs, axis=1)
+    graph = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(n, n))
+    groups: defaultdict[int, list[int]] = defaultdict(list)
+    for position, group in enumerate(connected_components(graph, directed=False)[1]):
+        groups[int(group)].append(position)
+    return [positions for positions in groups.values() if len(positions) > 1]
+
+
+def find_shortcuts(
+    labels: ArrayLike, modes: Sequence[str], numbers: Mapping[str, ArrayLike]
+) -> list[Shortcut]:
+    """Measure how well properties of the files separate the classes.
+
+    Args:
+        labels: 0 (NORMAL) or 1 (PNEUMONIA) of each image.
+        modes: Their colour modes.
+        numbers: Name and values of each numeric property.
+
+    Returns:
+        Strongest first; none if the images are all of one class.
+    """
+    positive = np.asarray(labels) == PNEUMONIA
+    if positive.all() or not positive.any():
+        return []
+    names = np.array(modes)
+    # A mode has no order: its best score is the fraction of PNEUMONIA among its images.
+    by_mode = {mode: positive[names == mode].mean() for mode in set(modes)}
+    scores: dict[str, ArrayLike] = {"colour mode": [by_mode[mode] for mode in modes], **numbers}
+    found = []
+    for name, values in scores.items():
+        column = np.asarray(values, dtype=np.float64)
+        auroc = float(roc_auc_score(positive, column))
+        typical = [
+            _fractions(names[rows]) if name == "colour mode" else _median(column[rows])
+            for rows in (~positive, positive)
+        ]
+        found.append(Shortcut(name, max(auroc, 1 - auroc), *typical))
+    return sorted(found, key=lambda shortcut: -shortcut.auroc)
+
+
+def _fractions(modes: NDArray[np.str_]) -> str:
+    counts = Counter(modes.tolist())
+    return ", ".join(f"{mode} {n / counts.total():.1%}" for mode, n in counts.most_common())
+
+
+def _median(values: NDArray[np.float64]) -> str:
+    value = float(np.median(values))
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"  # noqa: PLR2004  sizes, and ratios
+
+
+def _group(entries: Iterable[Entry], key: Callable[[Entry], Hashable]) -> Iterable[list[Entry]]:
+    groups: defaultdict[Hashable, list[Entry]] = defaultdict(list)
+    for entry in entries:
+        groups[key(entry)].append(entry)
+    return groups.values()
+
+
+def _overlap(kind: Kind, group: list[Entry]) -> Overlap:
+    crossed = [
+        name
+        for name, values in (
+            ("splits", {entry.split for entry in group}),
+            ("classes", {entry.label for entry in group}),
+        )
+        if len(values) > 1
+    ]
+    where = f"across {' and '.join(crossed)}" if crossed else "in one split"
+    patients = sorted({entry.patient for entry in group if entry.patient is not None})
+    return Overlap(kind, where, tuple(patients), tuple(entry.name for entry in group))
+
+
+def _check_folders(inventory: Inventory) -> Iterator[Finding]:
+    rules: tuple[tuple[Severity, str, list[str], str], ...] = (
+        ("error", "empty class", inventory.empty, "missing or without images"),
+        ("error", "misplaced", inventory.misplaced, "where training refuses them: move elsewhere"),
+        ("warning", "no split", inventory.absent, "without a folder"),
+        ("warning", "ignored", inventory.ignored, "neither image nor split: not counted"),
+    )
+    for severity, check, names, text in rules:
+        if names:
+            yield Finding(severity, check, f"{_abridge(names)}: {text}", tuple(names))
+
+
+def _check_files(entries: Sequence[Entry]) -> Iterator[Finding]:
+    rules: tuple[tuple[Severity, str, Callable[[Entry], bool], str], ...] = (
+        ("error", "unreadable", lambda e: e.content.problem is not None, "replace or remove"),
+        ("error", "wrong class", lambda e: e.misfiled, "named for the other class: move or remove"),
+        ("warning", "unknown name", lambda e: e.identity is None, "set --patients, data.patients"),
+    )
+    for severity, check, concerns, text in rules:
+        names = [entry.name for entry in entries if concerns(entry)]
+        if names:
+            yield Finding(severity, check, f"{_abridge(names)}: {text}", tuple(names))
+
+
+def _check_overlaps(overlaps: Sequence[Overlap]) -> Iterator[Finding]:
+    kinds: defaultdict[tuple[str, str, bool], list[Overlap]] = defaultdict(list)
+    for overlap in overlaps:
+        kinds[overlap.kind, overlap.where, overlap.is_error].append(overlap)
+    for (kind, where, is_error), found in kinds.items():
+        files = [file for overlap in found for file in overlap.files]
+        advice = "keep on one side only" if is_error else "counted more than once"
+        message = f"{len(found)} x {kind} {where}: {_abridge(files)}: {advice}"
+        yield Finding("error" if is_error else "warning", f"{kind} {where}", message, tuple(files))
+
+
+def _check_counts(counts: Sequence[Count]) -> Iterator[Finding]:
+    different = [
+        f"{count.split} {count.subtype} {count.images} instead of {count.published}"
+        for count in counts
+        if count.published not in {None, count.images}
+    ]
+    if different:
+        message = f"not the published counts of Kaggle's data set: {', '.join(different)}"
+        yield Finding("warning", "counts", message)
+
+
+def _check_shortcuts(shortcuts: Sequence[Shortcut]) -> Iterator[Finding]:
+    flagged = [f"{s.attribute} {s.auroc:.2f}" for s in shortcuts if s.flagged]
+    if flagged:
+        message = f"properties of the file predict the class, AUROC: {', '.join(flagged)}"
+        yield Finding("warning", "shortcut", message)
+
+
+def _abridge(names: Sequence[str]) -> str:
+    more = len(names) - _NAMED
+    return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

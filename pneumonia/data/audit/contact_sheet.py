@@ -1,14 +1,13 @@
-"""A sheet of labelled pictures, drawn with Pillow."""
+"""Contact sheets of a data set, drawn with matplotlib."""
 
-import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from matplotlib.figure import Figure
+from PIL import Image, ImageOps
 
 from pneumonia.data.audit.checks import Audit
 from pneumonia.data.audit.scan import Inventory, inspect
@@ -17,145 +16,109 @@ from pneumonia.data.image_io import Preprocessing, read_grey
 from pneumonia.data.manifest import Manifest
 from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import DataError
+from pneumonia.files import atomic_replace
 from pneumonia.labels import CLASSES
 
-_GAP, _TITLE, _CAPTION = 6, 18, 12
-_PAPER, _INK = 255, 0
+_DPI = 100
+_MONTAGE_COLUMNS, _MONTAGE_IMAGES, _MONTAGE_TILE = 10, 20, 150
+_EPOCHS = 4
+_MIN_TILE, _MAX_TILE = 160, 384
+_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 
 @dataclass(frozen=True)
 class Row:
-    """Pictures side by side.
-
-    Attributes:
-        title: Stands above them; may be empty.
-        pictures: Grey images of any size and shape; each is shown whole.
-        captions: One below each picture; may be empty.
-    """
+    """Grey images side by side, with a title (may be empty) and a caption for each."""
 
     title: str
-    pictures: Sequence[Image.Image]
-    captions: Sequence[str] = ()
+    images: Sequence[Image.Image]
+    captions: Sequence[str]
 
 
-def draw_sheet(rows: Sequence[Row], tile: int) -> Image.Image:
-    """Draw rows of pictures below each other.
+def draw_sheet(rows: Sequence[Row], tile: int) -> Figure:
+    """Draw rows of images below each other.
 
     Args:
-        rows: What to draw.
-        tile: Side of the square that each picture is fitted into, pixels.
-
-    Returns:
-        Mode `L`.
+        rows: What to draw, at least one row.
+        tile: Side of the square that each image is fitted into, pixels.
     """
-    columns = max((len(row.pictures) for row in rows), default=0)
-    heights = [_height(row, tile) for row in rows]
-    size = (_GAP + columns * (tile + _GAP), _GAP + sum(heights))
-    sheet = Image.new("L", size, _PAPER)
-    pen = ImageDraw.Draw(sheet)
-    top = _GAP
-    for row, height in zip(rows, heights, strict=True):
-        down = top
-        if row.title:
-            pen.text((_GAP, down), row.title, _INK, ImageFont.load_default(_TITLE - 4))
-            down += _TITLE
-        for column, picture in enumerate(row.pictures):
-            left = _GAP + column * (tile + _GAP)
-            fitted = ImageOps.contain(picture, (tile, tile), Image.Resampling.BILINEAR)
-            pen.rectangle((left, down, left + tile - 1, down + tile - 1), fill=128)
-            offset = (tile - fitted.width) // 2, (tile - fitted.height) // 2
-            sheet.paste(fitted, (left + offset[0], down + offset[1]))
-        font = ImageFont.load_default(_CAPTION - 3)
-        for column, caption in enumerate(row.captions):
-            left, words = _GAP + column * (tile + _GAP), caption
-            while words and pen.textlength(words, font) > tile:
-                words = words[1:]  # the end of a file name tells more than its start
-            pen.text((left, down + tile), words, _INK, font)
-        top += height
-    return sheet
+    columns = max(len(row.images) for row in rows)
+    size = (1.05 * columns * tile / _DPI, (1.1 * tile + 30) * len(rows) / _DPI)
+    figure = Figure(figsize=size, dpi=_DPI)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.35 / size[1], 0.05, 0.3)
+    for row, axes in zip(rows, grid, strict=True):
+        for axis in axes:
+            axis.axis("off")
+        title = {"xy": (0, 1), "xytext": (0, 16), "textcoords": "offset points"}
+        axes[0].annotate(row.title, xycoords="axes fraction", **title)
+        for axis, image, caption in zip(axes, row.images, row.captions, strict=False):
+            square = ImageOps.pad(image, (tile, tile), color=255)
+            axis.imshow(np.asarray(square), cmap="gray", vmin=0, vmax=255)
+            # The end of a file name tells more than its start.
+            axis.set_title(caption[-tile // 6 :], loc="left", fontsize=6, parse_math=False)
+    return figure
 
 
 def check_picture_name(path: str | Path) -> None:
     """Refuse a name that no picture can be saved under, before any work is done.
 
     Args:
-        path: The file to come.
+        path: The file to write.
 
     Raises:
-        DataError: If its ending is of no image format, or it is a folder.
+        DataError: If its suffix is not that of an image format, or it is a folder.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in {".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff"}:
-        raise DataError(f"{path} ends in no image format; give a name that ends in .png or .jpg.")
+    if Path(path).suffix.lower() not in _SUFFIXES:
+        raise DataError(f"{path} must end in {', '.join(_SUFFIXES)}.")
     if Path(path).is_dir():
         raise DataError(f"{path} is a folder; give the name of a file.")
 
 
-def save_picture(picture: Image.Image, path: str | Path) -> None:
-    """Save a picture so that it appears under its name only when it is complete.
+def save_picture(figure: Figure, path: str | Path) -> None:
+    """Save a picture whole or not at all.
 
     Args:
-        picture: Any image.
+        figure: What to save.
         path: The file; missing folders are made.
 
     Raises:
         DataError: If it cannot be written.
     """
     check_picture_name(path)
-    target = Path(path)
-    sibling = target.with_name(f".{target.name}.{os.getpid()}")
-    encoded = io.BytesIO()
-    picture.save(encoded, Image.registered_extensions()[target.suffix.lower()])
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            sibling.write_bytes(encoded.getvalue())
-            sibling.replace(target)
-        finally:
-            sibling.unlink(missing_ok=True)
+        with atomic_replace(path) as partial:
+            figure.savefig(partial, format=Path(path).suffix.lower().removeprefix("."))
     except OSError as error:
         raise DataError(f"{path} cannot be written ({error.strerror}).") from error
 
 
-def _height(row: Row, tile: int) -> int:
-    return bool(row.title) * _TITLE + tile + bool(row.captions) * (_CAPTION + 2) + _GAP
-
-
-_COLUMNS, _ROWS, _TILE = 10, 2, 150
-
-
-def draw_montage(audit: Audit) -> Image.Image:
-    """Draw a labelled grid for each split and class, of images spread evenly over its names.
+def draw_montage(audit: Audit) -> Figure:
+    """Draw some images of each split and class, spread evenly over its file names.
 
     Args:
-        audit: Files that it found unreadable are left out.
+        audit: Unreadable files are left out.
 
-    Returns:
-        Mode `L`.
+    Raises:
+        DataError: If no image is readable.
     """
-    readable = [entry for entry in audit.entries if entry.seen.fault is None]
+    readable = [entry for entry in audit.entries if entry.content.problem is None]
     rows = []
-    for (split, label), group in groupby(readable, lambda e: (e.place.split, e.place.label)):
-        names = [entry.place.name for entry in group]
-        count = min(len(names), _COLUMNS * _ROWS)
+    for (split, label), group in groupby(readable, lambda entry: (entry.split, entry.label)):
+        names = [entry.name for entry in group]
+        count = min(len(names), _MONTAGE_IMAGES)
         chosen = [names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int)]
         title = f"{split} / {CLASSES[label]}: {count} of {len(names)}"
-        for start in range(0, count, _COLUMNS):
-            some = chosen[start : start + _COLUMNS]
-            pictures = [_thumbnail(audit, name) for name in some]
-            captions = [name.rsplit("/", 1)[-1] for name in some]
-            rows.append(Row(title if start == 0 else "", pictures, captions))
-    return draw_sheet(rows, _TILE)
-
-
-def _thumbnail(audit: Audit, name: str) -> Image.Image:
-    picture = read_grey(audit.root / name)
-    picture.thumbnail((_TILE, _TILE), Image.Resampling.BILINEAR)
-    return picture
-
-
-_AUGMENTED = 4
-_SMALLEST, _LARGEST = 160, 384
+        for start in range(0, count, _MONTAGE_COLUMNS):
+            part = chosen[start : start + _MONTAGE_COLUMNS]
+            images = [read_grey(audit.root / name) for name in part]
+            for image in images:
+                image.thumbnail((_MONTAGE_TILE, _MONTAGE_TILE))
+            captions = [name.rsplit("/", 1)[-1] for name in part]
+            rows.append(Row(title if start == 0 else "", images, captions))
+    if not rows:
+        raise DataError(f"{audit.root} contains no readable image for the montage.")
+    return draw_sheet(rows, _MONTAGE_TILE)
 
 
 def draw_views(
@@ -164,53 +127,47 @@ def draw_views(
     augmentation: Augmentation,
     images: int = 3,
     seed: int = 0,
-) -> Image.Image:
-    """Draw, for a few images of each class, the original, the input, and augmented inputs.
+) -> Figure:
+    """Draw original, validation input and augmented inputs of a few images of each class.
 
-    They come from the data set's first split with images, and go through the very classes that
-    feed a training.
+    They come from the first split with images, through the data set class of training.
 
     Args:
         root: Folder with `train`, `val` and `test`, each with `NORMAL` and `PNEUMONIA`.
         preprocessing: How an image becomes the network's square.
-        augmentation: The changes of training.
+        augmentation: The augmentation of training.
         images: Number for each class, at least 1.
-        seed: Of the choice of images and of the changes, 0 or more.
-
-    Returns:
-        Mode `L`.
+        seed: Seed of the choice of images and of the augmentation, 0 or more.
 
     Raises:
-        DataError: If the folder is no data set, or has no readable image.
+        DataError: If the folder is not a data set, or contains no readable image.
     """
     inventory = Inventory(Path(root).expanduser())
-    first = next((place.split for place in inventory.images), None)
-    paths, labels = [], []
+    paths: list[str] = []
+    labels: list[int] = []
     random = np.random.default_rng(seed)
     for label in range(len(CLASSES)):
-        places = [p for p in inventory.images if (p.split, p.label) == (first, label)]
-        found = 0
-        for position in random.permutation(len(places)):
-            path = inventory.path(places[position].name)
-            if found == images:
-                break
-            if inspect(path).fault is None:
-                found += 1
-                paths.append(path)
-                labels.append(label)
+        files = [
+            inventory.root / file.name
+            for file in inventory.images
+            if (file.split, file.label) == (inventory.images[0].split, label)
+        ]
+        shuffled = (str(files[position]) for position in random.permutation(len(files)))
+        readable = (path for path in shuffled if inspect(path).problem is None)
+        paths += islice(readable, images)
+        labels += [label] * (len(paths) - len(labels))
     if not paths:
-        raise DataError(f"{root} holds no readable image; `pneumonia data audit` says why.")
-    samples = Manifest.identified(paths, labels, "file")
-    plain = ChestXrayDataset(samples, preprocessing)
-    changed = ChestXrayDataset(samples, preprocessing, augmentation, seed)
-    heads = ["original", f"validation: {preprocessing.fit}, {preprocessing.image_size} px"]
-    heads += [f"augmented, epoch {epoch}" for epoch in range(_AUGMENTED)]
+        raise DataError(f"{root} contains no readable image; see `pneumonia data audit`.")
+    manifest = Manifest.from_paths(paths, labels, "file")
+    plain = ChestXrayDataset(manifest, preprocessing)
+    augmented = ChestXrayDataset(manifest, preprocessing, augmentation, seed)
+    captions = ["original", f"validation: {preprocessing.resize_mode}"]
+    captions += [f"augmented, epoch {epoch}" for epoch in range(_EPOCHS)]
     rows = []
     for row, (path, label) in enumerate(zip(paths, labels, strict=True)):
         original = read_grey(path)
-        tensors = [plain[row]["image"]]
-        tensors += [changed[epoch, row]["image"] for epoch in range(_AUGMENTED)]
-        pictures = [original, *(Image.fromarray(tensor[0].numpy()) for tensor in tensors)]
+        items = [plain[row], *(augmented[epoch, row] for epoch in range(_EPOCHS))]
+        views = [original, *(Image.fromarray(item["image"][0].numpy()) for item in items)]
         title = f"{CLASSES[label]}: {Path(path).name}, {original.width} x {original.height} px"
-        rows.append(Row(title, pictures, heads))
-    return draw_sheet(rows, min(max(preprocessing.image_size, _SMALLEST), _LARGEST))
+        rows.append(Row(title, views, captions))
+    return draw_sheet(rows, min(max(preprocessing.image_size, _MIN_TILE), _MAX_TILE))

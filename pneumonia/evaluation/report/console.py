@@ -1,109 +1,109 @@
-"""A result for the terminal: figures with intervals, sensitivity beside specificity."""
+"""What the console shows of a result: one screen, recall always with specificity."""
 
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Mapping
+from pathlib import Path
 
-from rich import box
-from rich.console import Group
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from pneumonia.evaluation.compare import NO_EVIDENCE, Comparison
-from pneumonia.evaluation.evaluate import MEANING, EvaluationResult
+from pneumonia.evaluation.evaluate import EvaluationResult
+from pneumonia.evaluation.metrics import METRICS
 from pneumonia.evaluation.report import wording
-from pneumonia.evaluation.report.wording import metrics_table
+from pneumonia.evaluation.report.wording import format_estimate
 
-_COMPARED = (
-    "sensitivity",
-    "specificity",
-    "ppv",
-    "npv",
-    "accuracy",
-    "balanced_accuracy",
-    "f1",
-    "mcc",
-    "auroc",
-    "average_precision",
-    "brier",
-    "log_loss",
-    "ece",
-    "auroc_obuchowski",
-)
+MAX_WARNINGS = 3
 
 
-def console_summary(dossier: EvaluationResult) -> Group:
-    """Lay a result out.
+def print_summary(
+    result: EvaluationResult,
+    outputs: Mapping[str, str | Path],
+    validation: Mapping[str, float] | None = None,
+) -> None:
+    """Print a result on one screen of 80 columns; the report explains it.
+
+    Shown are the metrics with 95% CI beside the validation estimate, the confusion counts, at most
+    `MAX_WARNINGS` warnings of one line each, and the outputs.
 
     Args:
-        dossier: The result.
-
-    Returns:
-        The figures, the verdict in words, and what to doubt.
+        result: The result.
+        outputs: Where things are, by name, such as `{"Report": "run/report.html"}`.
+        validation: Further metrics of the validation set by name, such as `{"auroc": 0.99}`.
     """
-    found = dossier.assessment
-    parts = [metrics_table(found), *_probes(dossier)]
-    parts.append(Text(" ".join(wording.verdict(found, dossier.subject, dossier.origin))))
-    if found.band is not None:
-        parts.append(
-            Text(f"{wording.abstention(found)} {wording.guarantee(found.band, dossier.origin)}")
-        )
-    parts += [Text(w, "yellow") for w in (*dossier.subject.warnings, *found.notes)]
-    return Group(*parts, Text(wording.NOT_A_DEVICE))
+    c = result.confusion
+    estimates = {**wording.validation_estimate(result), **(validation or {})}
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("metric")
+    table.add_column("test (95% CI)", justify="right")
+    if estimates:
+        table.add_column("validation (optimistic)", justify="right", style="dim")
+    for metric in METRICS:
+        row = [metric.label, format_estimate(result.metrics[metric.name], digits=2)]
+        if estimates:
+            row.append(f"{estimates[metric.name]:.3f}" if metric.name in estimates else "")
+        table.add_row(*row)
+    console = _console()
+    size = wording.dataset_size(result)
+    console.print(f"{size}, threshold {result.threshold:.3g}", style="bold")
+    console.print(table)
+    console.print(f"Confusion counts: TP {c.tp}, FN {c.fn} (missed), TN {c.tn}, FP {c.fp}")
+    if result.probes:
+        aurocs = ", ".join(f"{probe.name} {probe.auroc.value:.3f}" for probe in result.probes)
+        console.print(f"Shortcut probe AUROC: {aurocs}", markup=False)
+    for warning in _warnings(result):
+        console.print(warning, overflow="ellipsis", no_wrap=True)
+    for name, place in outputs.items():
+        console.print(f"{name}: {place}", soft_wrap=True, markup=False)
 
 
-def console_comparison(
-    result: Comparison, names: tuple[str, str], thresholds: tuple[str, str]
-) -> Group:
-    """Lay a comparison out.
+def print_comparison(result: Comparison, names: tuple[str, str]) -> None:
+    """Print a comparison of two models: all metrics with the difference and its 95% CI.
 
     Args:
         result: The comparison.
         names: Of the two models.
-        thresholds: Of each: the number and where it comes from.
     """
-    grid = Table(title="B - A on the same images", title_justify="left", box=box.SIMPLE)
-    for column in ("metric", "A", "B", "difference, 95% interval", "verdict"):
-        words = column in {"metric", "verdict"}
-        grid.add_column(column, justify="left" if words else "right", no_wrap=column != "verdict")
-    for name in _COMPARED:
-        row = result.differences[name]
-        style = "dim" if row.verdict == NO_EVIDENCE else "bold"
-        grid.add_row(
-            name,
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for column in ("metric", "A", "B", "B - A (95% CI)", "result"):
+        table.add_column(column, justify="left" if column in {"metric", "result"} else "right")
+    for metric in METRICS:
+        row = result.differences[metric.name]
+        table.add_row(
+            metric.label,
             f"{row.a:.3f}",
             f"{row.b:.3f}",
-            wording.figure(row.difference),
-            Text(row.verdict, style),
+            format_estimate(row.difference),
+            Text(row.verdict, "dim" if row.verdict == NO_EVIDENCE else "bold"),
         )
-    some = [d.verdict for d in result.differences.values() if "better" in d.verdict]
-    test, area = result.mcnemar, result.differences["auroc_obuchowski"]
-    p_value = (
-        "no test: the difference has no variance"
-        if math.isnan(result.auroc_p_value)
-        else f"p = {result.auroc_p_value:.3g}, {area.difference.method}"
-    )
-    sentences = [
-        f"A: {names[0]}, threshold {thresholds[0]}",
-        f"B: {names[1]}, threshold {thresholds[1]}",
-        (
-            f"AUROC: {area.verdict} ({p_value})."
-            f" Only A right on {test.only_a_right} images, only B on {test.only_b_right}"
-            f" (p = {test.p_value:.3g}, {test.method})."
-        ),
-        "Intervals are not corrected for the number of metrics."
-        if some
-        else "In no metric is there evidence of a difference.",
+    test, p_value = result.mcnemar, result.auroc_p_value
+    equal_auroc = "no p-value (no variance)" if math.isnan(p_value) else f"p = {p_value:.3g}"
+    console = _console()
+    console.print(table)
+    for line in (
+        f"A: {names[0]} (threshold {result.thresholds[0]})",
+        f"B: {names[1]} (threshold {result.thresholds[1]})",
+        f"Equal AUROC: {equal_auroc} (Obuchowski 1997)",
+        f"Equal accuracy: p = {test.p_value:.3g} ({test.method})",
+        f"Only A correct: {test.only_a_right} images; only B correct: {test.only_b_right} images",
+        "Intervals and p-values are not corrected for multiple comparisons.",
+    ):
+        console.print(line, soft_wrap=True, markup=False)
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 100, highlight=False)
+
+
+def _warnings(result: EvaluationResult) -> list[Text]:
+    degenerate = wording.degenerate(result.confusion)
+    found = [degenerate] if degenerate else []
+    found += [*result.model.warnings, *result.notes]
+    shown = found[:MAX_WARNINGS]
+    if len(found) > MAX_WARNINGS:
+        shown[-1] = f"{len(found) - MAX_WARNINGS + 1} more warnings: see the report."
+    return [
+        Text(f"Warning: {text}", "bold red" if text == degenerate else "yellow") for text in shown
     ]
-    return Group(grid, *map(Text, sentences))
-
-
-def _probes(dossier: EvaluationResult) -> Iterator[Table | Text]:
-    if not dossier.probes:
-        return
-    grid = Table(title="Shortcut probe", title_justify="left")
-    grid.add_column("shown to the model")
-    grid.add_column("AUROC, 95% interval", justify="right")
-    for probe in dossier.probes:
-        grid.add_row(probe.name, wording.figure(probe.auroc))
-    yield grid
-    yield Text(MEANING)

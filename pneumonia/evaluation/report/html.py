@@ -1,272 +1,192 @@
-"""The report: one HTML file that needs nothing else."""
+"""The report: one self-contained HTML file."""
 
 import base64
 import io
 import json
-import math
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import numpy as np
 from markupsafe import Markup
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from pneumonia.evaluation import evaluate, plots
-from pneumonia.evaluation.calibration import brier, ece, log_losses
+from pneumonia.evaluation import plots
 from pneumonia.evaluation.confidence import Estimate
-from pneumonia.evaluation.evaluate import EvaluationResult
-from pneumonia.evaluation.metrics import PREVALENCES, predictive_name
+from pneumonia.evaluation.evaluate import AT_HALF, EvaluationResult
+from pneumonia.evaluation.metrics import METRICS, PREVALENCE_METRICS, metric_values
 from pneumonia.evaluation.predictions import sigmoid
 from pneumonia.evaluation.report import wording
-from pneumonia.evaluation.report.wording import counts, degenerate
-from pneumonia.labels import CLASSES, PNEUMONIA, SUBTYPES
+from pneumonia.labels import CLASSES, PNEUMONIA, UNKNOWN_SUBTYPE
 
 ERRORS_SHOWN = 6
-"""Misses, and false alarms, in the gallery."""
+"""False negatives, and false positives, in the gallery."""
 
 _THUMBNAIL = 200
 _TEMPLATE = "report.html.jinja"
 
-AT_THRESHOLD = (
-    ("sensitivity (recall)", "sensitivity"),
-    ("specificity", "specificity"),
-    ("PPV (precision)", "ppv"),
-    ("NPV", "npv"),
-    ("accuracy", "accuracy"),
-    ("balanced accuracy", "balanced_accuracy"),
-    ("F1", "f1"),
-    ("MCC", "mcc"),
-)
-THRESHOLD_FREE = (
-    ("AUROC", "auroc"),
-    ("AUROC, Obuchowski", "auroc_obuchowski"),
-    ("average precision", "average_precision"),
-    ("Brier score", "brier"),
-    ("log loss", "log_loss"),
-    ("calibration error (ECE)", "ece"),
-    ("calibration slope", "calibration_slope"),
-    ("calibration intercept", "calibration_intercept"),
-)
-
-DECIDED = (
-    ("coverage: images decided", "coverage"),
-    ("coverage of PNEUMONIA", "coverage_positive"),
-    ("coverage of NORMAL", "coverage_negative"),
-    ("sensitivity among the decided", "decided/sensitivity"),
-    ("specificity among the decided", "decided/specificity"),
-    ("accuracy among the decided (1 - selective risk)", "decided/accuracy"),
-)
-PROMISED = (
-    ("PNEUMONIA patients with an image confidently called NORMAL", "decided/missed_patients"),
-    ("NORMAL patients with an image confidently called PNEUMONIA", "decided/alarmed_patients"),
+ABSTENTION_ROWS = (
+    ("coverage: images that are not uncertain", "coverage"),
+    ("coverage of PNEUMONIA images", "coverage_positive"),
+    ("coverage of NORMAL images", "coverage_negative"),
+    ("recall (sensitivity) without uncertain images", "decided/sensitivity"),
+    ("specificity without uncertain images", "decided/specificity"),
+    ("accuracy without uncertain images", "decided/accuracy"),
+    (
+        "PNEUMONIA patients with an image confidently predicted as NORMAL",
+        "decided/false_negative_patients",
+    ),
+    (
+        "NORMAL patients with an image confidently predicted as PNEUMONIA",
+        "decided/false_positive_patients",
+    ),
 )
 
 
-def render_html(dossier: EvaluationResult) -> str:
-    """Draw the report.
-
-    Args:
-        dossier: The result.
+def render_html(result: EvaluationResult) -> str:
+    """Render the report.
 
     Returns:
-        HTML without a link to any other file; all text from outside is escaped.
+        HTML that refers to no other file; all names and values from outside are escaped.
     """
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["figure"] = _figure
+    environment.filters["estimate"] = _estimate
     source = Path(__file__).with_name(_TEMPLATE).read_text(encoding="utf-8")
-    return environment.from_string(source).render(_content(dossier))
+    return environment.from_string(source).render(_context(result))
 
 
-def _content(dossier: EvaluationResult) -> dict[str, Any]:
-    subject, cases, found = dossier.subject, dossier.cases, dossier.assessment
-    logits = cases.logits if subject.calibration is not None else None
+def _context(result: EvaluationResult) -> dict[str, Any]:
+    model, table, counts = result.model, result.table, result.confusion
+    labels, probabilities = table.label, table.probability
+    logits = table.logit if model.calibration is not None else None
     return {
-        "subject": subject,
-        "assessment": found,
-        "confusion": found.confusion,
-        "metrics": found.metrics,
-        "notes": found.notes,
-        "degenerate": degenerate(found.confusion),
-        "verdict": wording.verdict(found, subject, dossier.origin),
-        "origin": wording.threshold_origin(dossier.origin, subject.operating_point),
-        "point": subject.operating_point if dossier.origin in {"hold-out", "site"} else None,
-        "promise": wording.promise,
-        "band": _band(dossier),
-        "counts": counts(found.confusion),
-        "at_threshold": AT_THRESHOLD,
-        "threshold_free": THRESHOLD_FREE,
-        "roc": _drawn(plots.roc_svg(cases, found)),
-        "precision_recall": _drawn(plots.precision_recall_svg(cases, found)),
-        "reliability": _drawn(plots.reliability_diagram(cases.labels, cases.probabilities, logits)),
-        "calibration": _calibration(dossier),
-        "decision": _drawn(plots.decision_curve(found.decision, found.threshold)),
-        "subtypes": _subtypes(dossier),
-        "prevalences": [
-            (f"{p:.0%}", *(found.metrics[predictive_name(v, p)] for v in ("ppv", "npv")))
-            for p in PREVALENCES
+        "result": result,
+        "model": model,
+        "warnings": (*model.warnings, *result.notes),
+        "metrics": result.metrics,
+        "registry": METRICS,
+        "half": AT_HALF,
+        "confusion": counts,
+        "wording": wording,
+        "validation": wording.validation_estimate(result),
+        "roc": _svg(plots.plot_roc(labels, table.scores, counts)),
+        "precision_recall": _svg(plots.plot_precision_recall(labels, table.scores, counts)),
+        "reliability": _svg(plots.plot_reliability(labels, probabilities, logits)),
+        "decision_curve": _svg(plots.plot_decision_curve(result.decision_curve, result.threshold)),
+        "histogram": _svg(
+            plots.plot_histogram(labels, probabilities, result.threshold, result.abstention)
+        ),
+        "uncalibrated": _uncalibrated_metrics(result),
+        "abstention_rows": ABSTENTION_ROWS,
+        "subtypes": [
+            name.removesuffix("/n_positive")
+            for name in result.metrics
+            if name.endswith("/n_positive")
         ],
-        "of_hundred": wording.of_hundred,
-        "errors": _errors(dossier),
-        "pictures": dossier.picture is not None and cases.paths is not None,
-        "probes": [(probe, _picture(probe.picture)) for probe in dossier.probes],
-        "probe_meaning": evaluate.MEANING,
-        "cohort": cohort(dossier),
-        "holdout": _plain(subject.table("holdout")),
-        "fingerprints": _plain(
-            {k: v for k, v in subject.table("data").items() if not isinstance(v, dict)}
-        ),
-        "model": _plain(subject.table("model")),
-        "training": _plain(
-            {k: v for k, v in subject.table("training").items() if k not in {"config", "versions"}}
-        ),
-        "versions": _plain(subject.table("training", "versions")),
-        "config": subject.fact("training", "config"),
-        "history": [json.dumps(entry, indent=1, default=str) for entry in subject.history],
-        "limits": wording.limits(subject),
-        "attribution": wording.ATTRIBUTION,
-        "not_a_device": wording.NOT_A_DEVICE,
-        "claim": _claim(dossier),
-        "claim_source": wording.SOURCE,
+        "prevalence_metrics": PREVALENCE_METRICS,
+        "errors": _errors(result),
+        "probes": [(probe, _data_url(probe.picture)) for probe in result.probes],
+        "splits": split_counts(result),
+        "sections": metadata_sections(result),
+        "config": model.lookup("training", "config"),
+        "history": [json.dumps(entry, indent=1, default=str) for entry in model.history],
     }
 
 
-def cohort(dossier: EvaluationResult) -> list[dict[str, str]]:
-    """Count images and patients of each split, the tested one last.
-
-    Args:
-        dossier: The result.
+def split_counts(result: EvaluationResult) -> list[dict[str, str]]:
+    """Count images and patients of each split, the tested images last.
 
     Returns:
-        A row for each split: its name, and counts by the names of the columns.
+        For each split its name under `split`, and counts by column name.
     """
     rows = []
-    for name, known in dossier.subject.table("data", "splits").items():
-        if isinstance(known, dict) and name != "test":
-            title = "val, the hold-out" if name == "val" else str(name)
-            rows.append({"split": title, **{str(k): str(v) for k, v in known.items()}})
-    cases = dossier.cases
-    tested = {"split": "tested here", "images": str(len(cases))}
-    if cases.patients is not None:
-        tested["patients"] = str(np.unique(cases.patients).size)
+    for name, counts in result.model.section("data", "splits").items():
+        if isinstance(counts, dict) and name != "test":
+            rows.append({"split": str(name), **{str(k): str(v) for k, v in counts.items()}})
+    table = result.table
+    tested = {"split": "tested here", "images": str(len(table))}
+    if table.patient is not None:
+        tested["patients"] = str(np.unique(table.patient).size)
     for label, name in enumerate(CLASSES):
-        tested[name] = str(int((cases.labels == label).sum()))
-    if cases.subtypes is not None:
-        kinds = Counter(cases.subtypes[cases.labels == PNEUMONIA].tolist())
-        tested |= {kind: str(n) for kind, n in kinds.items() if kind}
+        tested[name] = str(int((table.label == label).sum()))
+    if table.subtype is not None:
+        subtypes = Counter(table.subtype[table.label == PNEUMONIA].tolist())
+        tested |= {subtype: str(n) for subtype, n in subtypes.items() if subtype}
     return [*rows, tested]
 
 
-def _calibration(dossier: EvaluationResult) -> list[tuple[str, str, str]]:
-    """Give what calibration changed on the tested images: name, before, after."""
-    calibration, cases = dossier.subject.calibration, dossier.cases
-    if calibration is None or cases.logits is None:
-        return []
-    raw, truth = sigmoid(cases.logits), cases.labels == PNEUMONIA
-    before = {
-        "brier": brier(truth, raw),
-        "log_loss": float(log_losses(truth, raw).mean()),
-        "ece": ece(truth, raw),
+def metadata_sections(result: EvaluationResult) -> list[tuple[str, list[tuple[str, str]]]]:
+    """Collect what is recorded of the data, the split, the model and the training.
+
+    Returns:
+        For each section its title, and names and values as text; none where nothing was recorded.
+    """
+    model = result.model
+    training = model.section("training")
+    sections = {
+        "Data": {k: v for k, v in model.section("data").items() if not isinstance(v, dict)},
+        "Validation split": model.section("split"),
+        "Model": model.section("model"),
+        "Training": {k: v for k, v in training.items() if k not in {"config", "versions"}},
+        "Versions": model.section("training", "versions"),
     }
     return [
-        (name, f"{before[key]:.3f}", wording.figure(dossier.assessment.metrics[key]))
-        for name, key in THRESHOLD_FREE
-        if key in before
+        (title, [_readable(*item) for item in found.items()]) for title, found in sections.items()
     ]
 
 
-def _band(dossier: EvaluationResult) -> dict[str, Any] | None:
-    """Give what is said and drawn of a band of abstention."""
-    band, found = dossier.assessment.band, dossier.assessment
-    if band is None:
-        return None
-    return {
-        "undecided": wording.undecided(band),
-        "guarantee": wording.guarantee(band, dossier.origin),
-        "promised": [(name, found.metrics[key]) for name, key in PROMISED],
-        "decided": [(name, found.metrics[key]) for name, key in DECIDED],
-        "drawn": _drawn(plots.undecided(dossier.cases, found)),
-    }
+def _readable(name: str, value: Any) -> tuple[str, str]:
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return str(name).replace("_", " "), "not set" if value is None else text
 
 
-def _subtypes(dossier: EvaluationResult) -> list[tuple[str, int, Estimate, Estimate]]:
-    found = dossier.assessment.metrics
-    names = [name.removesuffix("/sensitivity") for name in found if name.endswith("/sensitivity")]
-    return [
-        (
-            name,
-            int(found[f"{name}/n_positive"].value),
-            found[f"{name}/sensitivity"],
-            found[f"{name}/auroc"],
-        )
-        for name in names
-        if f"{name}/n_positive" in found
-    ]
+def _uncalibrated_metrics(result: EvaluationResult) -> dict[str, float]:
+    """The calibration metrics of the raw logits, by name."""
+    if result.model.calibration is None or result.table.logit is None:
+        return {}
+    values = metric_values(replace(result.table, probability=sigmoid(result.table.logit)), {})
+    return {name: values[name] for name in ("brier", "log_loss", "ece")}
 
 
-def _errors(dossier: EvaluationResult) -> list[dict[str, Any]]:
-    """Choose the surest misses, and the surest false alarms, with their images."""
-    cases, cut = dossier.cases, dossier.assessment.threshold
-    called = cases.probabilities >= cut
-    truth = cases.labels == PNEUMONIA
-    shown = []
+def _errors(result: EvaluationResult) -> list[dict[str, Any]]:
+    """Choose the most confident errors of each kind, with their images."""
+    table = result.table
+    predicted = table.probability >= result.threshold
+    truth = table.positive
+    groups = []
     for title, wrong, sign in (
-        ("Missed pneumonias", truth & ~called, 1),
-        ("False alarms", ~truth & called, -1),
+        ("False negatives (missed pneumonia)", truth & ~predicted, 1),
+        ("False positives", ~truth & predicted, -1),
     ):
         rows = np.flatnonzero(wrong)
-        rows = rows[np.argsort(sign * cases.scores[rows], kind="stable")]
-        entries = [_entry(dossier, int(row)) for row in rows[:ERRORS_SHOWN]]
-        shown.append({"title": title, "all": rows.size, "entries": entries})
-    return shown
+        rows = rows[np.argsort(sign * table.scores[rows], kind="stable")]
+        entries = [_error(result, int(row)) for row in rows[:ERRORS_SHOWN]]
+        groups.append({"title": title, "total": rows.size, "entries": entries})
+    return groups
 
 
-def _entry(dossier: EvaluationResult, row: int) -> dict[str, Any]:
-    cases = dossier.cases
-    path = None if cases.paths is None else str(cases.paths[row])
-    picture = None if dossier.picture is None or path is None else dossier.picture(path)
-    subtype = "" if cases.subtypes is None else str(cases.subtypes[row])
+def _error(result: EvaluationResult, row: int) -> dict[str, Any]:
+    table = result.table
+    path = None if table.path is None else str(table.path[row])
+    picture = None if result.load_image is None or path is None else result.load_image(path)
+    subtype = "" if table.subtype is None else str(table.subtype[row])
     return {
         "name": f"row {row + 1}" if path is None else Path(path).name,
-        "picture": _picture(picture),
-        "probability": _probability(float(cases.probabilities[row])),
-        "kind": subtype if subtype not in {"", SUBTYPES[0]} else "",
-        "patient": "" if cases.patients is None else str(cases.patients[row]),
+        "picture": _data_url(picture),
+        "probability": f"{table.probability[row]:.3g}",
+        "subtype": subtype if table.label[row] and subtype != UNKNOWN_SUBTYPE else "",
+        "patient": "" if table.patient is None else str(table.patient[row]),
     }
 
 
-def _probability(value: float) -> str:
-    if 0 < value < 0.001:  # noqa: PLR2004 - three digits would hide it
-        return f"{value:.1g}"
-    return "above 0.999" if value > 0.999 else f"{value:.3f}"  # noqa: PLR2004
-
-
-def _claim(dossier: EvaluationResult) -> list[tuple[wording.Item, str]]:
-    """Give each item of the checklist with what this very report has of it."""
-    lacking = {
-        "training": None if dossier.subject.fact("training") else "not recorded by this model",
-        "probe": None if dossier.probes else "not run; evaluate with --probe",
-    }
-    return [(item, lacking.get(item.section or "") or item.remark) for item in wording.ITEMS]
-
-
-def _plain(values: dict[str, Any]) -> list[tuple[str, str]]:
-    rows = []
-    for key, value in values.items():
-        if isinstance(value, float) and math.isfinite(value):
-            text = f"{value:.6g}"
-        else:
-            text = "not set" if value is None else str(value)
-        rows.append((str(key).replace("_", " "), text))
-    return rows
-
-
-def _picture(pixels: NDArray[np.uint8] | None) -> str | None:
-    """Make a small JPEG of grey pixels, as the address of an image."""
+def _data_url(pixels: NDArray[np.uint8] | None) -> str | None:
+    """Encode grey pixels as a small JPEG in a data URL."""
     if pixels is None:
         return None
     image = Image.fromarray(pixels)
@@ -276,12 +196,12 @@ def _picture(pixels: NDArray[np.uint8] | None) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def _figure(estimate: Estimate) -> Markup:
-    """Keep an interval on one line, below its number where both have no room."""
-    number, bracket, interval = wording.figure(estimate).partition(" (")
-    whole = Markup("{} <span class='interval'>({}</span>")
-    return whole.format(number, interval) if bracket else Markup("{}").format(number)
+def _estimate(estimate: Estimate) -> Markup:
+    """Keep an interval on one line, below its number in a narrow column."""
+    number, bracket, interval = wording.format_estimate(estimate).partition(" (")
+    template = "{} <span class='interval'>({}</span>" if bracket else "{}"
+    return Markup(template).format(number, interval)  # noqa: S704 - `format` escapes
 
 
-def _drawn(figure: Any) -> Markup:
-    return Markup(plots.svg(figure))  # noqa: S704 - drawn by matplotlib, which escapes
+def _svg(figure: Figure) -> Markup:
+    return Markup(plots.to_svg(figure))  # noqa: S704 - drawn by matplotlib, which escapes
