@@ -1,6 +1,6 @@
 """Pneumonia on pediatric chest X-rays: train, evaluate, explain. Not a medical device.
 
-The Python interface, imported when it is first used:
+The Python API, imported on first use:
 
     import pneumonia
 
@@ -21,7 +21,7 @@ __all__ = ["Prediction", "Predictor", "__version__", "load"]
 
 
 def load(path: "str | Path", device: str = "auto") -> "Predictor":
-    """Open a model file and nothing else; see `Predictor.load`."""
+    """Load a finalized checkpoint; see `Predictor.load`."""
     from pneumonia.inference.predictor import Predictor  # noqa: PLC0415 - torch takes seconds
 
     return Predictor.load(path, device)

@@ -1,7 +1,7 @@
 """The command line, `pneumonia`: its commands are in `pneumonia.commands`, one file each.
 
-Each command imports what it needs when it runs, so that `--help` answers at once. A user's
-mistake ends in one sentence on standard error and exit code 2.
+Commands import what they need when they run, so that `--help` is fast. An error of the user is one
+sentence on standard error and exit code 2.
 """
 
 import sys
@@ -20,8 +20,8 @@ from pneumonia.commands.runs import runs_command
 from pneumonia.commands.serve import serve_command
 from pneumonia.errors import PneumoniaError, sentence
 
-REFUSED = 2
-"""Exit code when a command could not do its work; 1 is left to commands whose answer is no."""
+USER_ERROR = 2
+"""Exit code of errors; 1 means that a command worked and its result is negative."""
 
 app = typer.Typer(
     help="Pneumonia on pediatric chest X-rays. Research software, not a medical device.",
@@ -44,16 +44,16 @@ app.command("runs")(runs_command)
 def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
-    """Options of every command; `main` acts on them."""
+    """Options of every command; `main` handles them."""
 
 
 def main() -> None:
     """Run the command line; the entry point of `pneumonia`."""
-    for stream in (sys.stdout, sys.stderr):  # a file name need not be text, nor a terminal UTF-8
+    for stream in (sys.stdout, sys.stderr):  # file names may be undecodable, terminals not UTF-8
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     arguments = sys.argv[1:]
-    end = arguments.index("--") if "--" in arguments else len(arguments)  # of options
-    debug = "--debug" in arguments[:end]  # wherever it stands
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    debug = "--debug" in arguments[:end]  # accepted before and after the command's name
     given = [word for word in arguments[:end] if word != "--debug"] + arguments[end:]
     try:
         app(given)
@@ -61,17 +61,16 @@ def main() -> None:
         if debug:
             traceback.print_exc()
         else:
-            typer.echo(f"Error: {_told(error)}\n(--debug shows the traceback.)", err=True)
-        sys.exit(REFUSED)
-    except KeyboardInterrupt:  # typer has its own eye on it, but only while a command runs
+            typer.echo(f"Error: {_message(error)}\n(--debug shows the traceback.)", err=True)
+        sys.exit(USER_ERROR)
+    except KeyboardInterrupt:  # typer handles it only while a command runs
         sys.exit(130)
 
 
-def _told(error: PneumoniaError | OSError) -> str:
-    """What the system refused, such as a name that is too long, is no bug either."""
+def _message(error: PneumoniaError | OSError) -> str:
+    """What the system refused, such as a name that is too long, is not a bug either."""
     if isinstance(error, OSError) and error.strerror:
-        what = "the command cannot go on" if error.filename is None else f"{error.filename}"
-        return f"{what}: {error.strerror}."
+        return f"{error.filename or 'operating system'}: {error.strerror}."
     return sentence(error)
 
 

@@ -55,7 +55,7 @@ def test_a_model_does_not_differ_from_itself(monkeypatch, tmp_path, capsys):
 )
 def test_mistakes_end_in_one_sentence(monkeypatch, tmp_path, capsys, arguments, named):
     monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, *arguments) == cli.REFUSED
+    assert run(monkeypatch, *arguments) == cli.USER_ERROR
     error = capsys.readouterr().err
     assert named in error
     assert "Traceback" not in error

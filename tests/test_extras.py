@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[1]
 
 ABSENT = (
     *("pydicom", "openjpeg", "jpeg_ls", "captum", "onnx", "onnxscript", "onnxruntime"),
-    *("gradio", "optuna", "submitit", "hydra_plugins"),
+    *("fastapi", "uvicorn", "python_multipart", "optuna", "submitit", "hydra_plugins"),
 )
 BARE = f"""
 import sys
@@ -36,7 +36,7 @@ def test_every_module_can_be_imported():
         import pkgutil, pneumonia
         behind = {  # imported when they are needed
             "pneumonia.data.dicom",
-            "pneumonia.data.dicom",
+            "pneumonia.inference.serve.server",
         }
         for module in pkgutil.walk_packages(pneumonia.__path__, "pneumonia."):
             if module.name not in behind:

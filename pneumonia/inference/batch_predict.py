@@ -1,19 +1,22 @@
-"""Predictions, one row each: CSV or JSON lines written as they come, or text for a terminal."""
+"""Predict many files into a CSV file that grows with every batch and can be resumed."""
 
 import csv
+import hashlib
 import io
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from time import perf_counter
-from typing import Any, TextIO
+from typing import Literal, TextIO
 
 from pneumonia.errors import ConfigError, printable
 from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.types import FailedPrediction, Prediction
+from pneumonia.labels import CLASSES, PNEUMONIA
+
+Result = Prediction | FailedPrediction
 
 COLUMNS = (
     "path",
@@ -26,270 +29,222 @@ COLUMNS = (
     "error",
     "model",
 )
-"""Of every row; `model` is the digest of the model file that made it."""
-
-FORMATS = (".csv", ".jsonl")
-
-_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
-"""How a file is opened: names of files come back as the bytes they were."""
-
-_BEGINNING = '{"path": "'
-"""Of every line of JSON."""
+"""Columns of the CSV file; `model` is the digest of the checkpoint."""
 
 
-def as_row(result: Prediction | FailedPrediction, model: str) -> dict[str, Any]:
-    """Lay a result out in `COLUMNS`.
+def as_csv(result: Result | None, model: str) -> str:
+    """Format a result as a row of CSV; numbers are read back exactly.
 
     Args:
-        result: Of one image.
-        model: Digest of the model file.
+        result: Of one image; None for the header.
+        model: Digest of the checkpoint.
 
     Returns:
-        Plain values; None for what there is not.
+        One record with its line end. Truth values are `true` and `false`, missing values empty.
     """
-    row: dict[str, Any] = dict.fromkeys(COLUMNS) | {"path": result.path, "model": model}
+    if result is None:
+        return _record(COLUMNS)
+    values = {"path": result.path, "model": model}
     if isinstance(result, FailedPrediction):
-        return row | {"error": result.error}
-    return row | {
-        "probability": result.probability,
-        "predicted_class": result.predicted_class,
-        "uncertain": result.uncertain,
-        "is_ood": result.is_ood,
-        "ood_score": result.ood_score,
-        "warnings": "; ".join(result.warnings) or None,
-    }
-
-
-def as_csv(row: dict[str, Any] | None = None) -> str:
-    """Write a row as CSV, numbers with as many digits as they need to be read back exactly.
-
-    Args:
-        row: In `COLUMNS`; None for the header.
-
-    Returns:
-        One record with its line end. Truth values are `true` and `false`, what there is not is
-        empty.
-    """
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\r\n")  # before Python 3.13 it quotes only these two
-    if row is None:
-        writer.writerow(COLUMNS)
+        values["error"] = result.error
     else:
-        writer.writerow(
-            str(value).lower() if isinstance(value, bool) else value for value in row.values()
-        )
+        values |= vars(result) | {"warnings": "; ".join(result.warnings)}
+    row = [values.get(column) for column in COLUMNS]
+    return _record([str(v).lower() if isinstance(v, bool) else v for v in row])
+
+
+def _record(values: Sequence[object]) -> str:
+    text = io.StringIO()
+    csv.writer(text).writerow(values)  # \r\n, so that both characters are quoted within a value
     return text.getvalue().removesuffix("\r\n") + "\n"
 
 
-def as_json(row: dict[str, Any]) -> str:
-    """Write a row as a line of JSON.
-
-    Args:
-        row: In `COLUMNS`.
-    """
-    return json.dumps(row) + "\n"
-
-
-def as_text(result: Prediction | FailedPrediction) -> str:
-    """Write a result as a line for a person: probability, decision, file, doubts.
+def as_text(result: Result) -> str:
+    """Format a result as a line for a terminal.
 
     Args:
         result: Of one image.
     """
     if isinstance(result, FailedPrediction):
         return printable(f"     -  unreadable  {result.error}")
-    doubts = [
-        *(["unlike the training data: do not use"] if result.is_ood else []),
+    notes = [
+        *(["out-of-distribution: do not use"] if result.is_ood else []),
         *(["uncertain"] if result.uncertain else []),
         *result.warnings,
     ]
-    doubt = f"  [{'; '.join(doubts)}]" if doubts else ""
-    return printable(
-        f"{result.probability:6.3f}  {result.predicted_class:10}  {result.path}{doubt}"
-    )
+    note = f"  [{'; '.join(notes)}]" if notes else ""
+    return printable(f"{result.probability:6.3f}  {result.predicted_class:10}  {result.path}{note}")
 
 
-class PredictionWriter:
-    """A file of rows that is complete after every batch, and can be gone on with.
+def model_digest(path: str | os.PathLike[str]) -> str:
+    """Identify a checkpoint by its content.
 
     Args:
-        path: `.csv` or `.jsonl`.
-        model: Digest of the model file, kept in every row.
-        resume: Keep the complete rows that are there, and go on behind them.
+        path: The file.
 
-    Attributes:
-        done: Paths that have a row already.
-        failed: Those of them whose row holds an error.
-
-    Raises:
-        ConfigError: If the file is of another kind, cannot be written, is there already without
-            `resume`, or was written by another model.
+    Returns:
+        The first 12 hexadecimal digits of its SHA-256.
     """
-
-    def __init__(self, path: str | Path, model: str, resume: bool = False) -> None:
-        self._path, self._model = Path(path), model
-        check_format(self._path)
-        self._csv = self._path.suffix.lower() == ".csv"
-        self.done: set[str] = set()
-        self.failed: set[str] = set()
-        there = self._path.exists() and self._path.stat().st_size > 0
-        if there and not resume:
-            raise ConfigError(
-                f"{path} exists; --resume goes on with it, or name another file or remove it."
-            )
-        try:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            end = self._take_over() if there else 0
-            self._file = self._path.open(
-                "a", encoding="utf-8", errors="surrogateescape", newline=""
-            )
-            self._file.truncate(end)
-            if self._csv and end == 0:
-                self._file.write(as_csv())
-                self._file.flush()
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def write(self, results: list[Prediction | FailedPrediction]) -> None:
-        """Add rows, and hand them to the operating system.
-
-        Args:
-            results: In order.
-
-        Raises:
-            ConfigError: If they cannot be written; what was written before stays.
-        """
-        rows = (as_row(result, self._model) for result in results)
-        try:
-            self._file.write("".join(map(as_csv if self._csv else as_json, rows)))
-            self._file.flush()
-        except OSError as error:
-            raise self._unwritable(error) from error
-
-    def close(self) -> None:
-        """Close the file."""
-        try:
-            self._file.close()
-        except OSError as error:  # what a full disk did not take is tried once more
-            raise self._unwritable(error) from error
-
-    def _take_over(self) -> int:
-        """Note the complete rows, and give the position behind them."""
-        end, rest = 0, ""
-        with self._path.open(**_TEXT) as file:
-            for number, (text, whole) in enumerate(_records(file, self._csv)):
-                header = self._csv and number == 0
-                if not whole:
-                    rest = text
-                    break
-                if not header:
-                    self._note(text)
-                elif text != as_csv():
-                    raise ConfigError(f"{self._path} is no table of predictions; name another.")
-                end += len(text.encode("utf-8", "surrogateescape"))
-        begun = as_csv() if self._csv else _BEGINNING
-        if not end and not begun.startswith(rest[: len(begun)]):  # it is not ours to cut off
-            raise ConfigError(f"{self._path} is no table of predictions; name another.")
-        return end
-
-    def _note(self, text: str) -> None:
-        try:
-            row: dict[str, Any] = (
-                dict(zip(COLUMNS, next(csv.reader([text])), strict=True))
-                if self._csv
-                else json.loads(text)
-            )
-            same = text == (as_csv(row) if self._csv else as_json(row))
-            path, model, error = str(row["path"]), row["model"], row["error"]
-            if not same or tuple(row) != COLUMNS or bool(row["predicted_class"]) == bool(error):
-                raise ValueError("a row is not as it was written")
-            if not error and not 0 <= float(row["probability"]) <= 1:
-                raise ValueError(f"probability {row['probability']}")
-        except (ValueError, KeyError, TypeError, RecursionError, csv.Error) as problem:
-            raise ConfigError(
-                f"{self._path} is no table of predictions ({problem}); name another file."
-            ) from problem
-        if model != self._model:
-            raise ConfigError(
-                f"{self._path} was written by another model ({model}, and this one is"
-                f" {self._model}); name another file."
-            )
-        self.done.add(path)
-        if error:
-            self.failed.add(path)
-
-    def _unwritable(self, error: OSError) -> ConfigError:
-        return ConfigError(
-            f"{self._path} cannot be written ({error.strerror or error}); rows already in it stay:"
-            " make room and go on with --resume, or name another file."
-        )
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
-def check_format(path: Path) -> None:
-    """Refuse a file name that names no kind of table.
+def check_table_name(path: Path) -> None:
+    """Refuse a file that is not a CSV file.
 
     Args:
         path: The file to write.
 
     Raises:
-        ConfigError: If it ends neither in `.csv` nor in `.jsonl`, or is a folder.
+        ConfigError: If the name does not end in `.csv`, or is a folder.
     """
-    if path.suffix.lower() not in FORMATS:
-        raise ConfigError(f"{path} must end in {' or '.join(FORMATS)}.")
-    if path.is_dir():
-        raise ConfigError(f"{path} is a folder; name a file.")
+    if path.suffix.lower() != ".csv" or path.is_dir():
+        raise ConfigError(f"--out {path}: expected a file name that ends in .csv.")
 
 
-def _records(file: TextIO, quoted: bool) -> Iterator[tuple[str, bool]]:
-    """Give the records, and whether each is whole: a kill may have cut the last one short."""
+class PredictionWriter:
+    """A CSV file of predictions that is complete after every batch and can be resumed.
+
+    Args:
+        path: The `.csv` file.
+        model: Digest of the checkpoint, written to every row.
+        resume: Keep the complete rows of an existing file and append to them.
+
+    Attributes:
+        done: Paths that have a row already.
+        failed: Those of them whose row is an error.
+
+    Raises:
+        ConfigError: If the file exists and `resume` is False, is not a table of predictions, was
+            written with another model, or cannot be written.
+    """
+
+    def __init__(self, path: Path, model: str, resume: bool = False) -> None:
+        self._path, self._model = path, model
+        check_table_name(path)
+        self.done: set[str] = set()
+        self.failed: set[str] = set()
+        exists = path.exists() and path.stat().st_size > 0
+        if exists and not resume:
+            raise ConfigError(f"{path} exists. Continue it with --resume, or name another file.")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            end = self._read_rows() if exists else 0
+            self._file = _open(path, "a")
+            self._file.truncate(end)
+            if end == 0:
+                self._file.write(as_csv(None, model))
+                self._file.flush()
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def write(self, results: Sequence[Result]) -> None:
+        """Append rows and flush them to the operating system.
+
+        Args:
+            results: Of a batch.
+
+        Raises:
+            ConfigError: If they cannot be written; earlier rows stay.
+        """
+        try:
+            self._file.write("".join(as_csv(result, self._model) for result in results))
+            self._file.flush()
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def close(self) -> None:
+        """Close the file.
+
+        Raises:
+            ConfigError: If buffered rows cannot be written.
+        """
+        try:
+            self._file.close()
+        except OSError as error:
+            raise self._cannot_write(error) from error
+
+    def _read_rows(self) -> int:
+        """Register the complete rows and return the position behind them."""
+        header, end = as_csv(None, self._model), 0
+        with _open(self._path, "r") as file:
+            for text, complete in _records(file):
+                # Of a header that was cut short, nothing but its beginning may be there.
+                if end == 0 and not (text == header or (not complete and header.startswith(text))):
+                    raise self._not_a_table("its header is different")
+                if not complete:
+                    break
+                if end > 0:
+                    self._register(text)
+                end += len(text.encode("utf-8", "surrogateescape"))
+        return end
+
+    def _register(self, text: str) -> None:
+        try:
+            (values,) = csv.reader([text])
+            row = dict(zip(COLUMNS, values, strict=True))
+            valid = _record(values) == text and bool(row["predicted_class"]) != bool(row["error"])
+            if not valid or not (row["error"] or 0 <= float(row["probability"]) <= 1):
+                raise ValueError(f"the row of {row['path']} is damaged")
+        except (ValueError, csv.Error) as error:
+            raise self._not_a_table(str(error)) from error
+        if row["model"] != self._model:
+            raise ConfigError(
+                f"{self._path} was written with another model ({row['model']}, not {self._model})."
+                " Name another file."
+            )
+        self.done.add(row["path"])
+        if row["error"]:
+            self.failed.add(row["path"])
+
+    def _not_a_table(self, reason: str) -> ConfigError:
+        return ConfigError(
+            f"{self._path} is not a table of predictions ({reason}). Name another file."
+        )
+
+    def _cannot_write(self, error: OSError) -> ConfigError:
+        return ConfigError(
+            f"{self._path} cannot be written ({error.strerror or error}). Its rows are kept:"
+            " continue with --resume when there is space, or name another file."
+        )
+
+
+def _open(path: Path, mode: Literal["r", "a"]) -> TextIO:
+    """Open a table; file names keep their bytes."""
+    return path.open(mode, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def _records(file: TextIO) -> Iterator[tuple[str, bool]]:
+    """Split a table into records, and tell whether each is complete: the last may be cut short."""
     lines: list[str] = []
-    inside = False
+    quoted = False
     for line in file:
         lines.append(line)
-        if quoted and line.count('"') % 2:  # a file name may hold a line end
-            inside = not inside
-        if line.endswith("\n") and not inside:
+        quoted ^= line.count('"') % 2 == 1  # a file name may contain a line end
+        if line.endswith("\n") and not quoted:
             yield "".join(lines), True
             lines.clear()
     if lines:
         yield "".join(lines), False
 
 
-def model_digest(path: str | os.PathLike[str]) -> str:
-    """Name a file by its content.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The first 12 digits of its SHA-256, hexadecimal.
-    """
-    import hashlib  # noqa: PLC0415 - only a file of rows asks for it
-
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
-
-
-Result = Prediction | FailedPrediction
-
-
 @dataclass
 class PredictCounts:
-    """What came of a list of files.
+    """Counts of the results.
 
     Attributes:
-        images: Answered.
-        failed: Unreadable.
-        pneumonia: Answered PNEUMONIA.
-        uncertain: Answered within the band of abstention.
-        is_ood: Unlike the training's images.
-        warned: With a warning of their quality.
+        images: Predicted images.
+        failed: Unreadable files.
+        positive: Images predicted as PNEUMONIA.
+        uncertain: Images with an uncertain prediction.
+        is_ood: Out-of-distribution images.
+        warned: Images with a quality warning.
         seconds: From the first file to the last, without loading the model.
     """
 
     images: int = 0
     failed: int = 0
-    pneumonia: int = 0
+    positive: int = 0
     uncertain: int = 0
     is_ood: int = 0
     warned: int = 0
@@ -303,24 +258,23 @@ class PredictCounts:
             self.failed += 1
             return
         self.images += 1
-        self.pneumonia += result.predicted_class == "PNEUMONIA"
+        self.positive += result.predicted_class == CLASSES[PNEUMONIA]
         self.uncertain += bool(result.uncertain)
         self.is_ood += bool(result.is_ood)
         self.warned += bool(result.warnings)
 
     def __str__(self) -> str:
-        """Give one line for a person."""
-        parts = [f"{self.pneumonia} PNEUMONIA, {self.images - self.pneumonia} NORMAL"]
-        for count, name in (
-            (self.uncertain, "uncertain"),
-            (self.is_ood, "unlike the training data"),
-            (self.warned, "with a warning"),
-            (self.failed, "unreadable"),
-        ):
-            if count:
-                parts.append(f"{count} {name}")
+        """Format the counts as one line."""
         total = self.images + self.failed
-        rate = f", {total / self.seconds:.1f} a second" if self.seconds > 0 else ""
+        counts = {
+            "uncertain": self.uncertain,
+            "out-of-distribution": self.is_ood,
+            "with a warning": self.warned,
+            "unreadable": self.failed,
+        }
+        parts = [f"{self.positive} PNEUMONIA, {self.images - self.positive} NORMAL"]
+        parts += [f"{count} {name}" for name, count in counts.items() if count]
+        rate = f", {total / self.seconds:.1f} images/s" if self.seconds > 0 else ""
         return f"{total} image{'s' * (total != 1)}{rate}: {'; '.join(parts)}"
 
 
@@ -330,18 +284,18 @@ def predict_files(
     write: Callable[[list[Result]], None],
     batch_size: int,
 ) -> PredictCounts:
-    """Ask about files, and hand every batch of answers on before the next.
+    """Predict files, and pass every batch of results on before the next.
 
     Args:
         predictor: The model.
-        paths: Files.
-        write: Takes the answers of a batch, in order.
-        batch_size: Images at once.
+        paths: Image files.
+        write: Takes the results of a batch, in order.
+        batch_size: Images per batch.
     """
-    tally = PredictCounts()
+    counts = PredictCounts()
     results = predictor.stream(paths, batch_size)
-    while some := list(islice(results, batch_size)):
-        for result in some:
-            tally.add(result)
-        write(some)
-    return tally
+    while batch := list(islice(results, batch_size)):
+        for result in batch:
+            counts.add(result)
+        write(batch)
+    return counts

@@ -1,15 +1,8 @@
 """Fixtures of inference: a small model that was never trained."""
 
-import os
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -168,17 +161,13 @@ def real_model(real_file) -> Predictor:
 
 
 @pytest.fixture
-def predict(monkeypatch, sealed_file):
-    """Runs the command in this process; returns its exit code."""
+def predict(run, sealed_file) -> Callable[..., int]:
+    """Runs `pneumonia predict` in this process, and gives the exit code."""
 
-    def run(*arguments: object, checkpoint: Path = sealed_file) -> int:
-        words = ["pneumonia", "predict", "--checkpoint", checkpoint, *arguments]
-        monkeypatch.setattr(sys, "argv", list(map(str, words)))
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return int(exit_.value.code or 0)
+    def command(*words: object, checkpoint: Path = sealed_file) -> int:
+        return run("predict", "--checkpoint", checkpoint, *words)
 
-    return run
+    return command
 
 
 @pytest.fixture
@@ -192,67 +181,3 @@ def images(synthetic, tmp_path) -> list[Path]:
     for path, copy in zip(found, copies, strict=True):
         copy.write_bytes(path.read_bytes())
     return copies
-
-
-@dataclass(frozen=True)
-class Served:
-    """A page that is served by a process of its own."""
-
-    address: str
-    folder: Path
-    """Where its temporary folder is."""
-    process: subprocess.Popen
-    log: Path
-
-    def uploads(self) -> list[Path]:
-        """What clients have left on its disk."""
-        (folder,) = self.folder.glob("pneumonia-*/uploads")
-        return [path for path in folder.rglob("*") if path.is_file()]
-
-    def end(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Tell it to end; gives its exit code."""
-        self.process.send_signal(number)
-        return self.process.wait(60)
-
-
-ServePage = Callable[..., Served]
-
-
-@pytest.fixture(scope="session")
-def serve_page() -> ServePage:
-    """Starts a page in a process of its own: model, folder for all it writes, options."""
-    return _serve
-
-
-def _serve(model: Path, folder: Path, *options: str) -> Served:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "pneumonia.cli", "app", "--checkpoint", str(model)]
-    log = folder / "log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            [*command, "--port", str(port), *options],
-            stdout=file,
-            stderr=file,
-            env={**os.environ, "TMPDIR": str(folder)},
-        )
-    served = Served(f"http://127.0.0.1:{port}", folder, process, log)
-    for _ in range(1200):
-        try:
-            urllib.request.urlopen(served.address, timeout=120).close()
-            break
-        except OSError:
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.1)
-    return served
-
-
-@pytest.fixture(scope="module")
-def served(serve_page, sealed_file, tmp_path_factory) -> Iterator[Served]:
-    """The page, served; ended by Ctrl-C, after which nothing of it may be left."""
-    page = serve_page(sealed_file, tmp_path_factory.mktemp("served"))
-    yield page
-    assert page.end() == 130
-    assert "Traceback" not in page.log.read_text()
-    assert list(page.folder.glob("pneumonia-*")) == []

@@ -2,13 +2,10 @@
 
 import csv
 import io
-import json
 import os
-import signal
 import struct
 import subprocess
 import sys
-import time
 import zlib
 from pathlib import Path
 
@@ -21,6 +18,7 @@ from pneumonia.inference.export import export
 
 ENORMOUS = 60_000
 CHECKPOINTS = {
+    "nothing": b"",
     "text": b"no checkpoint",
     "picture": b"\xff\xd8\xff\xe0 JFIF",
     "Keras": b"\x89HDF\r\n\x1a\n" + bytes(100),
@@ -68,7 +66,7 @@ def enormous(kind: str, make_dicom) -> bytes:
 BOMBS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "DICOM")
 
 
-def test_every_bad_file_gets_a_row_with_its_error_and_the_others_are_answered(
+def test_every_bad_file_gets_a_row_with_its_error_and_the_others_are_predicted(
     predict, images, tmp_path, make_dicom, capsys
 ):
     folder = images[0].parent
@@ -155,26 +153,26 @@ print([path for path in sys.argv[3:] if not refused(path)], peak() - before)
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)
 @pytest.mark.parametrize("suffix", [".ckpt", ".onnx"])
-def test_what_is_no_model_is_one_sentence(predict, images, tmp_path, capsys, kind, suffix):
+def test_a_file_that_is_not_a_model_is_named(predict, images, tmp_path, capsys, kind, suffix):
     model = tmp_path / f"model{suffix}"
     model.write_bytes(CHECKPOINTS[kind])
     assert predict(images[0], "--out", tmp_path / "o.csv", checkpoint=model) == 2
     error = capsys.readouterr().err
-    assert f"model{suffix} is not a" in error
+    assert f"model{suffix}" in error
     assert "Traceback" not in error
     assert not (tmp_path / "o.csv").exists()
 
 
-def test_a_folder_or_nothing_in_place_of_a_model_is_one_sentence(predict, images, tmp_path, capsys):
+def test_a_folder_or_a_missing_model_is_named(predict, images, tmp_path, capsys):
     for model in (tmp_path, tmp_path / "none.ckpt", tmp_path / "none.onnx"):
         assert predict(images[0], checkpoint=model) == 2
-        assert "does not exist or is no file" in capsys.readouterr().err
+        assert str(model) in capsys.readouterr().err
 
 
 def test_a_checkpoint_of_another_project_is_refused(predict, images, tmp_path, capsys):
     torch.save({"state_dict": {"weight": torch.zeros(3)}, "epoch": 3}, tmp_path / "their.ckpt")
     assert predict(images[0], checkpoint=tmp_path / "their.ckpt") == 2
-    assert "was not written by this project" in capsys.readouterr().err
+    assert "their.ckpt" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("where", ["image", "table", "model"])
@@ -203,9 +201,7 @@ def test_names_on_standard_input_need_not_be_text(predict, images, tmp_path, mon
 
 
 @pytest.mark.parametrize("name", ["a\rb.jpeg", "a\r\nb.jpeg", "\r.jpeg", 'a"\n".jpeg'])
-def test_a_table_with_line_ends_in_names_is_read_back_and_gone_on_with(
-    predict, images, tmp_path, name
-):
+def test_a_table_with_line_ends_in_names_is_resumed(predict, images, tmp_path, name):
     file, out = images[0].rename(images[0].with_name(name)), tmp_path / "o.csv"
     assert predict(file, images[1], "--out", out) == 0
     whole = out.read_bytes()
@@ -222,38 +218,25 @@ def test_an_option_of_ours_is_a_file_behind_two_dashes(predict, images, tmp_path
     assert [row["path"] for row in read(tmp_path / "o.csv")] == ["--debug"]
 
 
-@pytest.mark.parametrize("content", ["my notes", "pathology", '{"pat', '{"path": []}\n', "[1]\n"])
-@pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_a_file_of_something_else_is_never_cut_off(predict, images, tmp_path, kind, content):
-    out = tmp_path / f"o.{kind}"
+@pytest.mark.parametrize("content", ["my notes", "pathology", "path,x", "path\n", "\n"])
+def test_another_file_is_never_truncated(predict, images, tmp_path, content):
+    out = tmp_path / "o.csv"
     out.write_text(content)
-    code = predict(images[0], "--out", out, "--resume")
-    if kind == "jsonl" and content == '{"pat':  # as a kill may leave it
-        assert code == 0
-    else:
-        assert code == 2
-        assert out.read_text() == content
-
-
-@pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_a_row_without_answer_or_error_is_not_taken_for_one(
-    predict, images, tmp_path, kind, capsys
-):
-    out = tmp_path / f"o.{kind}"
-    assert predict(images[0], "--out", out) == 0
-    if kind == "csv":
-        (row,) = read(out)
-        out.write_text(out.read_text().replace(row["probability"], ""))
-    else:
-        row = json.loads(out.read_text())
-        out.write_text(json.dumps(row | {"probability": None}) + "\n")
-    capsys.readouterr()
     assert predict(images[0], "--out", out, "--resume") == 2
-    assert "no table of predictions" in capsys.readouterr().err
+    assert out.read_text() == content
+
+
+def test_a_row_without_prediction_or_error_is_refused(predict, images, tmp_path, capsys):
+    out = tmp_path / "o.csv"
+    assert predict(images[0], "--out", out) == 0
+    (row,) = read(out)
+    out.write_text(out.read_text().replace(row["probability"], ""))
+    assert predict(images[0], "--out", out, "--resume") == 2
+    assert "o.csv is not a table" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["ckpt", "onnx"])
-def test_a_model_that_gives_no_number_gives_no_answer(
+def test_a_model_with_nan_weights_predicts_nothing(
     predict, images, sealed_file, tmp_path, kind, capsys
 ):
     content = torch.load(sealed_file, weights_only=True)
@@ -269,59 +252,3 @@ def test_a_model_that_gives_no_number_gives_no_answer(
     assert predict(images[0], "--out", tmp_path / "o.csv", checkpoint=model) == 2
     assert "not a finite number" in capsys.readouterr().err
     assert read(tmp_path / "o.csv") == []
-
-
-@pytest.mark.slow
-def test_of_4000_files_one_is_broken(predict, images, tmp_path):
-    folder = tmp_path / "many"
-    folder.mkdir()
-    with Image.open(images[0]) as opened:
-        small = opened.convert("L").resize((48, 48))
-    for number in range(4000):
-        small.putpixel((number % 48, number // 48 % 48), number % 256)
-        (folder / f"{number:04d}.jpeg").write_bytes(saved("JPEG", small))
-    (folder / "1234.jpeg").write_bytes(b"\xff\xd8\xff")
-    assert predict(folder / "*", "--out", tmp_path / "o.csv") == 1
-    rows = read(tmp_path / "o.csv")
-    assert [row["path"] for row in rows] == sorted(map(str, folder.iterdir()))
-    assert len(rows) == 4000
-    assert [Path(row["path"]).name for row in rows if row["error"]] == ["1234.jpeg"]
-    assert sum(bool(row["probability"]) for row in rows) == 3999
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name != "posix", reason="processes are killed by signal")
-@pytest.mark.parametrize("kind", ["csv", "jsonl"])
-def test_killed_at_image_900_of_1000_it_leaves_900_rows_and_goes_on(
-    predict, images, sealed_file, tmp_path, kind
-):
-    folder, out = tmp_path / "many", tmp_path / f"o.{kind}"
-    folder.mkdir()
-    noise = np.random.default_rng(0).integers(0, 256, (1500, 1500), dtype=np.uint8)
-    Image.fromarray(noise).save(tmp_path / "large.png", compress_level=1)
-    for number in range(1000):  # the last ones take long enough to be killed among them
-        source = images[number % 7] if number < 900 else tmp_path / "large.png"
-        (folder / f"{number:03d}.jpeg").symlink_to(source)
-    command = [sys.executable, "-m", "pneumonia.cli", "predict", "--checkpoint", str(sealed_file)]
-    command += [str(folder), "--out", str(out), "--batch-size", "4"]
-    header = kind == "csv"
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        until = time.monotonic() + 200
-        while time.monotonic() < until and process.poll() is None:
-            if out.exists() and out.read_bytes().count(b"\n") - header >= 900:
-                break
-            time.sleep(0.005)
-        process.kill()
-    assert process.returncode == -signal.SIGKILL
-    text = out.read_bytes()
-    complete = text[: text.rindex(b"\n") + 1].splitlines()[header:]
-    assert 900 <= len(complete) < 1000
-    assert predict(folder, "--out", out, "--resume") == 0
-    assert out.read_bytes().splitlines()[header:][: len(complete)] == complete
-    lines = out.read_text().splitlines()
-    paths = (
-        [row["path"] for row in read(out)]
-        if kind == "csv"
-        else [json.loads(line)["path"] for line in lines]
-    )
-    assert paths == sorted(map(str, folder.iterdir()))

@@ -1,6 +1,5 @@
 """`pneumonia.load(...).predict(...)`: whatever form an image comes in, one and the same answer."""
 
-import io
 import subprocess
 import sys
 
@@ -99,7 +98,7 @@ def test_what_is_no_image_is_refused_with_the_reason(model, image, message):
     [
         (np.full((200, 200), 90, np.uint8), "low contrast"),
         (np.tile(np.arange(200, dtype=np.uint8), (50, 1)), "unusual shape, 200 x 50"),
-        (np.full((200, 200), 255, np.uint8), "100% of it is pure white"),
+        (np.full((200, 200), 255, np.uint8), "100% of the pixels are pure white"),
     ],
 )
 def test_a_poor_image_is_answered_with_a_warning(model, pixels, words):
@@ -124,14 +123,23 @@ def test_a_device_that_is_not_there_is_refused(sealed_file):
         pneumonia.load(sealed_file, device="tpu")
 
 
-@pytest.mark.parametrize("module", ["pneumonia", "pneumonia.cli"])
-def test_importing_it_imports_nothing_heavy(module):
+def test_importing_the_package_imports_nothing_heavy():
     code = (
-        f"import sys, {module}\n"
+        "import sys, pneumonia\n"
         "heavy = {'torch', 'numpy', 'PIL', 'timm', 'rich'} & sys.modules.keys()\n"
         "assert not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_predict_and_serve_import_no_training_and_no_statistics(sealed_file, files):
+    code = (
+        "import sys, pneumonia, pneumonia.inference.serve.server\n"
+        "pneumonia.load(sys.argv[1]).predict(sys.argv[2])\n"
+        "heavy = {'lightning', 'hydra', 'omegaconf', 'scipy', 'sklearn', 'matplotlib'}\n"
+        "assert not heavy & sys.modules.keys(), heavy & sys.modules.keys()\n"
+    )
+    subprocess.run([sys.executable, "-c", code, sealed_file, files[0]], check=True, timeout=120)
 
 
 def test_a_dicom_file_and_the_jpeg_of_the_same_image_agree(model, files, make_dicom, tmp_path):
@@ -159,8 +167,3 @@ def test_real_originals_as_file_and_as_dicom_agree(real_model, shared, make_dico
 def test_real_x_rays_get_no_warning(real_model, shared):
     paths = sorted((shared / "data/originals").rglob("*.jpeg"))[::6]
     assert {one.warnings for one in real_model.predict(paths)} == {()}
-
-
-def test_an_image_in_memory_needs_no_file(model, files):
-    content = io.BytesIO(files[0].read_bytes()).getvalue()
-    assert model.predict(content).probability == model.predict(files[0]).probability
