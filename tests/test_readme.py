@@ -88,8 +88,13 @@ def run_script(tmp_path):
 
 
 @BASH
-@pytest.mark.parametrize("script", [block for block in BLOCKS if "#SBATCH" in block])
-def test_batch_script_starts_resumes_and_requeues(run_script, tmp_path, script):
+def test_batch_script_in_the_ddp_config_starts_resumes_and_requeues(run_script, tmp_path):
+    header = (ROOT / "conf/trainer/ddp.yaml").read_text(encoding="utf-8")
+    script = "\n".join(
+        line.removeprefix("#   ")
+        for line in header.partition("# SLURM")[2].splitlines()
+        if line.startswith("#   ")
+    )
     assert set(re.findall(r"SLURM_\w+", script)) <= SLURM.keys()
     tools = ("srun", "scontrol")
     (started,) = run_script(script, tools)
@@ -101,15 +106,3 @@ def test_batch_script_starts_resumes_and_requeues(run_script, tmp_path, script):
     assert "resume=true" in resumed
     assert requeued == "scontrol requeue 4242"
     assert len(run_script(script, tools, {"srun": 1})) == 1
-
-
-@BASH
-@pytest.mark.parametrize("script", [block for block in BLOCKS if "sbatch --array" in block])
-def test_parts_of_an_array_job_are_joined_into_one_table(run_script, tmp_path, script):
-    for number in range(1, 17):
-        (tmp_path / f"part-{number}.csv").write_text(f"path,x\n{number}.png,x\n")
-    job = " ".join(run_script(script, ["sbatch"])).replace("\\ ", "")
-    assert "--array=1-16" in job
-    assert "--shard $SLURM_ARRAY_TASK_ID/16 --out part-$SLURM_ARRAY_TASK_ID.csv" in job
-    joined = (tmp_path / "answers.csv").read_text().splitlines()
-    assert joined == ["path,x", *(f"{number}.png,x" for number in range(1, 17))]
