@@ -7,29 +7,19 @@ python train.py resume=true hydra.run.dir=RUN
 python train.py repeat=RUN
 """
 
-from datetime import UTC, datetime
-
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning import seed_everything
 from omegaconf import DictConfig
 from rich.console import Console
 
 from pneumonia.evaluation.report.console import console_summary
-from pneumonia.training.callbacks.sanity_checks import best_checkpoint, is_fast_dev_run
+from pneumonia.training.callbacks.checkpoint import best_checkpoint
 from pneumonia.training.config import register_resolvers
 from pneumonia.training.errors import check_run, handle_errors, run
-from pneumonia.training.finalize import finalize, load_operating_point
-from pneumonia.training.pipeline import build_run, test_checkpoint, to_container
+from pneumonia.training.finalize import finalize
+from pneumonia.training.pipeline import build_run, record_finish, test
 from pneumonia.training.resume import resolve_run_start
-from pneumonia.training.run_record import (
-    collect_metadata,
-    log_hyperparameters,
-    mark_finished,
-    refuse_used_directory,
-    write_finished_summary,
-)
 from pneumonia.training.sweep.optuna import register_sweepers
 
 
@@ -37,44 +27,30 @@ from pneumonia.training.sweep.optuna import register_sweepers
 @handle_errors
 def main(config: DictConfig) -> float | None:
     """Run one job; returns the monitored metric of the best checkpoint, for sweepers."""
-    started, job = datetime.now(UTC), HydraConfig.get()
-    directory, sweep = job.runtime.output_dir, job.mode == RunMode.MULTIRUN
-    start = resolve_run_start(config, job)
-    config = start.config
-    check_run(config, sweep)
-    if not start.resumed:
-        refuse_used_directory(directory)
-    seed_everything(config.seed, workers=True, verbose=False)
-    test = config.test if config.test is not None else not sweep
-    parts = build_run(config, directory, test, start)
-    trainer, datamodule = parts.trainer, parts.datamodule
+    start = resolve_run_start(config, HydraConfig.get())  # anew, resumed or repeated
+    check_run(start.config, start.sweep)
+    seed_everything(start.config.seed, workers=True, verbose=False)
+    parts = build_run(start)
+    trainer = parts.trainer
 
-    trainer.fit(parts.model, datamodule, ckpt_path=start.checkpoint, weights_only=True)
-    if is_fast_dev_run(trainer):
+    trainer.fit(parts.model, parts.datamodule, ckpt_path=start.checkpoint, weights_only=True)
+    if start.config.trainer.fast_dev_run:  # saves nothing
         return None
-    checkpoint, score = best_checkpoint(trainer)
-    point = load_operating_point(checkpoint)  # by this run, before it was interrupted
-    if point is None:
-        metadata = collect_metadata(to_container(config), datamodule, trainer, started)
-        point = finalize(trainer, checkpoint, datamodule, config.evaluation, metadata)
+    path, score = best_checkpoint(trainer)
+    checkpoint = finalize(parts, path)
+    result = test(parts, path, checkpoint) if start.test else None
+    record_finish(parts, path, score, checkpoint, result)
 
-    final, written = {f"best/{config.monitor}": score}, "Record of the run (test split not opened)"
     console = Console(quiet=not trainer.is_global_zero)
-    if test:
-        result = test_checkpoint(trainer, checkpoint, datamodule, directory)
-        if result is not None:
-            written = "Report, metrics and predictions"
-            console.print(console_summary(result))
-            final |= result.assessment.plain("test/")
-    log_hyperparameters(trainer, config, start.overrides, final)
-    write_finished_summary(trainer, directory, config, checkpoint, score, point)
-    mark_finished(trainer, directory)
+    if result is not None:
+        console.print(console_summary(result))
+    point = checkpoint["operating_point"]
     console.print(
-        f"The hold-out ({config.monitor} {score:.4f}) promised sensitivity {point.sensitivity:.3f}"
-        f" and specificity {point.specificity:.3f}; new images keep less of it than that\n"
-        f"Checkpoint to deploy: {checkpoint}\n"
-        f"{written}: {directory}\n"
-        f"Monitor: tensorboard --logdir {directory}",
+        f"Validation estimate (optimistic): {start.config.monitor} {score:.3f}, recall"
+        f" {point['sensitivity']:.3f}, specificity {point['specificity']:.3f}\n"
+        f"Checkpoint: {path}\n"
+        f"{'Run directory' if result is None else 'Report and metrics'}: {start.directory}\n"
+        f"TensorBoard: tensorboard --logdir {start.directory}",
         soft_wrap=True,
         highlight=False,
     )

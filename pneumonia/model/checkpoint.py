@@ -110,7 +110,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return dict(checkpoint)
 
 
-def finalize_checkpoint(path: str | Path, **additions: Any) -> None:
+def finalize_checkpoint(
+    path: str | Path, content: Mapping[str, Any] | None = None, **additions: Any
+) -> dict[str, Any]:
     """Make a checkpoint of training the one to deploy, in place.
 
     The state of optimiser, loops and callbacks, two thirds of the file, stays with the
@@ -118,15 +120,20 @@ def finalize_checkpoint(path: str | Path, **additions: Any) -> None:
 
     Args:
         path: A `.ckpt` file that training wrote.
+        content: What `read_checkpoint` gave for it; None reads it.
         **additions: Plain values to put beside the weights, such as `calibration`,
             `operating_point` and `metadata`.
+
+    Returns:
+        The new content.
 
     Raises:
         CheckpointError: If it is not one, or cannot be replaced.
     """
-    checkpoint = read_checkpoint(path)
-    sealed = {key: checkpoint[key] for key in _DEPLOYED if key in checkpoint} | additions
-    write_checkpoint(sealed, path)
+    checkpoint = read_checkpoint(path) if content is None else content
+    final = {key: checkpoint[key] for key in _DEPLOYED if key in checkpoint} | additions
+    write_checkpoint(final, path)
+    return final
 
 
 def write_checkpoint(content: Mapping[str, Any], path: str | Path) -> None:

@@ -97,7 +97,6 @@ class PneumoniaClassifier(LightningModule):
         self.register_buffer("pos_weight", torch.tensor(float(weight)))
         self.train_metrics = threshold_metrics().clone(prefix="train/")
         self.val_metrics = all_metrics().clone(prefix="val/")
-        self.test_metrics = all_metrics().clone(prefix="test/")
         # Metrics, not plain logs, so that they are exact over processes of unequal shares.
         self.train_loss = MeanMetric(nan_strategy="disable")
         self.val_loss = MeanMetric(nan_strategy="disable")
@@ -148,19 +147,20 @@ class PneumoniaClassifier(LightningModule):
         return self._evaluate(batch, "val", self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Logits and labels of a batch, with the rows they belong to."""
-        return self._evaluate(batch, "test", self.test_metrics)
+        """As `predict_step`; logs `test/loss`. All other test metrics need the threshold."""
+        outputs = self.predict_step(batch, batch_idx)
+        loss = binary_cross_entropy_with_logits(outputs["logit"], outputs["label"].float())
+        count = len(outputs["label"])
+        self.test_loss.update(loss.expand(count))
+        self.log("test/loss", self.test_loss, on_step=False, on_epoch=True, batch_size=count)
+        return outputs
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Logits and labels of a batch, with the rows they belong to."""
-        # In full precision whatever the fit had: threshold and temperature are frozen on these.
+        # In full precision whatever the fit used: threshold and temperature are chosen on these.
         with torch.autocast(self.device.type, enabled=False):
             logits = self(batch["image"])
-        return {
-            "logit": logits,
-            "label": batch["label"],
-            "index": batch["index"],
-        }
+        return {"logit": logits, "label": batch["label"], "index": batch["index"]}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """The optimiser, and the schedule if there is one.

@@ -1,4 +1,4 @@
-"""Every logged number in a CSV file that outlives a kill."""
+"""Every logged number in a CSV file that survives a resume."""
 
 import csv
 from argparse import Namespace
@@ -13,9 +13,9 @@ from pneumonia.files import atomic_write
 
 
 class CSVLogger(Logger):
-    """One row for each logging step in `metrics.csv`, with a column for each name.
+    """Write `metrics.csv`: a row for each logging step, a column for each name.
 
-    Lightning's `CSVLogger` deletes the file when a run goes on in its directory.
+    Lightning's `CSVLogger` deletes the file when a run is resumed in its directory.
 
     Args:
         directory: Folder of the file.
@@ -24,22 +24,19 @@ class CSVLogger(Logger):
     def __init__(self, directory: str) -> None:
         super().__init__()
         self.file = Path(directory) / "metrics.csv"
-        self._columns: list[str] = []
-        self._rows = 0
+        rows = self._read() if self.file.is_file() else []
+        self._columns: list[str] = list(rows[0]) if rows else []
+        self._written = len(rows)
         self._waiting: list[dict[str, Any]] = []
-        if self.file.is_file():
-            rows = self._read()
-            self._rows = len(rows)
-            self._columns = list(rows[0]) if rows else []
 
     @property
     def name(self) -> str:
-        """What Lightning calls the log."""
+        """Name of the folder."""
         return self.file.parent.name
 
     @property
     def version(self) -> str:
-        """None: a run has one log."""
+        """Empty: a run has one log."""
         return ""
 
     @property
@@ -49,16 +46,16 @@ class CSVLogger(Logger):
 
     @property
     def rows(self) -> int:
-        """How many rows were logged."""
-        return self._rows + len(self._waiting)
+        """Number of rows logged so far."""
+        return self._written + len(self._waiting)
 
-    def cut(self, rows: int) -> None:
-        """Forget what was logged after a checkpoint that the run goes back to.
+    def truncate(self, rows: int) -> None:
+        """Remove what was logged after the checkpoint that the run continues from.
 
         Args:
-            rows: How many there were when it was saved.
+            rows: Number of rows when it was saved.
         """
-        if rows < self._rows:
+        if rows < self._written:
             self._write(self._read()[:rows])
 
     @rank_zero_only
@@ -67,33 +64,33 @@ class CSVLogger(Logger):
 
         Args:
             metrics: Numbers by name.
-            step: Of the optimiser.
+            step: The optimiser step.
         """
         values = {key: v.item() if isinstance(v, Tensor) else v for key, v in metrics.items()}
         self._waiting.append(values | {"step": step})
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *_: Any, **__: Any) -> None:
-        """Nothing: the run's configuration is a file of its own."""
+        """Nothing: the configuration is in `config.yaml`."""
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the new rows; for a new column the file is written anew."""
+        """Append the new rows; the file is rewritten if there is a new column."""
         if not self._waiting:
             return
         names = set().union(*self._waiting)
         if names <= set(self._columns) and self.file.is_file():
             with self.file.open("a", encoding="utf-8", newline="") as file:
                 csv.DictWriter(file, self._columns).writerows(self._waiting)
-            self._rows += len(self._waiting)
+            self._written += len(self._waiting)
         else:
             self._columns = sorted(names | set(self._columns))
-            self._write((self._read() if self._rows else []) + self._waiting)
+            self._write((self._read() if self._written else []) + self._waiting)
         self._waiting = []
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what waits."""
+        """Write the rows that wait."""
         self.save()
 
     def _read(self) -> list[dict[str, Any]]:
@@ -105,4 +102,4 @@ class CSVLogger(Logger):
             writer = csv.DictWriter(file, self._columns)
             writer.writeheader()
             writer.writerows(rows)
-        self._rows = len(rows)
+        self._written = len(rows)

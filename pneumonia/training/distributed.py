@@ -1,7 +1,9 @@
-"""The processes that train one model together: which of them speaks, and what they cannot do."""
+"""The processes that train one model together: who writes and logs, what they cannot do."""
 
 import logging
 import os
+import threading
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +14,7 @@ from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import ConfigError
 
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-"""Of torchrun, of Lightning's own processes, of srun."""
+"""Set by torchrun, by Lightning for the processes it starts, by srun."""
 
 _STRATEGIES = (
     "auto",
@@ -29,78 +31,94 @@ def rank() -> int:
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the process that speaks and writes."""
+    """Whether this is the process that logs and writes."""
     return rank() == 0
 
 
 def detect_launcher() -> tuple[str, int]:
-    """What started this process, `torchrun`, `srun` or nothing, and how many it started."""
+    """What started this process, `torchrun` or `srun`, and how many processes it started."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return "torchrun", int(os.environ["WORLD_SIZE"])
     return "srun", int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
 def log_handlers() -> list[str]:
-    """Where Hydra sends the log of this process: `console` and `file`, or `nowhere`."""
+    """Hydra's log handlers for this process: `console` and `file`, or `nowhere`."""
     return ["console", "file"] if is_rank_zero() else ["nowhere"]
 
 
 def output_subdir() -> str | None:
-    """Where Hydra keeps its own notes; None for all processes but the first."""
+    """Where Hydra keeps its own files; None for all processes but rank zero."""
     return ".hydra" if is_rank_zero() else None
 
 
 def silence_other_ranks() -> None:
-    """Keep all processes but the first from repeating what that one says."""
+    """Keep processes other than rank zero from repeating what it logs."""
     if not is_rank_zero():
-        logging.captureWarnings(True)  # to the log, which goes nowhere
+        logging.captureWarnings(True)  # they go to the log, which has no handler here
         for name in ("lightning.pytorch", "lightning.fabric"):
             logging.getLogger(name).setLevel(logging.ERROR)
 
 
+def exit_with_parent() -> None:
+    """End this process soon after the one that started it, if Lightning started it.
+
+    A process that waits for a killed one on a GPU would otherwise stay until NCCL's timeout.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        threading.Thread(target=watch, daemon=True).start()
+
+
 def check_strategy(trainer: Mapping[str, Any], sweep: bool) -> None:
-    """Refuse what several processes could not do, before anything is built.
+    """Refuse strategies that are not supported, before anything is built.
 
     Args:
         trainer: The configuration of the Trainer.
         sweep: Whether this is one job of a multirun.
 
     Raises:
-        ConfigError: If a sweep would run in several processes, each of which would be a sweep;
-            or if the strategy is not one of those that are tested.
+        ConfigError: If a multirun would use several processes, each of which would run the whole
+            sweep; or if the strategy is not one of those that are tested.
     """
     strategy, devices = trainer.get("strategy", "auto"), trainer.get("devices", 1)
     nodes, (tool, started) = trainer.get("num_nodes", 1), detect_launcher()
-    advice = "sweep with one device for each job, or run the jobs one by one."
+    advice = "Give each job of a sweep one device, or run the jobs one by one."
     if sweep and started > 1:
         raise ConfigError(
-            f"a multirun in the {started} processes that {tool} started would be {started} sweeps;"
+            f"each of the {started} processes that {tool} started would run the whole multirun."
             f" {advice}"
         )
     if sweep and (strategy not in ("auto", "single_device") or devices != 1 or nodes != 1):
         raise ConfigError(
-            f"a multirun with trainer.strategy={strategy} trainer.devices={devices} would start a"
-            f" whole sweep in each process; {advice}"
+            f"with trainer.strategy={strategy} trainer.devices={devices} each process would run"
+            f" the whole multirun. {advice}"
         )
     if isinstance(strategy, str) and strategy not in _STRATEGIES:
         raise ConfigError(
-            f"trainer.strategy={strategy} is not supported: the networks here fit on one device and"
-            f" their checkpoints are whole; use ddp, or one of {', '.join(_STRATEGIES)}."
+            f"trainer.strategy={strategy} is not supported; expected one of"
+            f" {', '.join(_STRATEGIES)}."
         )
 
 
 def check_devices(
     trainer: Trainer, settings: Mapping[str, Any], datamodule: ChestXrayDataModule
 ) -> None:
-    """Check that the processes can share out the work, before they are started.
+    """Check that the processes can divide the work, before they are started.
 
     Args:
         trainer: Before its fit.
         settings: The configuration it was built from.
-        datamodule: Whose batches are shared out.
+        datamodule: Its batches are divided.
 
     Raises:
-        ConfigError: If not.
+        ConfigError: If a setting does not fit the number of processes.
     """
     count = trainer.num_nodes * trainer.num_devices
     product = (
@@ -110,33 +128,30 @@ def check_devices(
     tool, started = detect_launcher()
     if started not in (1, count):
         raise ConfigError(
-            f"{tool} started {started} processes, and {product}; set trainer=ddp trainer.num_nodes"
-            f" and trainer.devices (those of each machine) to make {started}."
+            f"{tool} started {started} processes, and {product}. Set trainer=ddp,"
+            f" trainer.num_nodes and trainer.devices (per machine) to make {started}."
         )
     if trainer.num_nodes > 1 and started == 1:
         raise ConfigError(
-            f"{product}, and nothing started them on each machine; start them with torchrun or"
-            " srun: README, Several GPUs and machines."
+            f"{product}, but nothing started them on each machine. Use torchrun or srun:"
+            " conf/trainer/ddp.yaml shows how."
         )
     if count == 1:
         return
     if datamodule.batch_size % count:
         raise ConfigError(
-            f"data.batch_size={datamodule.batch_size} is global and cannot be divided over"
-            f" {count} processes; use a multiple of {count}."
+            f"data.batch_size={datamodule.batch_size} counts the images of all processes and"
+            f" cannot be divided by {count}; use a multiple of {count}."
         )
     if settings.get("sync_batchnorm") and isinstance(trainer.accelerator, CPUAccelerator):
-        raise ConfigError(
-            "trainer.sync_batchnorm=true needs GPUs, and trainer.accelerator is cpu; leave it"
-            " false."
-        )
+        raise ConfigError("trainer.sync_batchnorm=true needs GPUs; set it to false on the CPU.")
     if settings.get("use_distributed_sampler"):
         raise ConfigError(
-            "trainer.use_distributed_sampler must be false: the data module divides the"
-            " images over the processes itself."
+            "trainer.use_distributed_sampler must be false: the data module divides the images"
+            " over the processes itself."
         )
     if settings.get("overfit_batches"):
         raise ConfigError(
-            f"trainer.overfit_batches={settings['overfit_batches']} would show every process the"
-            " same images; use it with one device."
+            f"trainer.overfit_batches={settings['overfit_batches']} would give every process the"
+            " same images; use one device."
         )

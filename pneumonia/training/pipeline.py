@@ -1,7 +1,11 @@
-"""Configuration -> data module, model and Trainer."""
+"""Configuration -> data module, model and Trainer; and what is written when the run is done."""
 
 import logging
-from dataclasses import dataclass
+import statistics
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,102 +14,186 @@ from hydra.errors import InstantiationException
 from lightning import Callback, Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.loggers import Logger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import ConfigError, sentence
-from pneumonia.evaluation.evaluate import EvaluationResult
-from pneumonia.evaluation.predictions import Predictions, sigmoid
-from pneumonia.evaluation.report.wording import degenerate
-from pneumonia.inference.evaluate import write_evaluation
-from pneumonia.model.checkpoint import read_checkpoint
+from pneumonia.evaluation.evaluate import EvaluationResult, build_result
+from pneumonia.evaluation.predictions import Cases, Predictions, sigmoid
+from pneumonia.evaluation.report.write import CARD, write_report
+from pneumonia.inference.evaluate import describe, thumbnail
 from pneumonia.model.lightning_module import PneumoniaClassifier
 from pneumonia.training.callbacks.checkpoint import AtomicCheckpointIO
-from pneumonia.training.callbacks.graceful_shutdown import GracefulShutdown
-from pneumonia.training.callbacks.nan_guard import NanGuard
+from pneumonia.training.callbacks.console import EpochLog
+from pneumonia.training.callbacks.logits import CollectLogits, latest_logits
 from pneumonia.training.callbacks.resume_state import ReseedSteps, ResumeState
+from pneumonia.training.callbacks.run_files import RunFiles
 from pneumonia.training.callbacks.sanity_checks import SanityChecks
-from pneumonia.training.callbacks.throughput import Throughput
 from pneumonia.training.config import check_config
 from pneumonia.training.distributed import check_devices, detect_launcher
-from pneumonia.training.errors import ProcessWatch
-from pneumonia.training.finalize import predict_logits
 from pneumonia.training.resume import RunStart
-from pneumonia.training.run_record import RunRecord
+from pneumonia.training.run_record import RunSummary, mark_finished, write_run_summary
 
 _LIGHTNING_REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException)
+
+_NOISE = {
+    "TPU available": "nobody trains this on a TPU",
+    "💡 Tip": "an advertisement",
+    "Loading `train_dataloader` to estimate": "happens in every run with a schedule",
+    "`Trainer.fit` stopped": "the epoch log ends with the same number",
+    "Restoring states from the checkpoint": "happens in every test; a resume is logged otherwise",
+    "Loaded model weights from the checkpoint": "the same",
+}
+"""Beginnings of Lightning's messages that tell a user nothing, each with the reason."""
+
+_HPARAMS = (
+    "data.batch_size",
+    "data.image_size",
+    "model.backbone",
+    "model.optimizer.lr",
+    "model.optimizer.name",
+    "seed",
+    "trainer.max_epochs",
+)
+"""Settings that TensorBoard's HParams tab shows of every run, beside the overrides."""
+
+_PATHS = {"data.root", "data.cache_dir", "ckpt_path"}
 
 
 @dataclass(frozen=True)
 class RunComponents:
     """What a run is made of."""
 
+    start: RunStart
     datamodule: ChestXrayDataModule
     model: PneumoniaClassifier
     trainer: Trainer
+    started: datetime = field(default_factory=lambda: datetime.now(UTC))
 
 
-def build_run(
-    config: DictConfig, run_directory: str | Path, test: bool = False, start: RunStart | None = None
-) -> RunComponents:
-    """Build the parts of a run from its configuration.
+def build_run(start: RunStart) -> RunComponents:
+    """Check the configuration of a run, and build data module, model and Trainer.
 
     Args:
-        config: The composed configuration.
-        run_directory: Where the run's record is written.
-        test: Whether the test split will be opened after the fit.
-        start: What the run starts with, if that is more than its configuration.
+        start: What the run starts with.
 
     Raises:
-        PneumoniaError: If a setting is unknown, of the wrong type, or cannot be met.
+        PneumoniaError: If a setting is unknown, of the wrong type, or cannot be used.
     """
-    settings = to_container(config)
+    config, settings = start.config, to_container(start.config)
     check_config(settings)
+    policy = config.evaluation
     callbacks = [
-        ProcessWatch(run_directory),
-        SanityChecks(
-            config.evaluation.operating_point,
-            config.evaluation.target,
-            test,
-            config.evaluation.alpha,
-        ),
-        _record(run_directory, settings | {"test": test}, start),
-        ReseedSteps(config.seed),
-        NanGuard(),
-        Throughput(),
+        # Always on, because the result would be wrong without them. All others are in
+        # conf/callbacks/default.yaml.
+        SanityChecks(policy.operating_point, policy.target, policy.alpha, start.test),
+        RunFiles(start, settings | {"test": start.test}),  # else a run could overwrite another
+        ReseedSteps(config.seed),  # these two: else a resumed run ends differently
         ResumeState(),
-        *_named("callbacks", config, Callback),
-        GracefulShutdown(),  # after whatever changes the model at the end of a step
+        CollectLogits(),  # threshold and test metrics are computed from them
+        *_instantiate_all("callbacks", config, Callback),
     ]
     datamodule = _instantiate("data", config.data)
-    datamodule.check_root()  # before weights are downloaded for nothing
+    datamodule.check_root()  # before weights are downloaded
     plugins: list[Any] = [AtomicCheckpointIO()]
     if detect_launcher()[0] == "srun" and SLURMEnvironment.detect():
-        plugins.append(
-            SLURMEnvironment(auto_requeue=False)
-        )  # `GracefulShutdown` leaves that to the script
-    parts = RunComponents(
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # left to the job script
+    _silence_lightning()
+    run = RunComponents(
+        start=start,
         datamodule=datamodule,
         model=_instantiate("model", config.model),
         trainer=_instantiate(
             "trainer",
             config.trainer,
             callbacks=callbacks,
-            logger=_named("logger", config, Logger),
+            logger=_instantiate_all("logger", config, Logger),
             plugins=plugins,
         ),
     )
-    check_devices(parts.trainer, settings["trainer"], datamodule)
-    return parts
+    check_devices(run.trainer, settings["trainer"], datamodule)
+    return run
 
 
-def _record(directory: str | Path, settings: dict[str, Any], start: RunStart | None) -> RunRecord:
-    if start is None:
-        return RunRecord(directory, settings)
-    return RunRecord(
-        directory, settings, start.overrides, start.choices, start.resumed, start.fingerprint
+def test(run: RunComponents, path: str, checkpoint: Mapping[str, Any]) -> EvaluationResult | None:
+    """Test the finalized checkpoint and write `metrics.json`, `predictions.csv` and the report.
+
+    Args:
+        run: After its fit; the `test` split of its data module is read.
+        path: The finalized `.ckpt` file; `MODEL_CARD.md` is written beside it.
+        checkpoint: Its content.
+
+    Returns:
+        The result on rank zero, None on the other processes.
+
+    Raises:
+        DataError: If there is no usable test split.
+    """
+    run.trainer.test(run.model, run.datamodule, ckpt_path=path, weights_only=True, verbose=False)
+    if not run.trainer.is_global_zero:
+        return None
+    found, root = latest_logits(run.trainer), run.datamodule.root
+    samples = run.datamodule.splits["test"].take(found.rows)
+    predictions = Predictions(
+        path=samples.paths,
+        label=samples.labels,
+        logit=found.logits,
+        probability=sigmoid(found.logits / checkpoint["calibration"]["temperature"]),
+        patient=samples.patients,
+        subtype=samples.subtypes,
     )
+    subject = describe(checkpoint, path, f"split test of {root}")
+    result = build_result(Cases.of(predictions), subject, picture=thumbnail)
+    write_report(result, run.start.directory, Path(path).with_name(CARD))
+    return result
+
+
+def record_finish(
+    run: RunComponents,
+    path: str,
+    score: float,
+    checkpoint: Mapping[str, Any],
+    result: EvaluationResult | None,
+) -> None:
+    """Write `summary.json`, log the final metrics, and mark the run as finished.
+
+    Args:
+        run: After its test, if there was one.
+        path: The finalized `.ckpt` file.
+        score: Its monitored metric.
+        checkpoint: Its content.
+        result: The result of the test.
+    """
+    if not run.trainer.is_global_zero:
+        return
+    config, directory = run.start.config, run.start.directory
+    metrics = {f"best/{config.monitor}": score}
+    if result is not None:
+        metrics |= result.assessment.plain("test/")
+    _log_final(run, metrics)
+    point, training = checkpoint["operating_point"], checkpoint["metadata"]["training"]
+    callbacks = run.trainer.callbacks  # type: ignore[attr-defined]
+    rates = [rate for c in callbacks if isinstance(c, EpochLog) for rate in c.rates]
+    write_run_summary(
+        directory,
+        RunSummary(
+            status="finished",
+            monitor=config.monitor,
+            mode=config.mode,
+            score=score,
+            sensitivity=point["sensitivity"],
+            specificity=point["specificity"],
+            threshold=point["threshold"],
+            started=training["started"],
+            seconds=training["seconds"],
+            images_per_second=round(statistics.median(rates), 1) if rates else None,
+            epochs=training["epochs"],
+            steps=training["steps"],
+            checkpoint=str(Path(path).relative_to(directory)),
+        ),
+    )
+    mark_finished(directory)
 
 
 def to_container(config: DictConfig) -> dict[str, Any]:
@@ -113,15 +201,34 @@ def to_container(config: DictConfig) -> dict[str, Any]:
     return cast(dict[str, Any], OmegaConf.to_container(config, resolve=True))
 
 
-def _named(group: str, config: DictConfig, kind: type) -> list[Any]:
+def _log_final(run: RunComponents, metrics: dict[str, float]) -> None:
+    """Log final metrics, in TensorBoard together with the settings of the run."""
+    typed = dict(text.lstrip("+~").partition("=")[::2] for text in run.start.overrides)
+    shown = {
+        key: OmegaConf.select(run.start.config, key, default=typed.get(key))
+        for key in [*_HPARAMS, *typed]
+        if key not in _PATHS
+    }
+    plain = {
+        key: value if isinstance(value, (bool, int, float, str)) else str(value)
+        for key, value in shown.items()
+        if value is not None and not isinstance(value, DictConfig)
+    }
+    for logger in run.trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.log_hyperparams(plain, metrics, step=run.trainer.global_step)
+        else:
+            logger.log_metrics(metrics, step=run.trainer.global_step)
+        logger.save()
+
+
+def _instantiate_all(group: str, config: DictConfig, kind: type) -> list[Any]:
     """The entries of a group; an entry set to null is left out."""
     entries = config.get(group) or {}
     parts = [_instantiate(f"{group}.{key}", node) for key, node in entries.items() if node]
     for part in parts:
         if not isinstance(part, kind):
-            raise ConfigError(
-                f"{group} holds a {type(part).__name__}, which is no {kind.__name__}."
-            )
+            raise ConfigError(f"{group}: expected a {kind.__name__}, got a {type(part).__name__}.")
     return parts
 
 
@@ -135,47 +242,9 @@ def _instantiate(key: str, node: DictConfig, **extra: Any) -> Any:
         raise (cause or error) from None
 
 
-log = logging.getLogger(__name__)
-
-
-def test_checkpoint(
-    trainer: Trainer, checkpoint: str, datamodule: ChestXrayDataModule, directory: str | Path
-) -> EvaluationResult | None:
-    """Test a sealed checkpoint exactly as a user will load it, and write down what it said.
-
-    Writes `metrics.json`, `predictions.csv` and `report.html` into the directory, and
-    `MODEL_CARD.md` beside the checkpoint.
-
-    Args:
-        trainer: Used for its device and processes.
-        checkpoint: A sealed `.ckpt` file.
-        datamodule: Its `test` split is opened.
-        directory: Where the files go.
-
-    Returns:
-        The result on the first process, None on the others.
-
-    Raises:
-        DataError: If there is no sound test split.
-    """
-    datamodule.setup("test")
-    scores = predict_logits(trainer, checkpoint, datamodule.test_dataloader())
-    if not trainer.is_global_zero:
-        return None
-    samples = datamodule.splits["test"].take(scores.rows)
-    temperature = float(read_checkpoint(checkpoint)["calibration"]["temperature"])
-    predictions = Predictions(
-        path=samples.paths,
-        label=samples.labels,
-        logit=scores.logits,
-        probability=sigmoid(scores.logits / temperature),
-        patient=samples.patients,
-        subtype=samples.subtypes,
-    )
-    dossier = write_evaluation(
-        checkpoint, predictions, directory, f"split test of {datamodule.root}"
-    )
-    verdict = degenerate(dossier.assessment.confusion)
-    if verdict:
-        log.warning(verdict)
-    return dossier
+def _silence_lightning() -> None:
+    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    if not logger.filters:
+        logger.addFilter(lambda record: not record.getMessage().startswith(tuple(_NOISE)))
+    # Lightning's own use of torch, which a user can do nothing about.
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)

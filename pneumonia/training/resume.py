@@ -1,26 +1,33 @@
-"""How a run starts: anew, from where it was interrupted, or as the repetition of another."""
+"""How a run starts: anew, from its last checkpoint (`resume=true`), or as a copy (`repeat=RUN`)."""
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.conf import HydraConf
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from pneumonia.errors import CheckpointError, ConfigError, TrainingError
 from pneumonia.model.checkpoint import read_checkpoint
-from pneumonia.training.run_record import differences, read_config, read_record
+from pneumonia.training.config import check_config
+from pneumonia.training.run_record import (
+    CONFIG_FILE,
+    damaged_record_error,
+    differences,
+    read_record,
+    refuse_used_directory,
+)
 
 log = logging.getLogger(__name__)
 
-_KEYS = {"resume", "repeat"}
-_PLACES = {"data.root", "data.table", "data.cache", "data.cache_dir", "data.num_workers"}
-"""Where the same data lie and how they are read: free to differ."""
-_WHERE = {f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")}
-"""Where a run goes on is not what it is: free to differ in one that is resumed."""
+_DATA_LOCATION = {"data.root", "data.table", "data.cache", "data.cache_dir", "data.num_workers"}
+"""Where the same images lie and how they are read may differ from the recorded run."""
+_HARDWARE = {f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes", "strategy")}
+"""May differ in a resumed run."""
 
 
 @dataclass(frozen=True)
@@ -28,110 +35,126 @@ class RunStart:
     """What a run starts with.
 
     Attributes:
-        config: Its whole configuration.
-        overrides: What was typed to compose it.
-        choices: The file chosen of each group.
-        checkpoint: The checkpoint to go on from, or None.
-        resumed: Whether it goes on in its own directory.
-        fingerprint: Of the data it must find; None: any.
+        config: The composed configuration.
+        directory: The run directory.
+        overrides: The overrides on the command line.
+        choices: The chosen file of each config group.
+        checkpoint: The checkpoint to continue from, or None.
+        resumed: Whether the run continues in its own directory.
+        fingerprint: Fingerprint of the images that must be found; None accepts any.
+        sweep: Whether this is one job of a multirun.
     """
 
     config: DictConfig
-    overrides: Sequence[str]
-    choices: dict[str, Any]
+    directory: str
+    overrides: Sequence[str] = ()
+    choices: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
     resumed: bool = False
     fingerprint: str | None = None
+    sweep: bool = False
+
+    @property
+    def test(self) -> bool:
+        """Whether the test split is opened after the fit; by default only outside of sweeps."""
+        return not self.sweep if self.config.test is None else bool(self.config.test)
 
 
 def resolve_run_start(config: DictConfig, job: HydraConf) -> RunStart:
     """Decide what a run starts with.
 
     Args:
-        config: The composed configuration; `resume` and `repeat` in it decide.
+        config: The composed configuration, with `resume` and `repeat` in it.
         job: Hydra's own configuration of the run.
 
     Raises:
-        PneumoniaError: If there is nothing to resume or repeat, or the command line contradicts
-            what was recorded.
+        PneumoniaError: If there is nothing to resume or repeat, if the command line contradicts
+            the recorded run, or if a new run would overwrite another one.
     """
-    overrides, choices = list(job.overrides.task), dict(job.runtime.choices)
-    if not config.resume and config.repeat is None:
-        return RunStart(config, overrides, choices, config.ckpt_path)
+    start = RunStart(
+        config,
+        job.runtime.output_dir,
+        list(job.overrides.task),
+        dict(job.runtime.choices),
+        config.ckpt_path,
+        sweep=job.mode == RunMode.MULTIRUN,
+    )
     if config.resume and config.repeat is not None:
         raise ConfigError("resume=true and repeat=RUN exclude each other; give one of them.")
-    run = Path(job.runtime.output_dir if config.resume else config.repeat)
-    record = read_record(run)
-    recorded = read_config(run)
-    _refuse_contradictions(config, overrides, choices, recorded, record, run)
-    different = differences(record["provenance"])
-    if different:
+    if not config.resume:
+        refuse_used_directory(start.directory)
+        if config.repeat is None:
+            return start
+    run = Path(start.directory if config.resume else config.repeat)
+    record, recorded = read_record(run), _read_config(run)
+    free = _DATA_LOCATION | (_HARDWARE if config.resume else set())
+    _refuse_contradictions(start, recorded, record, run, free)
+    if different := differences(record["provenance"]):
         log.warning("not as when %s was started: %s", run, "; ".join(different))
-    typed, chosen = record["overrides"], record["choices"]
-    given = {text.lstrip("+").partition("=")[0] for text in overrides}
-    free = _PLACES if config.repeat is not None else _PLACES | _WHERE
-    for key in free & (given | (_WHERE if "trainer" in given else set())):
+    given = {text.lstrip("+").partition("=")[0] for text in start.overrides}
+    for key in free & (given | (_HARDWARE if "trainer" in given else set())):
         OmegaConf.update(recorded, key, OmegaConf.select(config, key))
-    if config.repeat is not None:
-        fingerprint = record["fingerprint"]
-        return RunStart(recorded, typed, chosen, recorded.ckpt_path, fingerprint=fingerprint)
+    start = replace(
+        start,
+        config=recorded,
+        overrides=record["overrides"],
+        choices=record["choices"],
+        checkpoint=recorded.ckpt_path,
+        fingerprint=record["fingerprint"],
+    )
+    if not config.resume:
+        return start
     if record.get("finished"):
         raise TrainingError(
-            f"the run in {run} finished at {record['finished']}; nothing is left to resume. To"
-            f" train its model further: ckpt_path={run}/checkpoints/last.ckpt in a new run."
+            f"the run in {run} finished at {record['finished']}, so there is nothing to resume. To"
+            f" train its model further, start a new run with ckpt_path={run}/checkpoints/last.ckpt"
         )
-    checkpoint = _last_complete(recorded, run)
-    return RunStart(recorded, typed, chosen, str(checkpoint), True, record["fingerprint"])
+    return replace(start, checkpoint=str(_newest_checkpoint(recorded, run)), resumed=True)
 
 
-def _last_complete(config: DictConfig, run: Path) -> Path:
-    """The newer of the two checkpoints of training; of equals, the one to resume from.
+def _read_config(run: Path) -> DictConfig:
+    file = run / CONFIG_FILE
+    try:
+        config = OmegaConf.load(file)
+        check_config(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
+    except Exception as error:  # a damaged file fails anywhere in yaml, OmegaConf or Python
+        raise damaged_record_error(file) from error
+    return cast(DictConfig, config)
 
-    The best one is the newer where a run was killed between writing the two.
-    """
+
+def _newest_checkpoint(config: DictConfig, run: Path) -> Path:
+    """`last.ckpt`, or `best.ckpt` if the run was killed between writing the two."""
     nodes = [config.callbacks.get(name) for name in ("last", "best")]
     paths = [Path(node.dirpath) / f"{node.filename}.ckpt" for node in nodes if node]
     steps = {}
     for path in paths:
-        if path.is_file():
-            checkpoint = read_checkpoint(path)
-            if "optimizer_states" in checkpoint:
-                steps[path] = (checkpoint["global_step"], _ended(checkpoint))
+        checkpoint = read_checkpoint(path) if path.is_file() else {}
+        if "optimizer_states" in checkpoint:
+            ended = bool(checkpoint.get("resume_state", {}).get("ended", True))
+            steps[path] = (checkpoint["global_step"], ended)
     if not steps:
         raise CheckpointError(
-            f"the run in {run} was stopped before its first checkpoint, so there is nothing to go"
-            f" on from; start it afresh in a new directory with repeat={run}."
+            f"the run in {run} stopped before its first checkpoint, so there is nothing to resume."
+            f" Start it again in a new directory with repeat={run}"
         )
     return max(steps, key=lambda path: steps[path])
 
 
-def _ended(checkpoint: dict[str, Any]) -> bool:
-    return bool(checkpoint.get("continuation", {}).get("ended", True))
-
-
 def _refuse_contradictions(
-    config: DictConfig,
-    overrides: Sequence[str],
-    choices: dict[str, Any],
-    recorded: DictConfig,
-    record: dict[str, Any],
-    run: Path,
+    start: RunStart, recorded: DictConfig, record: dict[str, Any], run: Path, free: set[str]
 ) -> None:
-    free = _KEYS | _PLACES | (_WHERE | {"trainer"} if config.resume else set())
-    for text, override in zip(
-        overrides, OverridesParser.create().parse_overrides(list(overrides)), strict=True
-    ):
+    free = free | {"resume", "repeat"} | ({"trainer"} if start.config.resume else set())
+    parsed = OverridesParser.create().parse_overrides(list(start.overrides))
+    for text, override in zip(start.overrides, parsed, strict=True):
         key = override.key_or_group
         if key in free or text in record["overrides"]:
             continue
-        if key in choices:
-            given, found = choices[key], record["choices"].get(key)
+        if key in start.choices:
+            given, found = start.choices[key], record["choices"].get(key)
         else:
-            given, found = (OmegaConf.select(node, key) for node in (config, recorded))
+            given, found = (OmegaConf.select(node, key) for node in (start.config, recorded))
         if given != found:
-            verb = "repeat" if config.repeat is not None else "resume"
             raise ConfigError(
-                f"{text} contradicts the run in {run}, which has {key}={found}; leave it out to"
-                f" {verb} that run, or begin a new one"
-                f" (ckpt_path={run}/checkpoints/last.ckpt takes its weights along)."
+                f"{text} contradicts the run in {run}, which has {key}={found}. Leave it out, or"
+                f" start a new run (ckpt_path={run}/checkpoints/last.ckpt takes its weights)."
             )

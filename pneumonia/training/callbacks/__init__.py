@@ -1,1 +1,1 @@
-"""Lightning callbacks of a training run."""
+"""Lightning callbacks; `conf/callbacks/default.yaml` lists those that a user may change."""

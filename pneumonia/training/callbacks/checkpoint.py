@@ -1,4 +1,4 @@
-"""Checkpoints under fixed names, each whole or not there, kept through a resume."""
+"""Checkpoints under fixed names, written atomically, that survive a resume."""
 
 import shutil
 from pathlib import Path
@@ -8,57 +8,48 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-from pneumonia.errors import CheckpointError, ConfigError
+from pneumonia.errors import CheckpointError, ConfigError, TrainingError
 from pneumonia.files import atomic_replace
 from pneumonia.model.checkpoint import write_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place and renames it.
+    """Write a checkpoint beside its place and rename it.
 
-    Lightning's own way goes through the system's folder for temporary files, and copies where
-    that is another disk: a kill meanwhile leaves half a file under the good name.
+    Lightning's own way may copy from a temporary folder on another disk: a kill meanwhile leaves
+    half a file under the final name.
     """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint, whole or not at all.
+        """Write a checkpoint, or leave the file that was there.
 
         Raises:
-            CheckpointError: If it cannot be written; one that was there is as it was.
+            CheckpointError: If it cannot be written.
         """
         write_checkpoint(checkpoint, path)
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """`ModelCheckpoint` that keeps the one best epoch, always under the same name.
+    """`ModelCheckpoint` that keeps the best epoch under one name.
 
-    Resuming into a new run directory carries the best checkpoint so far along; stock
-    Lightning forgets its score there, so that a worse epoch would become the best.
+    A run that continues from the checkpoint of another run directory copies that run's best
+    checkpoint; stock Lightning forgets its score, so that a worse epoch would replace it.
 
     Args:
         dirpath: Folder of the file.
         filename: Name without `.ckpt`.
         monitor: Metric that decides whether to save.
         mode: Whether `min` or `max` of the metric is better.
-        every_n_epochs: How often to look, always at the end of an epoch.
     """
 
-    def __init__(
-        self,
-        dirpath: str,
-        filename: str,
-        monitor: str,
-        mode: str = "max",
-        every_n_epochs: int = 1,
-    ) -> None:
+    def __init__(self, dirpath: str, filename: str, monitor: str, mode: str = "max") -> None:
         super().__init__(
             dirpath=dirpath,
             filename=filename,
             monitor=monitor,
             mode=mode,
-            every_n_epochs=every_n_epochs,
             save_top_k=1,
             save_on_train_epoch_end=True,
             auto_insert_metric_name=False,
@@ -67,7 +58,7 @@ class BestCheckpoint(ModelCheckpoint):
         self._trainer: Trainer | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Note who resumes, and from where."""
+        """Keep the trainer, whose checkpoint path `load_state_dict` needs."""
         super().setup(trainer, pl_module, stage)
         self._trainer = trainer
 
@@ -77,19 +68,18 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the best score and, from another run directory, its file.
+        """Restore the best score and, from another run directory, its file.
 
         Args:
             state_dict: As `state_dict` gave it.
 
         Raises:
-            CheckpointError: If the best checkpoint so far no longer lies beside the one that
-                is resumed.
+            CheckpointError: If the best checkpoint is missing beside the one to continue from.
         """
         if state_dict["dirpath"] == self.dirpath:
             super().load_state_dict(state_dict)
         elif state_dict["best_model_path"]:
-            best = self._bring()
+            best = self._copy_best()
             super().load_state_dict(
                 state_dict
                 | {
@@ -101,15 +91,14 @@ class BestCheckpoint(ModelCheckpoint):
                 }
             )
 
-    def _bring(self) -> str:
+    def _copy_best(self) -> str:
         assert self._trainer is not None  # noqa: S101  Lightning calls `setup` first
         resumed = Path(str(self._trainer.ckpt_path))
         source = resumed.with_name(f"{self.filename}.ckpt")
         target = Path(str(self.dirpath)) / source.name
         if not source.is_file():
             raise CheckpointError(
-                f"{source} is missing: the run to resume had its best checkpoint there; put it"
-                f" back beside {resumed}."
+                f"{source} is missing. Put the best checkpoint of the run back beside {resumed}."
             )
         if self._trainer.is_global_zero and source.resolve() != target.resolve():
             with atomic_replace(target) as partial:
@@ -118,13 +107,13 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps the one checkpoint to go on from: of the last epoch, or of a step within one.
+    """Keep the one checkpoint to resume from: of the last epoch, or of a step within one.
 
     Args:
         dirpath: Folder of the file.
         filename: Name without `.ckpt`.
-        every_n_steps: Save within epochs too, after every so many optimiser steps; None: only
-            at the end of an epoch.
+        every_n_steps: Also save within epochs, every so many optimiser steps; None: only at the
+            end of an epoch.
 
     Raises:
         ConfigError: If `every_n_steps` is below 1.
@@ -136,7 +125,7 @@ class LastCheckpoint(Checkpoint):
         if every_n_steps is not None and every_n_steps < 1:
             raise ConfigError(
                 f"checkpoint.every_n_steps={every_n_steps} must be at least 1, or null to save"
-                " at the end of every epoch only."
+                " only at the end of an epoch."
             )
         self.path = Path(dirpath) / f"{filename}.ckpt"
         self.every_n_steps = every_n_steps
@@ -144,13 +133,13 @@ class LastCheckpoint(Checkpoint):
         self._due = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count from where the run stands."""
+        """Count from the step that the run starts at."""
         self._seen = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save within an epoch, when it is time."""
+        """Save within an epoch, when it is due."""
         if self.every_n_steps is None:
             return
         if trainer.global_step != self._seen:
@@ -166,19 +155,38 @@ class LastCheckpoint(Checkpoint):
     def save(self, trainer: Trainer) -> None:
         """Save now; every process must call this."""
         self._due = False
-        if not trainer.fast_dev_run:  # type: ignore[attr-defined]  # set from outside
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             trainer.save_checkpoint(self.path, weights_only=False)
 
 
 def is_step_complete(trainer: Trainer) -> bool:
-    """Whether a training batch that just ended leaves nothing half done.
+    """Whether nothing is pending after a training batch, so that a checkpoint is complete.
 
-    A checkpoint does not hold accumulated gradients, and one that is saved when validation is
-    still to follow would go on without it.
+    A checkpoint does not hold accumulated gradients, and a run resumed between the last batch and
+    the validation would skip the validation.
 
     Args:
         trainer: Within `on_train_batch_end`.
     """
     loop = trainer.fit_loop.epoch_loop
-    fetcher = trainer.fit_loop._data_fetcher  # noqa: SLF001  Lightning decides by these two
+    fetcher = trainer.fit_loop._data_fetcher  # noqa: SLF001  no public way to ask for these
     return not (loop._should_accumulate() or loop._should_check_val_fx(fetcher))  # type: ignore[arg-type]  # noqa: SLF001
+
+
+def best_checkpoint(trainer: Trainer) -> tuple[str, float]:
+    """Path of the best checkpoint of a finished fit, and its monitored metric.
+
+    Args:
+        trainer: After its fit.
+
+    Raises:
+        TrainingError: If none was saved.
+    """
+    callback = trainer.checkpoint_callback
+    if not isinstance(callback, ModelCheckpoint) or callback.best_model_score is None:
+        raise TrainingError(
+            f"no best checkpoint was saved in {trainer.current_epoch} epochs and"
+            f" {trainer.global_step} steps. Train at least one epoch (trainer.max_epochs) and keep"
+            " callbacks.best."
+        )
+    return callback.best_model_path, float(callback.best_model_score)

@@ -1,4 +1,4 @@
-"""A training that diverges stops before its weights are saved."""
+"""Stop a diverged training before its weights are saved."""
 
 from typing import Any
 
@@ -8,100 +8,62 @@ from torch import Tensor
 
 from pneumonia.errors import TrainingError
 
-_SHOWN = 4
-_NEVER = 2**62
-
 
 class NanGuard(Callback):
-    """Stop at a loss that is infinite or not a number, and say where it came from.
+    """Stop when the loss or a weight becomes NaN or infinite.
 
-    Losses are compared on their device and read every `trainer.log_every_n_steps` steps, so that
-    neither a GPU nor another process is waited for in between (one CPU is read at every step);
-    and always before a checkpoint is written, whose weights must be finite too.
+    Losses are compared on their device and read together: every `trainer.log_every_n_steps`
+    steps, before a validation, and before a checkpoint is written. A GPU is not waited for in
+    between.
     """
 
     def __init__(self) -> None:
-        self._first: Tensor | None = None
-        self._recent: list[tuple[int, int, list[float], Tensor]] = []
+        self._rate = 0.0
+        self._unread: list[tuple[int, float, Tensor]] = []
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Note the batch and the learning rate it is trained with."""
-        rates = [
-            group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups
-        ]
-        place = trainer.fit_loop.total_batch_idx
-        self._recent.append((place, trainer.global_step, rates, batch["index"]))
+        """Note the learning rate of the step."""
+        self._rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Compare the loss, and read the comparison when it is time."""
-        loss = outputs["loss"].detach()
-        first = torch.where(torch.isfinite(loss), _NEVER, trainer.fit_loop.total_batch_idx)
-        self._first = first if self._first is None else torch.minimum(self._first, first)
-        alone = trainer.world_size == 1 and loss.device.type == "cpu"
-        if len(self._recent) >= (1 if alone else trainer.log_every_n_steps):  # type: ignore[attr-defined]
-            self._read(trainer)
+        """Compare the loss; read the comparisons from time to time."""
+        finite = torch.isfinite(outputs["loss"].detach())
+        self._unread.append((trainer.global_step, self._rate, finite))
+        if len(self._unread) >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            self._read()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Refuse to validate what no loss has shown yet."""
-        self._check(trainer, pl_module)
+        """Read the comparisons, so that figures are not drawn from NaN."""
+        self._read()
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Refuse to save what cannot be gone on from; called on every process.
+        """Refuse to save weights that are not finite; called on every process.
 
         Raises:
-            TrainingError: If a loss or a weight is not finite.
+            TrainingError: If a loss or a weight is NaN or infinite.
         """
-        self._check(trainer, pl_module)
+        self._read()
+        weights = [v for v in pl_module.state_dict().values() if v.is_floating_point()]
+        if not torch.stack([value.isfinite().all() for value in weights]).all():
+            raise _error("the weights are", trainer.global_step, self._rate)
 
-    def _check(self, trainer: Trainer, model: LightningModule) -> None:
-        self._read(trainer)
-        for name, value in model.state_dict().items():
-            if value.is_floating_point() and not torch.isfinite(value).all():
-                raise TrainingError(
-                    f"after step {trainer.global_step} the weights {name} are not finite,"
-                    f" although every loss was. {_advice(trainer)}"
-                )
-
-    def _read(self, trainer: Trainer) -> None:
-        first = _NEVER if self._first is None else int(self._first)
-        self._first = None
-        recent, self._recent = self._recent, []
-        words = next((self._words(trainer, *one[1:]) for one in recent if one[0] == first), None)
-        if trainer.world_size > 1 and trainer.strategy.reduce_boolean_decision(
-            words is not None, all=False
-        ):
-            every: list[str | None] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(every, words)
-            words = next(filter(None, every))
-        if words is not None:
-            raise TrainingError(words)
-
-    @staticmethod
-    def _words(trainer: Trainer, step: int, rates: list[float], rows: Tensor) -> str:
-        return (
-            f"the loss is infinite or not a number at step {step} (epoch {trainer.current_epoch}),"
-            f" with learning rate {', '.join(f'{rate:.3g}' for rate in sorted(set(rates)))}, on"
-            f" {_names(trainer, rows)}. {_advice(trainer)}"
-        )
+    def _read(self) -> None:
+        unread, self._unread = self._unread, []
+        finite = torch.stack([one for *_, one in unread]).tolist() if unread else []
+        for (step, rate, _), fine in zip(unread, finite, strict=True):
+            if not fine:
+                raise _error("the loss is", step, rate)
 
 
-def _names(trainer: Trainer, rows: Tensor) -> str:
-    paths = trainer.datamodule.splits["train"].paths  # type: ignore[attr-defined]
-    names = [str(paths[row]) for row in rows.tolist()]
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more images" if more > 0 else "")
-
-
-def _advice(trainer: Trainer) -> str:
-    saved = [getattr(callback, "path", None) for callback in trainer.checkpoint_callbacks]
-    kept = next((f"{path} is of before" for path in saved if path and path.is_file()), None)
-    return (
-        f"{kept or 'Nothing was saved yet'}. Train anew with a lower model.optimizer.lr, or with"
-        " trainer.gradient_clip_val=1."
+def _error(what: str, step: int, rate: float) -> TrainingError:
+    return TrainingError(
+        f"{what} NaN or infinite after step {step}, with learning rate {rate:.3g}; nothing was"
+        " saved since. Train again with a lower model.optimizer.lr or with"
+        " trainer.gradient_clip_val=1"
     )
