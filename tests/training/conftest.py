@@ -1,4 +1,4 @@
-"""Runs of the real entry point, in this process, on synthetic radiographs."""
+"""Runs of the real entry point on synthetic radiographs, and a fit of three steps for callbacks."""
 
 import importlib
 import subprocess
@@ -7,10 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig, open_dict
+from torch.utils.data import DataLoader
+from torchmetrics import MeanMetric
 
 from pneumonia.training.config import register_resolvers
 
@@ -29,8 +34,64 @@ TINY = (
     "trainer.enable_progress_bar=false",
     "callbacks.progress=null",
     "callbacks.summary=null",
-    "evaluation.operating_point=youden",  # the synthetic's hold-out is too small for a target
+    "evaluation.operating_point=youden",  # the validation set is too small for a target
 )
+
+
+class ThreeSteps(LightningModule):
+    """A linear model on three batches; the loss of step `bad` is NaN."""
+
+    def __init__(self, bad: int | None = None) -> None:
+        super().__init__()
+        self.network = torch.nn.Linear(2, 1)
+        self.train_loss = MeanMetric()
+        self.bad = bad
+
+    def step(self, batch):
+        logit = self.network(batch["image"])[:, 0]
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, batch["label"].float())
+        return {"loss": loss, "logit": logit, "label": batch["label"], "index": batch["index"]}
+
+    def training_step(self, batch, batch_idx):
+        outputs = self.step(batch)
+        self.train_loss.update(outputs["loss"].detach())
+        self.log("train/loss", self.train_loss, on_epoch=True, on_step=False)
+        return outputs["loss"] * (float("nan") if batch_idx == self.bad else 1)
+
+    def validation_step(self, batch, batch_idx):
+        outputs = self.step(batch)
+        self.log("val/loss", outputs["loss"], batch_size=4)
+        return outputs
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.25)
+
+
+@pytest.fixture(name="three_steps")
+def three_steps_fixture(tmp_path: Path) -> Callable[..., Trainer]:
+    """Fit `ThreeSteps` with callbacks; returns the trainer."""
+    generator = torch.Generator().manual_seed(0)
+    rows = [
+        {"image": torch.randn(2, generator=generator), "label": i % 2, "index": i}
+        for i in range(12)
+    ]
+
+    def fit(*callbacks, bad: int | None = None, ckpt_path=None, **settings) -> Trainer:
+        defaults = {"max_epochs": 1, "logger": False, "accelerator": "cpu"}
+        trainer = Trainer(
+            **defaults | settings,
+            callbacks=list(callbacks),
+            default_root_dir=tmp_path,
+            enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        torch.manual_seed(0)
+        model, loader = ThreeSteps(bad), DataLoader(rows, batch_size=4)
+        trainer.fit(model, loader, loader, ckpt_path=ckpt_path, weights_only=True)
+        return trainer
+
+    return fit
 
 
 @pytest.fixture(name="composed")
@@ -56,7 +117,7 @@ def composed_fixture(tmp_path: Path) -> Callable[..., DictConfig]:
 
 @pytest.fixture(name="train")
 def train_fixture(composed, synthetic: Path, tmp_path: Path) -> Callable[..., float | None]:
-    """Run `train.py` with overrides on the synthetic; returns what a sweeper would get."""
+    """Run `train.py` with overrides in this process; returns what a sweeper would get."""
     entry_point = importlib.import_module("train")  # beside the package, not in it
 
     def run(*overrides: str, directory: Path | str = tmp_path / "run") -> float | None:
@@ -94,7 +155,7 @@ def cli_fixture() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture(scope="session", name="start")
 def start_fixture() -> Callable[..., subprocess.Popen[str]]:
-    """Start the same and go on; it leads a process group of its own, to be killed."""
+    """Start the same without waiting; it leads a process group of its own, to be killed."""
 
     def start(*overrides: str) -> subprocess.Popen[str]:
         return subprocess.Popen(

@@ -1,5 +1,6 @@
 """Every file in conf/ composes, instantiates, and rejects what is misspelt."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,11 @@ from hydra.errors import HydraException
 from lightning import Trainer
 from omegaconf import OmegaConf
 
+from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import ConfigError, PneumoniaError
 from pneumonia.training.config import RENAMED, check_config, refuse_renamed_keys
 from pneumonia.training.pipeline import build_run
+from pneumonia.training.resume import RunStart
 
 CONF = Path(__file__).parents[2] / "conf"
 FILES = sorted(
@@ -31,7 +34,7 @@ def test_every_config_file_composes_and_instantiates(choice, composed, tmp_path,
     accelerator = ["trainer.accelerator=cpu"] if choice in NEEDS_GPU else []
     devices = ["trainer.accelerator=cpu", "trainer.devices=1"] if choice == "trainer=ddp" else []
     config = composed(choice, *SMALL, *accelerator, *devices)
-    parts = build_run(config, tmp_path)
+    parts = build_run(RunStart(config, str(tmp_path)))
     assert isinstance(parts.trainer, Trainer)
     assert parts.model.hparams["image_size"] == parts.datamodule.preprocessing.image_size
 
@@ -46,7 +49,7 @@ def test_every_config_file_says_what_it_is_for(file):
 
 def test_the_configuration_reaches_the_notebooks_optimiser(composed, tmp_path):
     config = composed("experiment=keras_notebook", *SMALL)
-    parts = build_run(config, tmp_path)
+    parts = build_run(RunStart(config, str(tmp_path)))
     parts.trainer.strategy.connect(parts.model)
     optimizer = parts.model.configure_optimizers()
     assert type(optimizer) is torch.optim.Adam
@@ -54,6 +57,28 @@ def test_the_configuration_reaches_the_notebooks_optimiser(composed, tmp_path):
     assert tuple(optimizer.defaults["betas"]) == (0.9, 0.999)
     assert parts.datamodule.preprocessing.interpolation == "nearest"
     assert config.monitor == "val/loss"
+
+
+def test_the_notebooks_recipe_depends_on_no_default(composed):
+    file = OmegaConf.load(CONF / "experiment" / "keras_notebook.yaml")
+    fields = {field.name for field in dataclasses.fields(Augmentation)}
+    assert set(file.data.augmentation) == fields
+    config = composed("callbacks=ema", "experiment=keras_notebook", *SMALL)
+    off = {"degrees", "translate", "shear", "brightness", "contrast"}
+    assert {config.data.augmentation[name] for name in off} == {0.0}
+    assert config.data.augmentation.scale == [1.0, 1.0]
+    assert config.data.augmentation.horizontal_flip == 0.5
+    assert config.callbacks.ema is None  # no averaged weights
+    assert config.data.sampler is config.model.pos_weight is config.model.schedule is None
+    assert config.model.drop_rate == config.model.label_smoothing == 0
+
+
+def test_every_visible_callback_is_in_the_default_config(composed, tmp_path):
+    config = composed(*SMALL)
+    callbacks = build_run(RunStart(config, str(tmp_path))).trainer.callbacks
+    always = {"SanityChecks", "RunFiles", "ReseedSteps", "ResumeState", "CollectLogits"}
+    listed = {node["_target_"].rpartition(".")[2] for node in config.callbacks.values()}
+    assert {type(callback).__name__ for callback in callbacks} == always | listed
 
 
 def test_a_misspelt_key_fails(composed):
@@ -88,7 +113,7 @@ def test_a_misspelt_key_fails(composed):
 )
 def test_an_invalid_setting_is_refused_by_its_key(override, message, composed, tmp_path):
     with pytest.raises((PneumoniaError, HydraException), match=message):
-        build_run(composed(*SMALL, override), tmp_path)
+        build_run(RunStart(composed(*SMALL, override), str(tmp_path)))
 
 
 def test_the_type_check_accepts_integers_as_floats_and_lists_as_tuples(composed):

@@ -102,8 +102,8 @@ def once_there(name: str) -> Moment:
     return lambda directory, _: (directory / name).exists()
 
 
-def sealed(directory: Path, _: float) -> bool:
-    """The moment between the calibration and the test."""
+def finalized(directory: Path, _: float) -> bool:
+    """The moment between finalizing and the test."""
     best, last = (directory / "checkpoints" / f"{n}.ckpt" for n in ("best", "last"))
     return best.exists() and last.exists() and best.stat().st_size < last.stat().st_size / 2
 
@@ -122,7 +122,7 @@ def history(run: Path) -> list[dict[str, str]]:
 
 
 def assert_same(first: Path, second: Path) -> None:
-    for name in ("metrics.json", "predictions.csv", "holdout.csv"):
+    for name in ("metrics.json", "predictions.csv", "validation.csv"):
         assert (first / name).read_bytes() == (second / name).read_bytes(), name
     for name in ("best.ckpt", "last.ckpt"):
         one, other = (read_checkpoint(run / "checkpoints" / name) for run in (first, second))
@@ -163,7 +163,7 @@ def killed_and_resumed(directory: Path, fresh: list[str], moments: list[Moment])
 @pytest.mark.timeout(1200)  # many processes, one after the other
 def test_a_run_killed_in_a_step_while_saving_and_after_the_fit_ends_the_same(whole, tmp_path):
     directory, fresh, _ = whole
-    moments = [once_there("checkpoints/last.ckpt"), while_writing("last.ckpt"), sealed]
+    moments = [once_there("checkpoints/last.ckpt"), while_writing("last.ckpt"), finalized]
     run = killed_and_resumed(tmp_path / "run", fresh, moments)
     assert run.kills >= 2
     assert_same(directory, tmp_path / "run")
@@ -179,7 +179,7 @@ def test_a_run_killed_at_20_moments_ends_the_same(whole, tmp_path):
         while_writing("last.ckpt"),
         while_writing("best.ckpt"),
         once_there("checkpoints/last.ckpt"),
-        sealed,
+        finalized,
         while_writing("predictions.csv"),
         while_writing("report.html"),
         once_there("metrics.json"),

@@ -14,10 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from lightning import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-from pneumonia.training.callbacks.figures import MOST_DRAWN, Figures
 
 WORKERS = "data.num_workers=2"
 
@@ -30,22 +27,6 @@ class Look:
     memory: int
     files: int
     processes: int
-
-
-@pytest.mark.parametrize("between", [1, 2, 3])
-@pytest.mark.parametrize("epochs", [1, 8, 15, 16, 50, 200])
-def test_figures_are_drawn_from_the_first_epoch_on_and_at_most_15_times(epochs, between):
-    trainer = Trainer(
-        max_epochs=epochs, check_val_every_n_epoch=between, logger=False, accelerator="cpu"
-    )
-    drawn = []
-    for epoch in range(between - 1, epochs, between):
-        trainer.fit_loop.epoch_progress.current.completed = epoch
-        drawn.append(Figures()._due(trainer))
-    planned = epochs // between
-    assert sum(drawn) == (planned if planned <= MOST_DRAWN else pytest.approx(12, abs=4))
-    assert sum(drawn) <= MOST_DRAWN
-    assert not planned or drawn[0]
 
 
 def test_the_operating_point_is_logged_where_no_figure_is_drawn(train, tmp_path):
@@ -154,7 +135,7 @@ def test_no_process_outlives_a_run_that_is_stopped_or_killed(tiny, synthetic, tm
             assert process.poll() is None, process.communicate()[1]
             time.sleep(0.1)
         family = parent.children(recursive=True)
-        assert len(family) >= 4  # two for training images, two for the hold-out
+        assert len(family) >= 4  # two for training images, two for validation
         process.send_signal(signal.Signals[how])
         errors = process.communicate(timeout=60)[1]
         assert "Traceback" not in errors
@@ -167,7 +148,8 @@ def test_no_process_outlives_a_run_that_is_stopped_or_killed(tiny, synthetic, tm
 def test_what_tensorboard_reads_of_50_epochs_of_real_x_rays_is_under_20_megabytes(
     tiny, shared, tmp_path
 ):
-    """As of real size: its figures are drawn of real X-rays at 224 px and of the whole hold-out.
+    """As of real size: its figures are drawn of real X-rays at 224 px and of the whole
+    validation set.
 
     What does not count is saved: the network is a toy, and of the steps of an epoch only those
     are run that would be logged.

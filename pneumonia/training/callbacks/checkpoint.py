@@ -1,6 +1,5 @@
 """Checkpoints under fixed names, written atomically, that survive a resume."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,7 @@ from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
-from pneumonia.errors import CheckpointError, ConfigError, TrainingError
-from pneumonia.files import atomic_replace
+from pneumonia.errors import ConfigError, TrainingError
 from pneumonia.model.checkpoint import write_checkpoint
 
 
@@ -34,9 +32,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class BestCheckpoint(ModelCheckpoint):
     """`ModelCheckpoint` that keeps the best epoch under one name.
 
-    A run that continues from the checkpoint of another run directory copies that run's best
-    checkpoint; stock Lightning forgets its score, so that a worse epoch would replace it.
-
     Args:
         dirpath: Folder of the file.
         filename: Name without `.ckpt`.
@@ -55,12 +50,6 @@ class BestCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
-        self._trainer: Trainer | None = None
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Keep the trainer, whose checkpoint path `load_state_dict` needs."""
-        super().setup(trainer, pl_module, stage)
-        self._trainer = trainer
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if the epoch was the best."""
@@ -68,42 +57,23 @@ class BestCheckpoint(ModelCheckpoint):
             super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best score and, from another run directory, its file.
+        """Restore the best score of a resumed run, whose directory may have been moved.
+
+        A new run that starts from a checkpoint (`ckpt_path`) keeps a best checkpoint of its own.
 
         Args:
             state_dict: As `state_dict` gave it.
-
-        Raises:
-            CheckpointError: If the best checkpoint is missing beside the one to continue from.
         """
-        if state_dict["dirpath"] == self.dirpath:
-            super().load_state_dict(state_dict)
-        elif state_dict["best_model_path"]:
-            best = self._copy_best()
-            super().load_state_dict(
-                state_dict
-                | {
-                    "dirpath": self.dirpath,
-                    "best_model_path": best,
-                    "kth_best_model_path": best,
-                    "best_k_models": {best: state_dict["best_model_score"]},
-                    "last_model_path": "",
-                }
-            )
-
-    def _copy_best(self) -> str:
-        assert self._trainer is not None  # noqa: S101  Lightning calls `setup` first
-        resumed = Path(str(self._trainer.ckpt_path))
-        source = resumed.with_name(f"{self.filename}.ckpt")
-        target = Path(str(self.dirpath)) / source.name
-        if not source.is_file():
-            raise CheckpointError(
-                f"{source} is missing. Put the best checkpoint of the run back beside {resumed}."
-            )
-        if self._trainer.is_global_zero and source.resolve() != target.resolve():
-            with atomic_replace(target) as partial:
-                shutil.copyfile(source, partial)
-        return str(target)
+        best = str(Path(str(self.dirpath)) / f"{self.filename}.ckpt")
+        if Path(best).is_file():
+            moved = {
+                "dirpath": self.dirpath,
+                "best_model_path": best,
+                "kth_best_model_path": best,
+                "best_k_models": {best: state_dict["best_model_score"]},
+                "last_model_path": "",
+            }
+            super().load_state_dict(state_dict | moved)
 
 
 class LastCheckpoint(Checkpoint):
