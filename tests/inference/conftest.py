@@ -20,7 +20,7 @@ from pneumonia.evaluation.predictions import sigmoid
 from pneumonia.evaluation.threshold import OperatingPoint, choose_threshold
 from pneumonia.inference.export import export
 from pneumonia.inference.predictor import InferenceModel, Predictor
-from pneumonia.model.checkpoint import finalize_checkpoint
+from pneumonia.model.checkpoint import finalize_checkpoint, read_checkpoint
 from pneumonia.model.lightning_module import PneumoniaClassifier
 from pneumonia.model.ood_detector import OODDetector
 
@@ -52,7 +52,10 @@ def older_file(model_file, synthetic, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("older") / "older.ckpt"
     shutil.copyfile(model_file, path)
     finalize_checkpoint(
-        path, calibration={"temperature": temperature}, operating_point=point.to_dict()
+        path,
+        read_checkpoint(path),
+        calibration={"temperature": temperature},
+        operating_point=point.to_dict(),
     )
     return path
 
@@ -131,6 +134,7 @@ def trained_file(shared, tmp_path_factory) -> Path:
     detector = OODDetector.fit(batch, embeddings, patients)
     finalize_checkpoint(
         path,
+        read_checkpoint(path),
         calibration={"temperature": temperature},
         operating_point=choose_threshold(labels, probabilities, patients, "youden", None).to_dict(),
         ood_detector=detector.to_dict(),
@@ -150,7 +154,12 @@ def real_file(shared, tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("real") / "best.ckpt"
     trainer.save_checkpoint(path, weights_only=True)
     point = OperatingPoint(0.5, "fixed", 0.5, 30, 30, 30, 30, 0.5, 0.5)
-    finalize_checkpoint(path, calibration={"temperature": 0.1}, operating_point=point.to_dict())
+    finalize_checkpoint(
+        path,
+        read_checkpoint(path),
+        calibration={"temperature": 0.1},
+        operating_point=point.to_dict(),
+    )
     return path
 
 

@@ -48,7 +48,7 @@ def test_calibration_and_operating_point_come_from_the_file(model_file, tmp_path
         ({"calibration": 3}, "calibration"),
         ({"operating_point": {"threshold": 0.5}}, "operating_point"),
         ({"hyper_parameters": {}}, "hyper_parameters"),
-        ({"state_dict": {}}, "lacks what a model"),
+        ({"state_dict": {}}, r"c\.ckpt"),
     ],
 )
 def test_a_damaged_checkpoint_is_a_sentence(model_file, tmp_path, values, message):

@@ -106,7 +106,7 @@ def test_format_entries_and_state_keys(trained):
 def test_finalizing_adds_entries_and_drops_the_training_state(trained, tmp_path):
     path = tmp_path / "best.ckpt"
     path.write_bytes(trained[0].read_bytes())
-    finalize_checkpoint(path, calibration={"temperature": 2.0})
+    finalize_checkpoint(path, read_checkpoint(path), calibration={"temperature": 2.0})
     checkpoint = read_checkpoint(path)
     assert checkpoint["calibration"] == {"temperature": 2.0}
     assert not checkpoint.keys() & {"optimizer_states", "loops", "callbacks"}
