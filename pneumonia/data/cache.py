@@ -241,7 +241,7 @@ def _build(
     workers: int | None,
 ) -> None:
     side, count = preprocessing.image_size, len(paths)
-    log.info("Decoding %d images at %d pixels into %s", count, side, file)
+    log.info("Decoding %d images once, at %d pixels, into %s", count, side, file)
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, side, side)}
     # Threads: decoding releases the GIL, and two of them beat two processes by 1.3.
     decoded = parallel_map(
