@@ -1,14 +1,11 @@
-"""Draws one synthetic radiograph: a child's chest as path lengths, then a film of it.
+"""Synthetic pediatric chest X-rays: a data set in Kaggle's layout that needs no download.
 
-An X-ray image is a sum: every tissue adds what its thickness attenuates, air adds nothing.
-So a chest is drawn by adding up soft shapes in anatomical units, where the chest is about
-two wide, x grows to the image's right (the patient's left) and y grows downwards. What
-belongs to the patient (build, bones, vessels, disease) comes from one random generator;
-what belongs to one exposure (pose, framing, contrast, noise) comes from another, and knows
-nothing of the disease.
+A radiograph is a sum of attenuations: a chest is drawn by adding soft shapes in anatomical units,
+where the chest is about two wide, x grows to the image's right (the patient's left) and y grows
+downwards. One random generator draws the patient (build, bones, vessels, disease); another draws
+the exposure (pose, framing, contrast, noise), independent of the disease.
 """
 
-import functools
 import logging
 import math
 import os
@@ -16,8 +13,9 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,27 +29,179 @@ Array = npt.NDArray[np.floating[Any]]
 Point = tuple[float, float]
 Branch = tuple[float, float, float, float, float]
 
+log = logging.getLogger(__name__)
+
 GRID = 448
 """Side of the square an attenuation map is drawn on, in pixels."""
 
-REACH = 1.45
-"""Anatomical units from the middle of that square to its edge."""
+MIN_IMAGES = 60
+"""Smaller data sets have a split without one of the streams."""
 
-THINNEST = 0.8
-"""Thickness of the last vessels that still branch, in pixels of the map."""
+_REACH = 1.45  # anatomical units from the middle of the square to its edge
+_MIN_VESSEL = 0.8  # thickness of the last vessels that branch, pixels
+# Centres of the five lobes as seen from the front, in half widths of the chest.
+_LOBES = ((-0.43, -0.42), (-0.38, -0.02), (-0.46, 0.32), (0.42, -0.38), (0.50, 0.24))
+_TRAIN = 0.78  # fraction of train in what val leaves: 0.76 of 600 images
+_GROUPS = (0.42, 0.24, 0.14, 0.10, 0.06, 0.04)  # probabilities of 1 to 6 images of a patient
 
-LOBES = ((-0.43, -0.42), (-0.38, -0.02), (-0.46, 0.32), (0.42, -0.38), (0.50, 0.24))
-"""Middles of the five lobes as they show from the front, as shares of the chest's half width."""
+
+class _Stream(NamedTuple):
+    """One of the four kinds of file names."""
+
+    label: int
+    subtype: str
+    fraction: float  # of all images
+    val: int  # images in val
+    before: float  # fraction of the train images whose ids come before those of test
+    name: str
+
+
+_STREAMS = (
+    _Stream(PNEUMONIA, "bacterial", 0.375, 5, 0.2, "person{patient}_bacteria_{count}"),
+    _Stream(PNEUMONIA, "viral", 0.25, 3, 0.0, "person{patient}_virus_{count}"),
+    _Stream(NORMAL, "normal", 0.19, 3, 0.0, "IM-{patient:04d}-{image}"),
+    _Stream(NORMAL, "normal", 0.185, 5, 0.1, "NORMAL2-IM-{patient:04d}-{image}"),
+)
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One chest, and the files of its exposures.
+
+    Attributes:
+        key: Seed of the patient's random numbers: (seed, stream, patient).
+        subtype: One of `pneumonia.labels.SUBTYPES`.
+        files: Paths relative to the root of the data set.
+    """
+
+    key: tuple[int, int, int]
+    subtype: str
+    files: tuple[str, ...]
+
+
+def write_synthetic(
+    root: str | Path,
+    images: int = 600,
+    seed: int = 0,
+    *,
+    workers: int | None = None,
+) -> Path:
+    """Write a data set of synthetic chest X-rays, all of it or nothing.
+
+    The files are single-channel JPEGs in `ROOT/{train,val,test}/{NORMAL,PNEUMONIA}`; 5/8 of
+    them are pneumonias, 3 in 5 of these bacterial. The same `images` and `seed` give the same
+    bytes with any number of workers. A killed run leaves at most a hidden folder
+    `.ROOT.<random>.partial` beside the root, which is safe to delete.
+
+    Args:
+        root: Folder to make; must not exist. Missing parents are made.
+        images: Number of images in all splits together, at least `MIN_IMAGES`.
+        seed: Seed of all randomness, 0 or more.
+        workers: Number of processes; None: one for each core.
+
+    Returns:
+        The root, as an absolute path.
+
+    Raises:
+        DataError: If `root` exists or cannot be made, `images`, `seed` or `workers` is too
+            small, or a worker process died.
+    """
+    root = Path(root).expanduser().absolute()
+    for name, value, least in (("images", images, MIN_IMAGES), ("seed", seed, 0)):
+        if value < least:
+            raise DataError(f"{name}={value} must be {least} or more.")
+    if workers is not None and workers < 1:
+        raise DataError(f"workers={workers} must be 1 or more.")
+    occupied = DataError(f"{root} exists already; delete it or choose another folder.")
+    if os.path.lexists(root):
+        raise occupied
+    # Beside the root, so that moving it into place is one atomic rename.
+    partial_root = root.with_name(f".{root.name}.{uuid.uuid4().hex[:8]}.partial")
+    patients = list(plan_images(images, seed))
+    try:
+        for folder in {Path(file).parent for patient in patients for file in patient.files}:
+            (partial_root / folder).mkdir(parents=True)
+        draw = partial(_draw_patient, partial_root)
+        for _ in parallel_map(draw, patients, "drawing X-rays", workers or available_cores()):
+            pass
+        partial_root.rename(root)
+    except OSError as error:
+        if os.path.lexists(root):  # made by someone else in the meantime
+            raise occupied from error
+        raise DataError(f"{root} cannot be written: {error}. Choose another folder.") from error
+    finally:
+        shutil.rmtree(partial_root, ignore_errors=True)
+    log.info("wrote %d synthetic X-rays to %s", images, root)
+    return root
+
+
+def plan_images(images: int, seed: int) -> Iterator[Patient]:
+    """Plan the patients of a data set: their subtype, split and file names.
+
+    Args:
+        images: Number of images in all splits together, at least `MIN_IMAGES`.
+        seed: Seed of all randomness, 0 or more.
+
+    Yields:
+        The patients, stream by stream in the order of their ids. Ids start at 1 in every
+        stream; each split of a stream is one block of ids, except that train may lie on both
+        sides of test.
+    """
+    rng = np.random.default_rng(seed)
+    train = round(_TRAIN * (images - 16))
+    totals = {"train": train, "test": images - 16 - train}
+    # Rounding cumulative sums makes every split add up to its total.
+    edges = np.cumsum([0.0] + [stream.fraction for stream in _STREAMS])
+    for number, stream in enumerate(_STREAMS):
+        sizes = {
+            split: round(total * edges[number + 1]) - round(total * edges[number])
+            for split, total in totals.items()
+        }
+        before = round(stream.before * sizes["train"])
+        blocks = (
+            ("train", before),
+            ("test", sizes["test"]),
+            ("train", sizes["train"] - before),
+            ("val", stream.val),
+        )
+        patient = count = 0
+        for split, size in blocks:
+            for group in _groups(size, rng):
+                patient += 1
+                nested = group > 1 and rng.binomial(1, 0.3)
+                files = []
+                for k in range(1, group + 1):
+                    count += 1
+                    image = f"0001-{k:04d}" if nested and k > 1 else f"{1 if nested else k:04d}"
+                    name = stream.name.format(patient=patient, count=count, image=image)
+                    files.append(f"{split}/{CLASSES[stream.label]}/{name}.jpeg")
+                yield Patient((seed, number, patient), stream.subtype, tuple(files))
+
+
+def _groups(size: int, rng: np.random.Generator) -> Iterator[int]:
+    """Divide a number of images into patients of 1 to 6 images."""
+    while size > 0:
+        group = min(size, 1 + int(rng.choice(len(_GROUPS), p=_GROUPS)))
+        size -= group
+        yield group
+
+
+def _draw_patient(root: Path, patient: Patient) -> None:
+    attenuation = chest(patient.subtype, np.random.default_rng(patient.key))
+    for k, file in enumerate(patient.files, start=1):
+        rng = np.random.default_rng((*patient.key, k))
+        film = Image.fromarray(expose(attenuation, rng))
+        film.save(root / file, "JPEG", quality=int(rng.integers(75, 93)))
 
 
 def chest(subtype: str, rng: np.random.Generator) -> Array:
-    """Draws the attenuation map of one patient.
+    """Draw the attenuation map of one patient.
 
     Args:
         subtype: One of `pneumonia.labels.SUBTYPES`: clear lungs, one or two lobar
             consolidations in one lung, or interstitial markings in both.
-        rng: Source of everything that belongs to the patient. Build is drawn before
-            disease, so the same generator state gives the same child in each subtype.
+        rng: Draws the patient. Build comes before disease, so the same state of the generator
+            gives the same child in each subtype.
 
     Returns:
         Attenuation [GRID, GRID], float32: 0 is air outside the body, about 1 is the spine.
@@ -61,7 +211,7 @@ def chest(subtype: str, rng: np.random.Generator) -> Array:
     """
     if subtype not in SUBTYPES:
         raise ValueError(f"subtype is {subtype!r}, expected one of {SUBTYPES}")
-    thorax = Thorax.grow(rng)
+    thorax = _Thorax.grow(rng)
     bones = _bones(thorax, rng)
     tissue = _soft_tissue(thorax, rng)
     vessels = _vessels(rng, branches=7) * rng.uniform(0.10, 0.20)
@@ -75,11 +225,11 @@ def chest(subtype: str, rng: np.random.Generator) -> Array:
 
 
 def expose(attenuation: Array, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Takes one radiograph of a chest: pose, framing, exposure, blur, grain, side marker.
+    """Take one radiograph of a chest: pose, framing, exposure, blur, grain, side marker.
 
     Args:
         attenuation: What `chest` returned, [GRID, GRID].
-        rng: Source of everything that belongs to this one exposure.
+        rng: Draws the exposure.
 
     Returns:
         Grey levels [H, W], uint8, bone bright and air dark; W is 288..360 and W/H 1.0..1.4.
@@ -101,31 +251,21 @@ def expose(attenuation: Array, rng: np.random.Generator) -> npt.NDArray[np.uint8
 
 
 @dataclass(frozen=True)
-class Thorax:
-    """The frame of one patient, which everything else is placed in.
+class _Thorax:
+    """The frame of one patient, in which everything else is placed."""
 
-    Attributes:
-        x: Distance to the right of the midline [GRID, GRID], in anatomical units.
-        y: Distance below the middle of the chest [GRID, GRID].
-        half: Half width of the rib cage at its widest.
-        wall: Half width of the rib cage at each height [GRID, 1].
-        floor: Height of the diaphragm at each column [1, GRID].
-        heart: How much heart a ray crosses [GRID, GRID], 0..1.
-        air: How much lung a ray crosses [GRID, GRID], 0..1.
-    """
-
-    x: Array
-    y: Array
-    half: float
-    wall: Array
-    floor: Array
-    heart: Array
-    air: Array
+    x: Array  # [GRID, GRID], distance to the right of the midline, in anatomical units
+    y: Array  # [GRID, GRID], distance below the middle of the chest
+    half: float  # half width of the rib cage at its widest
+    wall: Array  # [GRID, 1], half width of the rib cage at each height
+    floor: Array  # [1, GRID], height of the diaphragm at each column
+    heart: Array  # [GRID, GRID], how much heart a ray crosses, 0 to 1
+    air: Array  # [GRID, GRID], how much lung a ray crosses, 0 to 1
 
     @classmethod
-    def grow(cls, rng: np.random.Generator) -> "Thorax":
-        """Draws the build: width and taper of the cage, depth of the breath, heart, lungs."""
-        axis = np.linspace(-REACH, REACH, GRID, dtype=np.float32)
+    def grow(cls, rng: np.random.Generator) -> "_Thorax":
+        """Draw the build: width and taper of the cage, depth of the breath, heart, lungs."""
+        axis = np.linspace(-_REACH, _REACH, GRID, dtype=np.float32)
         x, y = axis[None, :], axis[:, None]
         half, top, widest = rng.uniform(0.74, 0.86), rng.uniform(-0.82, -0.74), 0.45
         rise = np.clip((widest - y) / (widest - top), 0, 1)
@@ -150,7 +290,7 @@ class Thorax:
         return cls(x, y, half, wall, floor, heart, air)
 
 
-def _soft_tissue(thorax: Thorax, rng: np.random.Generator) -> Array:
+def _soft_tissue(thorax: _Thorax, rng: np.random.Generator) -> Array:
     """Body wall, shoulders and arms, belly, heart, windpipe and a child's large thymus."""
     x, y, half = thorax.x, thorax.y, thorax.half
     flesh = rng.uniform(0.08, 0.18)
@@ -179,7 +319,7 @@ def _soft_tissue(thorax: Thorax, rng: np.random.Generator) -> Array:
     return np.asarray(body + belly + centre, np.float32)
 
 
-def _bones(thorax: Thorax, rng: np.random.Generator) -> Array:
+def _bones(thorax: _Thorax, rng: np.random.Generator) -> Array:
     """Spine, collar bones, shoulder blades and the front and back halves of the ribs."""
     x, y, half, wall = thorax.x, thorax.y, thorax.half, np.maximum(thorax.wall, 0.05)
     out = np.abs(x) / wall
@@ -218,38 +358,40 @@ def _vessels(rng: np.random.Generator, branches: int) -> Array:
     """The bronchovascular trees of both lungs [GRID, GRID], 0..1, thinning outwards."""
     canvas = Image.new("L", (GRID, GRID))
     pen = ImageDraw.Draw(canvas)
-    scale = GRID / (2 * REACH)
+    scale = GRID / (2 * _REACH)
     for sign in (-1, 1):
         for angle in np.linspace(-1.25, 1.35, branches) + rng.normal(0, 0.15, branches):
             start = sign * 0.20, rng.uniform(-0.12, 0.08), float(angle), 5.0, 0.16
             for x, y, heading, thick, length in _grow(start, rng):
                 x1, y1 = x + sign * length * math.cos(heading), y + length * math.sin(heading)
-                line = [(v + REACH) * scale for v in (x, y, x1, y1)]
+                line = [(v + _REACH) * scale for v in (x, y, x1, y1)]
                 pen.line(line, fill=int(70 + 35 * thick), width=max(1, round(thick)))
     return _floats(canvas.filter(ImageFilter.GaussianBlur(1.2))) / 255
 
 
 def _grow(branch: Branch, rng: np.random.Generator) -> Iterator[Branch]:
-    """Yields (x, y, heading, thickness, length) of a branch and all that springs from it."""
+    """Yield (x, y, heading, thickness, length) of a branch and all its branches."""
     stack = [branch]
     while stack:
         x, y, heading, thick, length = stack.pop()
         yield x, y, heading, thick, length
-        if thick > THINNEST:
+        if thick > _MIN_VESSEL:
             x += math.copysign(length * math.cos(heading), x)
             y += length * math.sin(heading)
             turns = rng.normal(0, 0.30, 1 + rng.binomial(1, 0.55))
             stack += [(x, y, heading + float(t), 0.72 * thick, 0.9 * length) for t in turns]
 
 
-def _consolidation(thorax: Thorax, vessels: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Fills part of one or two lobes of one lung; the vessels drown, the airways stay open."""
-    first = int(rng.integers(len(LOBES)))
-    side = [i for i, (x, _) in enumerate(LOBES) if x * LOBES[first][0] > 0 and i != first]
+def _consolidation(
+    thorax: _Thorax, vessels: Array, rng: np.random.Generator
+) -> tuple[Array, Array]:
+    """Fill part of one or two lobes of one lung; vessels disappear, airways stay open."""
+    first = int(rng.integers(len(_LOBES)))
+    side = [i for i, (x, _) in enumerate(_LOBES) if x * _LOBES[first][0] > 0 and i != first]
     lobes = [first, *rng.permutation(side)[: rng.binomial(1, 0.25)]]
     open_air = np.ones_like(thorax.x)
     for i in lobes:
-        x, y = (thorax.half * v + rng.normal(0, 0.04) for v in LOBES[i])
+        x, y = (thorax.half * v + rng.normal(0, 0.04) for v in _LOBES[i])
         radii = rng.uniform(0.20, 0.42), rng.uniform(0.20, 0.38)
         inside = _ellipse(thorax.x, thorax.y, (x, y), radii, rng.uniform(-0.6, 0.6))
         ragged = inside + 0.05 * _noise(rng, 14) + 0.02 * _noise(rng, 40)
@@ -259,8 +401,8 @@ def _consolidation(thorax: Thorax, vessels: Array, rng: np.random.Generator) -> 
     return open_air, vessels * (1 - 1.6 * filled)
 
 
-def _interstitial(thorax: Thorax, vessels: Array, rng: np.random.Generator) -> tuple[Array, Array]:
-    """Thickens airways and septa of both lungs: streaks from the hila, a net, some haze."""
+def _interstitial(thorax: _Thorax, vessels: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Thicken airways and septa of both lungs: streaks from the hila, a net, some haze."""
     severity = rng.uniform(0.5, 1.0)
     hila = np.hypot(np.abs(thorax.x) - 0.30, thorax.y)
     weight = rng.uniform(0.25, 0.6) + np.exp(-((hila / rng.uniform(0.30, 0.50)) ** 2))
@@ -273,15 +415,15 @@ def _interstitial(thorax: Thorax, vessels: Array, rng: np.random.Generator) -> t
 
 
 def _pose(attenuation: Array, width: int, height: int, rng: np.random.Generator) -> Image.Image:
-    """Turns, shifts, stretches and frames a chest onto a film of width by height pixels."""
+    """Rotate, shift, stretch and frame a chest onto a film of width by height pixels."""
     turn = math.radians(min(max(rng.normal(0, 3), -8), 8))
     span = rng.uniform(1.75, 2.35)  # anatomical units across the film
-    step = span / width * GRID / (2 * REACH)
+    step = span / width * GRID / (2 * _REACH)
     tall = step * rng.uniform(0.92, 1.08)
     a, b = step * math.cos(turn), -tall * math.sin(turn)
     d, e = step * math.sin(turn), tall * math.cos(turn)
-    cx = GRID / 2 + GRID / (2 * REACH) * rng.uniform(-0.10, 0.10)
-    cy = GRID / 2 + GRID / (2 * REACH) * rng.uniform(-0.14, 0.06)
+    cx = GRID / 2 + GRID / (2 * _REACH) * rng.uniform(-0.10, 0.10)
+    cy = GRID / 2 + GRID / (2 * _REACH) * rng.uniform(-0.14, 0.06)
     c, f = cx - a * width / 2 - b * height / 2, cy - d * width / 2 - e * height / 2
     source = Image.fromarray(attenuation)
     return source.transform(
@@ -290,7 +432,7 @@ def _pose(attenuation: Array, width: int, height: int, rng: np.random.Generator)
 
 
 def _mark(picture: Image.Image, rng: np.random.Generator) -> None:
-    """Prints the side marker near the patient's right shoulder, as most films have one."""
+    """Print the side marker near the patient's right shoulder."""
     spot = rng.uniform(0.02, 0.12) * picture.width, rng.uniform(0.03, 0.35) * picture.height
     font = ImageFont.load_default(float(rng.uniform(12, 22)))
     if rng.binomial(1, 0.8):
@@ -304,7 +446,7 @@ def _step(distance: Array, width: float) -> Array:
 
 
 def _ellipse(x: Array, y: Array, centre: Point, radii: Point, turn: float = 0.0) -> Array:
-    """Signed distance, roughly, to a turned ellipse's edge; positive inside."""
+    """Approximate signed distance to the edge of a rotated ellipse; positive inside."""
     (cx, cy), (rx, ry) = centre, radii
     cos, sin = math.cos(turn), math.sin(turn)
     u = ((x - cx) * cos + (y - cy) * sin) / rx
@@ -335,181 +477,3 @@ def _noise(rng: np.random.Generator, cells: int, shape: tuple[int, ...] = (GRID,
 
 def _floats(image: Image.Image) -> Array:
     return np.asarray(image, np.float32)
-
-
-log = logging.getLogger(__name__)
-
-MINIMUM = 60
-"""Fewer images than this leave a split without one of the streams."""
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One of the four kinds of file name, and its place in the data set.
-
-    Attributes:
-        label: Index into `pneumonia.labels.CLASSES`.
-        subtype: One of `pneumonia.labels.SUBTYPES`.
-        share: Share of all images, 0..1.
-        val: Number of images in val, which has 8 of each class.
-        before: Share of the train patients whose ids come before the block of test ids, 0..1.
-        name: Template of a normal's file name; pneumonias are named by person and subtype.
-    """
-
-    label: int
-    subtype: str
-    share: float
-    val: int
-    before: float
-    name: str
-
-
-STREAMS = (
-    Stream(PNEUMONIA, "bacterial", 0.375, 5, 0.2, "person{patient}_bacteria_{count}"),
-    Stream(PNEUMONIA, "viral", 0.25, 3, 0.0, "person{patient}_virus_{count}"),
-    Stream(NORMAL, "normal", 0.19, 3, 0.0, "IM-{patient:04d}-{image}"),
-    Stream(NORMAL, "normal", 0.185, 5, 0.1, "NORMAL2-IM-{patient:04d}-{image}"),
-)
-
-TRAIN = 0.78
-"""Share of train in what val leaves; 0.76 of 600 images."""
-
-GROUPS = (0.42, 0.24, 0.14, 0.10, 0.06, 0.04)
-"""Probabilities of 1..6 images of one patient."""
-
-
-@dataclass(frozen=True)
-class Patient:
-    """The unit of work: one chest, and the files its exposures go to.
-
-    Attributes:
-        key: Seed of the patient's random numbers: (seed, stream, patient).
-        subtype: One of `pneumonia.labels.SUBTYPES`.
-        files: Paths relative to the root of the data set.
-    """
-
-    key: tuple[int, int, int]
-    subtype: str
-    files: tuple[str, ...]
-
-
-def write_synthetic(
-    root: str | Path,
-    images: int = 600,
-    seed: int = 0,
-    *,
-    workers: int | None = None,
-) -> Path:
-    """Writes a data set of synthetic chest X-rays, all of it or nothing.
-
-    The files are single-channel JPEGs in `ROOT/{train,val,test}/{NORMAL,PNEUMONIA}`; 5/8 of
-    them are pneumonias, 3 in 5 of these bacterial. The same `images` and `seed` give the same
-    bytes with any number of workers. A killed run leaves at most a hidden folder
-    `.ROOT.<random>.partial` beside the root, which is safe to delete.
-
-    Args:
-        root: Folder to make; must not exist. Missing parents are made.
-        images: Number of images in all splits together, at least `MINIMUM`.
-        seed: Source of all randomness, 0 or more.
-        workers: Number of processes; 1 draws in this one. Default: the number of usable cores.
-
-    Returns:
-        The root, as an absolute path.
-
-    Raises:
-        DataError: If `root` exists or cannot be made, `images`, `seed` or `workers` is too
-            small, or a worker process died.
-    """
-    root = Path(root).expanduser().absolute()
-    if images < MINIMUM:
-        raise DataError(f"images={images} is too few for three splits: ask for {MINIMUM} or more.")
-    if seed < 0:
-        raise DataError(f"seed={seed} is negative: give 0 or more.")
-    if workers is not None and workers < 1:
-        raise DataError(f"workers={workers} cannot draw anything: give 1 or more.")
-    if os.path.lexists(root):
-        raise _occupied(root)
-    # Beside the root, so that moving it into place is one atomic rename.
-    partial = root.with_name(f".{root.name}.{uuid.uuid4().hex[:8]}.partial")
-    patients = list(plan_images(images, seed))
-    try:
-        for folder in {Path(file).parent for patient in patients for file in patient.files}:
-            (partial / folder).mkdir(parents=True)
-        draw = functools.partial(_draw, partial)
-        for _ in parallel_map(draw, patients, "drawing radiographs", workers or available_cores()):
-            pass
-        partial.rename(root)
-    except OSError as error:
-        if os.path.lexists(root):  # made by someone else in the meantime
-            raise _occupied(root) from error
-        raise DataError(f"{root} cannot be written: {error}. Choose another folder.") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-    log.info("wrote %d synthetic radiographs to %s", images, root)
-    return root
-
-
-def plan_images(images: int, seed: int) -> Iterator[Patient]:
-    """Decides who is in the data set: patients, their subtype, split and file names.
-
-    Args:
-        images: Number of images in all splits together, at least `MINIMUM`.
-        seed: Source of all randomness, 0 or more.
-
-    Yields:
-        The patients, stream by stream in the order of their ids. Ids start at 1 in every
-        stream; each split of a stream is one run of ids, except that train may lie on both
-        sides of test.
-    """
-    rng = np.random.default_rng(seed)
-    train = round(TRAIN * (images - 16))
-    totals = {"train": train, "test": images - 16 - train}
-    # Rounding running sums rather than shares makes every split add up to its total.
-    edges = np.cumsum([0.0] + [stream.share for stream in STREAMS])
-    for number, stream in enumerate(STREAMS):
-        sizes = {
-            split: round(total * edges[number + 1]) - round(total * edges[number])
-            for split, total in totals.items()
-        }
-        before = round(stream.before * sizes["train"])
-        blocks = (
-            ("train", before),
-            ("test", sizes["test"]),
-            ("train", sizes["train"] - before),
-            ("val", stream.val),
-        )
-        patient = count = 0
-        for split, size in blocks:
-            for group in _groups(size, rng):
-                patient += 1
-                nested = group > 1 and rng.binomial(1, 0.3)
-                files = []
-                for k in range(1, group + 1):
-                    count += 1
-                    image = f"0001-{k:04d}" if nested and k > 1 else f"{1 if nested else k:04d}"
-                    name = stream.name.format(patient=patient, count=count, image=image)
-                    files.append(f"{split}/{CLASSES[stream.label]}/{name}.jpeg")
-                yield Patient((seed, number, patient), stream.subtype, tuple(files))
-
-
-def _groups(size: int, rng: np.random.Generator) -> Iterator[int]:
-    """Cuts a number of images into patients of 1..6 images."""
-    while size > 0:
-        group = min(size, 1 + int(rng.choice(len(GROUPS), p=GROUPS)))
-        size -= group
-        yield group
-
-
-def _draw(root: Path, patient: Patient) -> None:
-    """Draws one patient."""
-    attenuation = chest(patient.subtype, np.random.default_rng(patient.key))
-    for k, file in enumerate(patient.files, start=1):
-        rng = np.random.default_rng((*patient.key, k))
-        film = Image.fromarray(expose(attenuation, rng))
-        film.save(root / file, "JPEG", quality=int(rng.integers(75, 93)))
-
-
-def _occupied(root: Path) -> DataError:
-    return DataError(
-        f"{root} exists already and is left as it is: delete it or choose another folder."
-    )
