@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pneumonia.inference.predictor import Predictor as Predictor
     from pneumonia.inference.types import Prediction as Prediction
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Prediction", "Predictor", "__version__", "load"]
 
 

@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from pneumonia.commands.app import app_command
 from pneumonia.commands.calibrate import calibrate_command
 from pneumonia.commands.compare import compare_command
 from pneumonia.commands.data import data
@@ -18,6 +17,7 @@ from pneumonia.commands.evaluate import evaluate_command
 from pneumonia.commands.export import export_command
 from pneumonia.commands.predict import predict_command
 from pneumonia.commands.runs import runs_command
+from pneumonia.commands.serve import serve_command
 from pneumonia.errors import PneumoniaError, sentence
 
 REFUSED = 2
@@ -33,7 +33,7 @@ app = typer.Typer(
 app.add_typer(data, name="data")
 app.command("predict")(predict_command)
 app.command("export")(export_command)
-app.command("app")(app_command)
+app.command("serve")(serve_command)
 app.command("evaluate")(evaluate_command)
 app.command("compare")(compare_command)
 app.command("calibrate")(calibrate_command)

@@ -1,48 +1,47 @@
-"""The one exception family: what a user can cause and can mend.
+"""Exceptions for everything that a user can cause and correct.
 
-Every message is a sentence that names the file or key, says what was found and what
-was expected, and what to do next. Entry points print it and exit non-zero; anything
-that is not a `PneumoniaError` is a bug and keeps its traceback.
+A message names the file or key, what was found, what was expected and what to do. Entry points
+print it and exit non-zero; any other exception is a bug and keeps its traceback.
 """
 
 DAMAGED = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-"""What values of any kind raise when they are taken for what they should be."""
+"""Raised when values of an unexpected kind, as from a damaged file, are used."""
 
 
 class PneumoniaError(Exception):
-    """Base of all errors that the user can mend."""
+    """Base class."""
 
 
 class ConfigError(PneumoniaError):
-    """A setting that is misspelt, of the wrong type, or contradicts another."""
+    """A setting is unknown, of the wrong type, or contradicts another."""
 
 
 class DataError(PneumoniaError):
-    """A folder, file or name that is not what a data set must be."""
+    """A folder, file or file name does not fit into a data set."""
 
 
 class ModelError(PneumoniaError):
-    """A backbone or a weights file that cannot be used."""
+    """A backbone or a weights file cannot be used."""
 
 
 class CheckpointError(PneumoniaError):
-    """A checkpoint that is missing, damaged or not one of ours."""
+    """A checkpoint is missing, damaged or not of this project."""
 
 
 class TrainingError(PneumoniaError):
-    """A run that cannot start, or that ended without a usable model."""
+    """A run cannot start, or ended without a usable model."""
 
 
 class EvaluationError(PneumoniaError):
-    """Labels and scores that cannot be evaluated."""
+    """Labels and scores cannot be evaluated."""
 
 
 class ExtraError(PneumoniaError):
-    """A part of the project whose libraries were not installed with it.
+    """An optional dependency is not installed.
 
     Args:
         what: What the user asked for.
-        extra: The extra that brings it.
+        extra: The extra that installs it.
     """
 
     def __init__(self, what: str, extra: str) -> None:
@@ -50,17 +49,13 @@ class ExtraError(PneumoniaError):
 
 
 def sentence(error: BaseException) -> str:
-    """The one sentence to show for an error.
+    """The message of an error on one printable line; its class name where it has none.
 
-    A DataLoader worker hands its error over as a whole traceback text; the sentence is
-    then the last line, behind the exception's name.
+    A DataLoader worker passes its error on as the text of a traceback, whose last line holds the
+    message after the name of the exception.
 
     Args:
         error: Any exception.
-
-    Returns:
-        Its message on one line, or its class name where it has none. What would steer a terminal
-        is escaped: a message may quote a file.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
@@ -71,7 +66,7 @@ def sentence(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape what would steer a terminal, as a file's name or a model's metadata may.
+    """Escape control characters, which file names and metadata may contain.
 
     Args:
         text: Any.
@@ -80,12 +75,9 @@ def printable(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What another library's error says, in the length that fits into a sentence of ours.
+    """The first line of a library's error, at most 200 characters; its class name if empty.
 
     Args:
         error: Any exception.
-
-    Returns:
-        The first line of its message, at most 200 characters; its class name where it has none.
     """
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

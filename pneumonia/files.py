@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Atomic writes: a file is complete, or not there."""
 
 import os
 from collections.abc import Iterator
@@ -11,53 +11,53 @@ _PARTIAL = ".partial"
 
 @contextmanager
 def atomic_replace(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A hidden sibling to write to, which takes the place of `path` once it is complete.
+    """Write to a hidden file in the same folder, which replaces `path` when the block ends.
 
-    What was written reaches the disk before it gets its name, so that neither a kill nor a power
-    cut leaves half a file there. If writing stops with an exception, the sibling is removed and
-    whatever stood at `path` is left as it was. Missing folders are made.
+    The content is on the disk before the file gets its name, so neither a kill nor a power cut
+    leaves half a file. On an exception the hidden file is removed and `path` is unchanged. Missing
+    folders are made.
 
     Args:
         path: The file to write.
 
     Yields:
-        The sibling; it does not exist yet.
+        The hidden file; it does not exist yet.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    sibling = target.with_name(f".{target.name}.{os.getpid()}{_PARTIAL}")
+    partial = target.with_name(f".{target.name}.{os.getpid()}{_PARTIAL}")
     try:
-        yield sibling
-        with sibling.open("rb") as written:
+        yield partial
+        with partial.open("rb") as written:
             os.fsync(written.fileno())
-        sibling.replace(target)
+        partial.replace(target)
     finally:
-        sibling.unlink(missing_ok=True)
+        partial.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """Open a text file for writing that appears under its name only when it is complete.
+    """Open a text file that replaces `path` when it is complete; see `atomic_replace`.
 
     Args:
-        path: The file to write, as in `replaced`; UTF-8, line ends as written. Undecodable bytes
-            of file names (Python's surrogate escapes) go back to the bytes they were.
+        path: The file to write, in UTF-8, with line ends as written. Undecodable bytes of file
+            names (surrogate escapes) are written as the bytes they were.
 
     Yields:
         The open file.
     """
     with (
-        atomic_replace(path) as sibling,
-        sibling.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
+        atomic_replace(path) as partial,
+        partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         yield file
 
 
 def remove_partial(directory: str | os.PathLike[str]) -> None:
-    """Remove what a killed process left half-written, in a folder and below it.
+    """Remove the hidden files that killed processes left, in a folder and below it.
 
     Args:
         directory: A folder that no other process writes to.
     """
-    for sibling in Path(directory).rglob(f".*{_PARTIAL}"):
-        sibling.unlink(missing_ok=True)
+    for partial in Path(directory).rglob(f".*{_PARTIAL}"):
+        partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The words of the task: classes, their order, and the subtypes of pneumonia."""
+"""The vocabulary of the task: classes, subtypes, splits, and what counts as an image file."""
 
 NORMAL, PNEUMONIA = 0, 1
 
@@ -6,7 +6,16 @@ CLASSES: tuple[str, str] = ("NORMAL", "PNEUMONIA")
 """Class names by label: a label is the index into this tuple."""
 
 SUBTYPES: tuple[str, str, str] = ("normal", "bacterial", "viral")
-"""What the data set's own file names tell of each image."""
+"""Subtypes that Kaggle's file names state."""
 
 UNKNOWN_SUBTYPE = "unknown"
-"""For a PNEUMONIA image whose name does not tell."""
+"""Subtype of a PNEUMONIA image whose file name states none."""
+
+SPLITS: tuple[str, str, str] = ("train", "val", "test")
+
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),
+    *(".dcm", ".dicom"),
+)
+"""Names that are listed as images: those of torchvision's `ImageFolder`, and DICOM. The format
+itself is read from the content."""

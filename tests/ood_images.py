@@ -1,4 +1,4 @@
-"""Images to show a detector, by kind: what is no radiograph, and radiographs that were changed."""
+"""Images for the OOD detector, by kind: non-radiographs, and X-rays that were changed."""
 
 import io
 from collections.abc import Callable, Iterable, Iterator
@@ -19,12 +19,12 @@ _PICTURES = ((skimage, "data"), (sklearn, "datasets/images"), (mpl, "mpl-data/sa
 _SCANNED = {"page.png", "text.png"}
 
 
-def strangers(fit: Preprocessing) -> dict[str, Images]:
-    """Images that are no radiographs, and are to be flagged; the same at every call."""
-    random, side = np.random.default_rng(0), fit.image_size
+def non_radiographs(preprocessing: Preprocessing) -> dict[str, Images]:
+    """Images other than radiographs, all to be flagged; the same at every call."""
+    random, side = np.random.default_rng(0), preprocessing.image_size
     return {
-        "photographs and textures": _stack(map(fit, _photographs(random))),
-        "pages of text": _stack(map(fit, _pages(random))),
+        "photographs and textures": _stack(map(preprocessing, _photographs(random))),
+        "pages of text": _stack(map(preprocessing, _pages(random))),
         "noise": _stack(_noise(random, side)),
         "smooth and pink noise": _stack(_clouds(random, side)),
         "blank": _stack(_blank(random, side)),
@@ -32,27 +32,27 @@ def strangers(fit: Preprocessing) -> dict[str, Images]:
     }
 
 
-def turned(images: Images) -> dict[str, Images]:
-    """ChestXrayDataset as no radiograph is shown, and to be flagged."""
+def rotated_or_inverted(images: Images) -> dict[str, Images]:
+    """X-rays as no viewer displays them, all to be flagged."""
     return {
         "X-rays inverted": 255 - images,
-        "X-rays turned by 90": np.rot90(images, 1, (1, 2)),
-        "X-rays turned by 270": np.rot90(images, -1, (1, 2)),
+        "X-rays rotated by 90": np.rot90(images, 1, (1, 2)),
+        "X-rays rotated by 270": np.rot90(images, -1, (1, 2)),
     }
 
 
-def doubtful(images: Images) -> dict[str, Images]:
-    """ChestXrayDataset that are to be flagged, and mostly are not."""
+def mostly_missed(images: Images) -> dict[str, Images]:
+    """X-rays that should be flagged, and mostly are not."""
     return {
-        "X-rays turned by 180": np.rot90(images, 2, (1, 2)),
+        "X-rays rotated by 180": np.rot90(images, 2, (1, 2)),
         "X-rays mirrored": images[:, :, ::-1],
     }
 
 
-def faces(fit: Preprocessing) -> Images:
-    """Of 25 pixels a side, and as many scraps of the same photographs."""
+def faces(preprocessing: Preprocessing) -> Images:
+    """100 faces of 25 pixels a side, and 100 other patches of the same photographs."""
     found = np.load(Path(skimage.__file__).parent / "data/lfw_subset.npy")
-    return _stack(fit(Image.fromarray(np.uint8(255 * one))) for one in found)
+    return _stack(preprocessing(Image.fromarray(np.uint8(255 * one))) for one in found)
 
 
 def _shift(image: Image.Image) -> Image.Image:
@@ -67,9 +67,9 @@ def _compress(image: Image.Image) -> Image.Image:
     return Image.open(content).convert("L")
 
 
-def _crop(share: float) -> Callable[[Image.Image], Image.Image]:
+def _crop(fraction: float) -> Callable[[Image.Image], Image.Image]:
     def crop(image: Image.Image) -> Image.Image:
-        x, y = image.width * share / 2, image.height * share / 2
+        x, y = image.width * fraction / 2, image.height * fraction / 2
         return image.crop((round(x), round(y), round(image.width - x), round(image.height - y)))
 
     return crop
@@ -84,7 +84,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "blurred": lambda image: image.filter(ImageFilter.GaussianBlur(image.width / 200)),
     "compressed again": _compress,
 }
-"""What may befall an X-ray on its way; black where nothing is left."""
+"""Changes after which an X-ray is still valid; black where nothing is left."""
 
 
 def _stack(images: Iterable[np.ndarray]) -> Images:
@@ -95,14 +95,14 @@ def _crops(picture: Image.Image, random: np.random.Generator, count: int) -> Ite
     yield picture
     width, height = picture.size
     for _ in range(count):
-        share = random.uniform(0.3, 0.9)
-        w, h = int(width * share), int(height * share)
+        scale = random.uniform(0.3, 0.9)
+        w, h = int(width * scale), int(height * scale)
         x, y = random.integers(0, width - w + 1), random.integers(0, height - h + 1)
         yield picture.crop((x, y, x + w, y + h))
 
 
 def _photographs(random: np.random.Generator) -> Iterator[Image.Image]:
-    """Every picture that comes with the installed packages, and four crops of each."""
+    """Every picture in the installed packages, and four crops of each."""
     for package, folder in _PICTURES:
         for path in sorted((Path(package.__file__).parent / folder).iterdir()):
             if path.suffix in {".png", ".jpg"} and path.name not in _SCANNED:
@@ -110,7 +110,7 @@ def _photographs(random: np.random.Generator) -> Iterator[Image.Image]:
 
 
 def _pages(random: np.random.Generator) -> Iterator[Image.Image]:
-    """Two scans and crops of them; and drawn ones, of several sizes, dark on light or reverse."""
+    """Two scanned pages with crops, and drawn ones, dark on light or reverse."""
     for name in sorted(_SCANNED):
         yield from _crops(read_grey(Path(skimage.__file__).parent / "data" / name), random, 9)
     letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
@@ -139,7 +139,7 @@ def _noise(random: np.random.Generator, side: int) -> Iterator[np.ndarray]:
 
 
 def _clouds(random: np.random.Generator, side: int) -> Iterator[np.ndarray]:
-    """Noise that is not the same all over: of large cells, and of amplitude 1 / frequency."""
+    """Noise of large cells, and noise of amplitude 1 / frequency."""
     for cells in range(4, 24):
         coarse = Image.fromarray(random.integers(0, 256, (cells, cells), dtype=np.uint8))
         yield np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
@@ -147,7 +147,7 @@ def _clouds(random: np.random.Generator, side: int) -> Iterator[np.ndarray]:
 
 
 def _pink(random: np.random.Generator, side: int) -> np.ndarray:
-    """Of mean 0 and standard deviation 1."""
+    """Pink noise of mean 0 and standard deviation 1."""
     frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
     frequency[0, 0] = np.inf
     found = np.fft.ifft2(np.fft.fft2(random.normal(size=(side, side))) / frequency).real

@@ -65,10 +65,10 @@ def test_audit_options_are_checked(monkeypatch, kaggle, capsys, option, value, m
     assert message in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
-def test_show_draws_every_fit(monkeypatch, synthetic, tmp_path, fit):
+@pytest.mark.parametrize("mode", ["squash", "pad", "crop"])
+def test_show_draws_every_resize_mode(monkeypatch, synthetic, tmp_path, mode):
     out = tmp_path / "views.png"
-    arguments = ("--out", out, "--fit", fit, "--image-size", 64, "--images", 2)
+    arguments = ("--out", out, "--resize-mode", mode, "--image-size", 64, "--images", 2)
     assert run(monkeypatch, "data", "show", synthetic, *arguments) == 0
     with Image.open(out) as picture:
         assert picture.width == 6 + 6 * (160 + 6)
@@ -77,7 +77,7 @@ def test_show_draws_every_fit(monkeypatch, synthetic, tmp_path, fit):
 
 @pytest.mark.parametrize(
     ("option", "value", "message"),
-    [("--fit", "stretch", "squash, pad, crop"), ("--image-size", 4, "at least 16 pixels")],
+    [("--resize-mode", "stretch", "squash, pad, crop"), ("--image-size", 4, "at least 16 pixels")],
 )
 def test_show_refuses_what_preprocessing_refuses(
     monkeypatch, kaggle, tmp_path, capsys, option, value, message

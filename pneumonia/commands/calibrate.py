@@ -1,4 +1,4 @@
-"""`pneumonia calibrate`: a checkpoint moved to a site."""
+"""`pneumonia calibrate`: recalibrates a checkpoint at a new site."""
 # ruff: noqa: PLC0415  see the package
 
 from pathlib import Path
@@ -10,40 +10,39 @@ from pneumonia.commands.options import Patients
 
 
 def calibrate_command(
-    checkpoint: Annotated[Path, typer.Option(help="Model to start from (.ckpt); is not changed.")],
-    root: Annotated[Path, typer.Option("--data", help="The site's own images, labelled.")],
-    out: Annotated[Path, typer.Option(help="Model to write (.ckpt).")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint (.ckpt) to start from.")],
+    root: Annotated[Path, typer.Option("--data", help="Labelled images of the site.")],
+    out: Annotated[Path, typer.Option(help="Checkpoint (.ckpt) to write.")],
     split: Annotated[
         str | None, typer.Option(help="Use only this split: train, val or test.")
     ] = None,
     prevalence: Annotated[
         float | None,
         typer.Option(
-            help="Share of pneumonia among those the site X-rays, if its labelled images have"
+            help="Fraction of pneumonia among the site's patients, if its labelled images have"
             " another."
         ),
     ] = None,
     policy: Annotated[
         str | None,
         typer.Option(
-            help="sensitivity, specificity, youden, cost or fixed; by default the model's."
+            help="sensitivity, specificity, youden, cost or fixed; by default the checkpoint's."
         ),
     ] = None,
-    target: Annotated[float | None, typer.Option(help="Of the policy, such as 0.95.")] = None,
+    target: Annotated[float | None, typer.Option(help="Target of the policy, as 0.95.")] = None,
     alpha: Annotated[
         float | None,
         typer.Option(
-            help="Share of a class's patients that may be called confidently wrong; by default the"
-            " model's."
+            help="Accepted fraction of a class's patients with a confident error; by default the"
+            " checkpoint's."
         ),
     ] = None,
     patients: Patients = None,
 ) -> None:
-    """Refit temperature, threshold and band on a site's own labelled images."""
-    from pneumonia.evaluation.report.wording import guarantee, promise, undecided
+    """Refit temperature, threshold and abstention on labelled images of a new site."""
     from pneumonia.inference.recalibrate import recalibrate_checkpoint
 
-    calibration, point, band = recalibrate_checkpoint(
+    calibration, point, abstention = recalibrate_checkpoint(
         checkpoint,
         root,
         out,
@@ -54,13 +53,12 @@ def calibrate_command(
         prevalence=prevalence,
         alpha=alpha,
     )
-    moved = f", offset {calibration.offset:+.3f}" if calibration.offset else ""
+    aim = point.policy if point.target is None else f"{point.policy} {point.target:g}"
     typer.echo(
-        f"Temperature {calibration.temperature:.3f}{moved}; PNEUMONIA from probability"
-        f" {point.threshold:.4g} up ({point.policy}"
-        + (f" {point.target:g}" if point.target is not None else "")
-        + f").\nThere {promise(point)} give sensitivity {point.sensitivity:.3f} and specificity"
-        f" {point.specificity:.3f}: seen on the images that chose it, so new ones give less.\n"
-        f"{undecided(band)} {guarantee(band, 'site')}\n"
-        f"Wrote {out}; what it replaced is kept in it."
+        f"Temperature {calibration.temperature:.3f}, offset {calibration.offset:+.3f}\n"
+        f"Threshold {point.threshold:.4g} ({aim}), sensitivity {point.sensitivity:.3f} and"
+        f" specificity {point.specificity:.3f} on these images; new images give less\n"
+        f"Uncertain from {abstention.lower:.4g} to {abstention.upper:.4g} (alpha"
+        f" {abstention.alpha:g})\n"
+        f"Wrote {out}, which also keeps the values it replaced"
     )

@@ -9,7 +9,9 @@ import typer
 
 
 def compare_command(
-    a: Annotated[Path, typer.Argument(help="Predictions of one model (.csv).", metavar="A.csv")],
+    a: Annotated[
+        Path, typer.Argument(help="PredictionTable of one model (.csv).", metavar="A.csv")
+    ],
     b: Annotated[Path, typer.Argument(help="Of the other, on the same images.", metavar="B.csv")],
     threshold_a: Annotated[
         float | None,
@@ -26,5 +28,5 @@ def compare_command(
 
     found = compare_files(a, b, (threshold_a, threshold_b), seed=seed)
     Console(width=None if sys.stdout.isatty() else 100).print(
-        console_comparison(found.comparison, (str(a), str(b)), found.thresholds)
+        console_comparison(found, (str(a), str(b)))
     )

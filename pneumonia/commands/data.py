@@ -64,7 +64,7 @@ def audit_command(
 def show_command(
     root: Root,
     out: Annotated[Path, typer.Option(help="Picture to write (.png).")],
-    fit: Annotated[
+    resize_mode: Annotated[
         str, typer.Option(help="How an image becomes a square: squash, pad or crop.")
     ] = "squash",
     image_size: Annotated[int, typer.Option(help="Side of the square, pixels.")] = 224,
@@ -79,7 +79,7 @@ def show_command(
     from pneumonia.data.image_io import Preprocessing
     from pneumonia.data.transforms import Augmentation
 
-    preprocessing = Preprocessing(image_size, fit)  # type: ignore[arg-type]  # it checks
+    preprocessing = Preprocessing(image_size, resize_mode)  # type: ignore[arg-type]  # it checks
     save_picture(draw_views(root, preprocessing, Augmentation(), images, seed), out)
     typer.echo(f"Drew {out}")
 

@@ -48,12 +48,14 @@ def evaluate_command(
                 "--data, --split, --patients and --probe go with --checkpoint: a table of"
                 " predictions has no images to open."
             )
-        from pneumonia.evaluation.evaluate import EvaluatedModel, build_result
-        from pneumonia.evaluation.predictions import read_cases
+        from pneumonia.evaluation.evaluate import EvaluatedModel, evaluate_predictions
+        from pneumonia.evaluation.predictions import PredictionTable
         from pneumonia.evaluation.report.write import write_report
 
         subject = EvaluatedModel(str(predictions), "the images of that table")
-        found = build_result(read_cases(predictions), subject, threshold, seed=seed)
+        found = evaluate_predictions(
+            PredictionTable.read(predictions), subject, threshold, seed=seed
+        )
         files = write_report(found, out)
     else:
         if root is None:

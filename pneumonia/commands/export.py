@@ -1,4 +1,4 @@
-"""`pneumonia export`: a checkpoint -> one ONNX file."""
+"""`pneumonia export`: writes a checkpoint as one ONNX file."""
 # ruff: noqa: PLC0415  see the package
 
 from pathlib import Path
@@ -8,12 +8,12 @@ import typer
 
 
 def export_command(
-    checkpoint: Annotated[Path, typer.Option(help="Model: best.ckpt of a run.")],
-    out: Annotated[Path, typer.Option(help="File to write (.onnx); replaced if it is there.")],
+    checkpoint: Annotated[Path, typer.Option(help="Checkpoint: best.ckpt of a run.")],
+    out: Annotated[Path, typer.Option(help="File to write (.onnx); an existing one is replaced.")],
 ) -> None:
-    """Write a model as one ONNX file, and check that it answers alike."""
+    """Write a checkpoint as one ONNX file, and check that both give the same output."""
     from pneumonia.inference.export import export
 
     written = export(checkpoint, out)
-    size = written.stat().st_size / 1e6
-    typer.echo(f"Wrote {written} ({size:.1f} MB); it answers as {checkpoint}")
+    megabytes = written.stat().st_size / 1e6
+    typer.echo(f"Wrote {written} ({megabytes:.1f} MB); its outputs equal those of {checkpoint}")

@@ -63,7 +63,8 @@ def predict_command(
     if explain is not None:
         from pneumonia.inference.saliency import HeatMaps
 
-        heat = HeatMaps(predictor, explain, everything)  # no shard's picture replaces another's
+        # All files, so that no shard's picture replaces another's.
+        heat = HeatMaps(predictor.backend, predictor.preprocessing, explain, everything)
     drawn = [] if heat is None else [heat.write]
     failed = 0
     if out is not None:
@@ -100,8 +101,8 @@ def _load(checkpoint: Path, device: str) -> "Predictor":
 
     predictor = Predictor.load(checkpoint, device)
     answers = {
-        "when it is uncertain": predictor.classifier.band,
-        "when an image is unlike those of its training": predictor.classifier.ood_threshold,
+        "when it is uncertain": predictor.abstention,
+        "when an image is unlike those of its training": predictor.ood_threshold,
     }
     if missing := [name for name, value in answers.items() if value is None]:
         typer.echo(

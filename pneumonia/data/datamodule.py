@@ -1,21 +1,22 @@
-"""Folders -> batches for Lightning: the honest split and the loaders."""
+"""Folders or tables of chest X-rays -> patient-grouped splits and batches for Lightning."""
 
 import logging
 import os
+from datetime import timedelta
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from lightning import LightningDataModule
-from lightning.fabric.utilities.distributed import _InfiniteBarrier
+from torch import distributed
 from torch.utils.data import DataLoader
 
 from pneumonia.data.cache import Cache, open_cache
 from pneumonia.data.dataset import ChestXrayDataset, Item, read_split
-from pneumonia.data.image_io import Fit, Interpolation, Preprocessing
+from pneumonia.data.image_io import Interpolation, Preprocessing, ResizeMode
 from pneumonia.data.kaggle import download
 from pneumonia.data.manifest import Manifest, Table, read_table
-from pneumonia.data.parallel import init_worker
+from pneumonia.data.parallel import available_cores, init_worker
 from pneumonia.data.samplers import (
     BalancedSampler,
     SequentialSampler,
@@ -29,31 +30,36 @@ from pneumonia.errors import ConfigError, DataError
 
 log = logging.getLogger(__name__)
 
-Balance = Literal["balanced"]
+SamplerName = Literal["balanced"]
 
-MAX_WORKERS = 8
+_MAX_WORKERS = 8
+_CACHE_TIMEOUT = timedelta(days=7)
 
 
 class ChestXrayDataModule(LightningDataModule):
-    """Chest X-rays in Kaggle's folder layout, with a hold-out made from the training images.
+    """Chest X-rays in Kaggle's folder layout, with a validation set taken from the training images.
 
     Args:
         root: Folder with `train`, `val` and `test`, each with `NORMAL` and `PNEUMONIA`.
-        image_size: Side of the square the network sees, pixels.
-        fit: How an image becomes that square; see `Preprocessing`.
-        interpolation: How it is resized; see `Preprocessing`.
+        image_size: Side of the square that the network sees, pixels.
+        resize_mode: How an image becomes that square; see `Preprocessing`.
+        interpolation: As for `Preprocessing`.
         batch_size: Images of a training step, over all processes.
-        num_workers: Loader processes for each training process; None: one less than the
-            cores at hand, at most 8.
-        patients: What a patient is; see `pneumonia.data.patients.identify`.
-        holdout: How the validation images are chosen.
-        augmentation: Changes to training images; None: none.
+        num_workers: Loader processes of each training process; None: one less than the cores, at
+            most 8.
+        patients: How patients are identified; see `pneumonia.data.patients.identify_patients`.
+        split: How the validation set is chosen.
+        augmentation: Random transforms of training images; None: none.
         sampler: `balanced` draws both classes, and all patients of a class, equally often; see
             `pneumonia.data.samplers.BalancedSampler`. None: every training image once an epoch.
-        cache: Whether images are decoded once and kept; see `pneumonia.data.cache`. Batches
+        cache: Whether decoded images are kept on disk; see `pneumonia.data.cache`. The batches
             are the same either way.
         cache_dir: Folder of caches; None: the user's cache folder.
-        seed: Of order and augmentation.
+        seed: Seed of order and augmentation.
+
+    Attributes:
+        splits: The images of `train` and `val` after `setup("fit")`, of `test` after
+            `setup("test")`.
 
     Raises:
         ConfigError: If a setting is out of range.
@@ -61,42 +67,41 @@ class ChestXrayDataModule(LightningDataModule):
     """
 
     synthetic = False
-    """Whether the images are drawn, not taken of anybody."""
+    """Whether the images are drawn by the package."""
 
     def __init__(
         self,
         root: str | Path = "data/chest_xray",
         image_size: int = 224,
-        fit: Fit = "squash",
+        resize_mode: ResizeMode = "squash",
         interpolation: Interpolation = "bilinear",
         batch_size: int = 32,
         num_workers: int | None = None,
         patients: str | None = None,
-        holdout: ValidationSplit | None = None,
+        split: ValidationSplit | None = None,
         augmentation: Augmentation | None = None,
-        sampler: Balance | None = None,
+        sampler: SamplerName | None = None,
         cache: bool = True,
         cache_dir: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if sampler is not None and sampler not in get_args(Balance):
-            raise ConfigError(f"data.sampler={sampler!r} is neither balanced nor null.")
+        if sampler is not None and sampler not in get_args(SamplerName):
+            raise ConfigError(f"data.sampler={sampler!r}: expected balanced or null.")
         if batch_size < 1:
-            raise ConfigError(f"data.batch_size={batch_size}: at least 1 image is needed.")
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-        cores = cores or 1
+            raise ConfigError(f"data.batch_size={batch_size}: expected 1 or more.")
+        cores = available_cores()
         if num_workers is not None and not 0 <= num_workers <= cores:
             raise ConfigError(
-                f"data.num_workers={num_workers}: this machine can serve 0 to {cores} (one for"
-                " each core); leave it null to choose."
+                f"data.num_workers={num_workers}: expected 0 to {cores} (one for each core of this"
+                " machine), or null."
             )
         self.root = Path(root).expanduser()
-        self.preprocessing = Preprocessing(image_size, fit, interpolation)
+        self.preprocessing = Preprocessing(image_size, resize_mode, interpolation)
         self.batch_size = batch_size
-        self.num_workers = min(cores - 1, MAX_WORKERS) if num_workers is None else num_workers
+        self.num_workers = min(cores - 1, _MAX_WORKERS) if num_workers is None else num_workers
         self.patients = patients
-        self.holdout = holdout or ValidationSplit()
+        self.validation_split = split or ValidationSplit()
         self.augmentation = augmentation
         self.sampler = sampler
         self.cache = cache
@@ -107,55 +112,49 @@ class ChestXrayDataModule(LightningDataModule):
         self._first_epoch = self._first_batch = 0
 
     def check_root(self) -> None:
-        """Check that the data set is there, or can be made; touches nothing.
+        """Check that the data set exists, or can be made; changes nothing.
 
         Raises:
-            DataError: If it is not.
+            DataError: If it does not.
         """
         if not (self.root / "train").is_dir():
             found = "holds no folder train" if self.root.is_dir() else "does not exist"
             raise DataError(
                 f"data.root={self.root} {found}; unpack Kaggle's"
-                " paultimothymooney/chest-xray-pneumonia so that train, val and test lie there,"
-                " or go on now with data=synthetic, which needs no download."
+                " paultimothymooney/chest-xray-pneumonia there (train, val and test), or use"
+                " data=synthetic, which needs no download."
             )
 
     def prepare_data(self) -> None:
-        """Check that the data set is there; called once a machine, before `setup`.
-
-        Raises:
-            DataError: If it is not.
-        """
+        """Check that the data set exists; called once on each machine, before `setup`."""
         self.check_root()
 
     def setup(self, stage: str) -> None:
-        """List the splits that the stage needs, check that they share no patient, and cache them.
+        """List the splits of a stage, check that they share no patient, and cache their images.
 
         Args:
             stage: `fit`, `validate`, `test` or `predict`.
 
         Raises:
-            DataError: If a split is missing, has names that tell no patient, or shares
-                patients or files with another; or if the cache cannot be made.
+            DataError: If a split is missing, a patient is unknown, splits share patients or
+                files, or the cache cannot be made.
         """
         if stage in ("fit", "validate") and "train" not in self.splits:
-            train, val = self._split_off_holdout()
-            val = _mixed(val)  # a part of it, by limit_val_batches, then has both classes
+            train, val = self._split_train_val()
+            val = _shuffled(val)  # so that a part of it, by limit_val_batches, has both classes
             if getattr(self.trainer, "overfit_batches", 0):
-                train = _mixed(train)  # Lightning then takes the first rows, unshuffled
-            self.splits |= {"train": train, "val": val}
-            self._report("train", "val")
-            # One cache of both: whichever images the hold-out takes, they are the same ones.
-            self._caches |= dict.fromkeys(("train", "val"), self._open_cache(train + val))
+                train = _shuffled(train)  # Lightning then takes the first rows, in order
+            # One cache of both: any other validation split of these images can use it, too.
+            cache = self._open_cache(train + val)
+            self._add("train", train, cache)
+            self._add("val", val, cache)
         if stage == "test" and "test" not in self.splits:
             test = self._read("test")
-            check_disjoint(self._known(), test, f"{self.root / 'test'}")
-            self.splits["test"] = test
-            self._report("test")
-            self._caches["test"] = self._open_cache(test)
+            check_disjoint(self._read_train_and_val(), test, f"{self.root / 'test'}")
+            self._add("test", test, self._open_cache(test))
 
     def state_dict(self) -> dict[str, int]:
-        """What a checkpoint keeps: the epoch to go on with, and how many batches of it are done."""
+        """For a checkpoint: the epoch to continue with, and how many of its batches are done."""
         assert self.trainer is not None  # noqa: S101  only a Trainer asks
         loop = self.trainer.fit_loop
         batches, epochs = loop.epoch_loop.batch_progress, loop.epoch_progress.current
@@ -164,16 +163,16 @@ class ChestXrayDataModule(LightningDataModule):
         return {"epoch": self.trainer.current_epoch + int(ended), "batches": done}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Take over what a checkpoint kept.
+        """Continue where a checkpoint was saved.
 
         Args:
-            state_dict: As `state_dict` gave it.
+            state_dict: From `state_dict`.
         """
         self._first_epoch = state_dict["epoch"]
-        self._first_batch = state_dict.get("batches", 0)
+        self._first_batch = state_dict["batches"]
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Shuffled and augmented training images, whole batches only."""
+        """Shuffled and augmented training images in whole batches."""
         rank, world_size = self._ranks()
         samples = self.splits["train"]
         dataset = ChestXrayDataset(
@@ -184,74 +183,72 @@ class ChestXrayDataModule(LightningDataModule):
             order = BalancedSampler(samples, self.batch_size, self.seed, rank, world_size)
         else:
             order = ShuffledSampler(len(samples), self.batch_size, self.seed, rank, world_size)
-        # Workers draw the order ahead, on a resume before Lightning names the epoch.
-        share = self.batch_size // world_size
-        order.resume(self._first_epoch, self._first_batch * share)
-        return self._loader(dataset, order, share)
+        # Workers draw ahead: on a resume, before Lightning sets the epoch.
+        batch_size = self.batch_size // world_size
+        order.resume(self._first_epoch, self._first_batch * batch_size)
+        return self._loader(dataset, order, batch_size)
 
     def val_dataloader(self) -> DataLoader[Item]:
-        """The hold-out, in order."""
-        return self._in_order("val")
+        """The validation set, in order."""
+        return self._sequential_loader("val")
 
     def test_dataloader(self) -> DataLoader[Item]:
         """The test split, in order."""
-        return self._in_order("test")
+        return self._sequential_loader("test")
 
-    def radiographs(self, split: str) -> ChestXrayDataset:
-        """All images of the split `val` or `test`, not augmented; there after its `setup`."""
+    def dataset(self, split: str) -> ChestXrayDataset:
+        """All images of a split, not augmented; after its `setup`."""
         return ChestXrayDataset(self.splits[split], self.preprocessing, cache=self._caches[split])
 
-    def has(self, split: str) -> bool:
-        """Whether there is a split `train`, `val` or `test`."""
+    def has_split(self, split: str) -> bool:
+        """Whether the data set has a split `train`, `val` or `test`."""
         return (self.root / split).is_dir()
 
     def class_counts(self) -> tuple[int, int]:
-        """Number of NORMAL and of PNEUMONIA training images; known after `setup`."""
+        """Number of NORMAL and of PNEUMONIA training images; after `setup`."""
         return self.splits["train"].class_counts()
 
-    def _report(self, *splits: str) -> None:
+    def _add(self, name: str, samples: Manifest, cache: Cache | None) -> None:
+        self.splits[name] = samples
+        self._caches[name] = cache
         if self._ranks()[0] == 0:
-            for name in splits:
-                log.info("%s: %s", name, self.splits[name].summary())
-
-    def _known(self) -> Manifest:
-        known = self._read("train")
-        if self.has("val"):
-            known += self._read("val")
-        return known
+            log.info("%s: %s", name, samples.summary())
 
     def _read(self, split: str) -> Manifest:
         return read_split(self.root, split, self.patients)
 
-    def _open_cache(self, samples: Manifest) -> Cache | None:
-        """The images, decoded once: the first process makes what the others open.
+    def _read_train_and_val(self) -> Manifest:
+        train = self._read("train")
+        return train + self._read("val") if self.has_split("val") else train
 
-        The first of each other machine comes next; on a disk of its own it makes another.
-        """
-        if not self.cache:
-            return None
-        trainer, cache = self.trainer, None
-        if trainer is not None:
-            for turn in (trainer.is_global_zero, trainer.local_rank == 0):
-                with _InfiniteBarrier():  # the usual one gives up after 10 or 30 minutes
-                    cache = cache or (self._cache_of(samples) if turn else None)
-        return cache or self._cache_of(samples)
-
-    def _cache_of(self, samples: Manifest) -> Cache:
-        return open_cache(samples.paths, self.preprocessing, self.cache_dir)
-
-    def _split_off_holdout(self) -> tuple[Manifest, Manifest]:
-        if self.holdout.strategy == "folder":
+    def _split_train_val(self) -> tuple[Manifest, Manifest]:
+        if self.validation_split.strategy == "folder":
             train, val = self._read("train"), self._read("val")
             check_disjoint(train, val, f"{self.root / 'val'}")
             return train, val
-        known = self._known()
-        held = self.holdout.mask(known)
-        return known.take(~held), known.take(held)
+        samples = self._read_train_and_val()
+        validation = self.validation_split.mask(samples)
+        return samples.take(~validation), samples.take(validation)
 
-    def _in_order(self, split: str) -> DataLoader[Item]:
+    def _open_cache(self, samples: Manifest) -> Cache | None:
+        """Open or build the cache: rank zero first, then one process of each other machine."""
+        if not self.cache:
+            return None
+        cache: Cache | None = None
+        if self.trainer is not None and distributed.is_available() and distributed.is_initialized():
+            # A group of its own: the default one gives up after 10 or 30 minutes.
+            new_group = distributed.new_group(backend="gloo", timeout=_CACHE_TIMEOUT)
+            group = cast(distributed.ProcessGroup, new_group)
+            for my_turn in (self.trainer.is_global_zero, self.trainer.local_rank == 0):
+                if my_turn and cache is None:
+                    cache = open_cache(samples.paths, self.preprocessing, self.cache_dir)
+                distributed.monitored_barrier(group, _CACHE_TIMEOUT)
+            distributed.destroy_process_group(group)
+        return cache or open_cache(samples.paths, self.preprocessing, self.cache_dir)
+
+    def _sequential_loader(self, split: str) -> DataLoader[Item]:
         rank, world_size = self._ranks()
-        dataset = self.radiographs(split)
+        dataset = self.dataset(split)
         order = SequentialSampler(len(dataset), rank, world_size)
         return self._loader(dataset, order, max(1, self.batch_size // world_size))
 
@@ -275,88 +272,71 @@ class ChestXrayDataModule(LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size
 
 
-def _mixed(samples: Manifest) -> Manifest:
+def _shuffled(samples: Manifest) -> Manifest:
     return samples.take(np.random.default_rng(0).permutation(len(samples)))
 
 
 KAGGLE_ROOT = Path("data/chest_xray")
-"""The one root that is downloaded where it is missing; any other is taken for a typing error."""
+"""The only root that is downloaded if missing; any other is taken for a misspelling."""
 
 
 class KaggleDataModule(ChestXrayDataModule):
-    """The same over Kaggle's data set, downloaded to `KAGGLE_ROOT` if it is not there."""
+    """Kaggle's data set, downloaded to `KAGGLE_ROOT` if it is missing."""
 
     def check_root(self) -> None:
-        """Check that the data set is there, unless it is the one to download.
-
-        Raises:
-            DataError: If it is not.
-        """
-        if not self._downloads():
+        """Check that the data set exists, unless it is the one to download."""
+        if not self._will_download():
             super().check_root()
 
     def prepare_data(self) -> None:
-        """Download the data set if it is missing and the root is the default one.
-
-        Raises:
-            DataError: If it cannot be downloaded, or another root is not there.
-        """
-        if self._downloads():
+        """Download the data set if it is missing and the root is the default one."""
+        if self._will_download():
             download(self.root)
         super().prepare_data()
 
-    def _downloads(self) -> bool:
+    def _will_download(self) -> bool:
         return self.root == KAGGLE_ROOT and not os.path.lexists(self.root)
 
 
 class TableDataModule(ChestXrayDataModule):
-    """The same over a table of images; see `pneumonia.data.manifest`.
+    """Images listed in a CSV file; see `pneumonia.data.manifest`.
 
     Args:
         table: CSV file with columns `path,label[,split,patient,subtype]`.
         root: Folder that relative paths start from; None: the table's own.
-        **settings: As for `ChestXrayDataModule`; `patients=column` takes the table's column.
+        **settings: As for `ChestXrayDataModule`; `patients=column` uses the column `patient`.
     """
 
-    def __init__(
-        self, table: str | Path, root: str | Path | None = None, **settings: object
-    ) -> None:
+    def __init__(self, table: str | Path, root: str | Path | None = None, **settings: Any) -> None:
         file = Path(table).expanduser()
-        super().__init__(
-            file.parent if root is None else root,
-            **cast(dict, settings),  # type: ignore[type-arg]
-        )
+        super().__init__(file.parent if root is None else root, **settings)
         self.file = file
         self._table: Table | None = None
 
     def check_root(self) -> None:
-        """Check the whole table, and that its files are there.
+        """Read and validate the table."""
+        self._read_table()
 
-        Raises:
-            DataError: If something is wrong with it.
-        """
-        self._rows()
-
-    def has(self, split: str) -> bool:
+    def has_split(self, split: str) -> bool:
         """Whether the table has rows of a split."""
-        return self._rows().has(split)
+        return self._read_table().has_split(split)
 
     def _read(self, split: str) -> Manifest:
-        return self._rows().read(split, self.patients)
+        return self._read_table().read(split, self.patients)
 
-    def _rows(self) -> Table:
+    def _read_table(self) -> Table:
         if self._table is None:
             self._table = read_table(self.file, self.root)
         return self._table
 
 
 class SyntheticDataModule(ChestXrayDataModule):
-    """The same over radiographs that the package draws itself; needs no download.
+    """Radiographs drawn by the package, which need no download.
 
     Args:
-        root: Where they are written, or already lie.
-        images: How many are drawn.
-        synthetic_seed: Of the drawing; the same seed gives the same bytes.
+        root: Where they are written, or already exist.
+        images: Number of images.
+        synthetic_seed: Seed of the drawing; the same seed gives the same bytes.
         **settings: As for `ChestXrayDataModule`.
     """
 
@@ -367,27 +347,19 @@ class SyntheticDataModule(ChestXrayDataModule):
         root: str | Path = "data/synthetic",
         images: int = 600,
         synthetic_seed: int = 0,
-        **settings: object,
+        **settings: Any,
     ) -> None:
-        super().__init__(root, **cast(dict, settings))  # type: ignore[type-arg]
+        super().__init__(root, **settings)
         self.images = images
         self.synthetic_seed = synthetic_seed
 
     def check_root(self) -> None:
-        """Check what lies at the root, if anything does.
-
-        Raises:
-            DataError: If it is no data set.
-        """
+        """Check the data set if the root exists."""
         if os.path.lexists(self.root):
             super().check_root()
 
     def prepare_data(self) -> None:
-        """Draw the data set if it is not there yet.
-
-        Raises:
-            DataError: If it cannot be written.
-        """
+        """Draw the data set if the root does not exist."""
         if not os.path.lexists(self.root):
             write_synthetic(self.root, self.images, self.synthetic_seed)
         super().prepare_data()

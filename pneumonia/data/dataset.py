@@ -5,27 +5,25 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
-from pneumonia.data.audit.scan import EXTENSIONS
 from pneumonia.data.cache import Cache
 from pneumonia.data.image_io import Preprocessing
 from pneumonia.data.manifest import Manifest
 from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import DataError
-from pneumonia.labels import CLASSES
+from pneumonia.labels import CLASSES, IMAGE_SUFFIXES
 
-_ARCHIVE_DEBRIS = "__MACOSX"
+_EXPECTED = f"expected the folders {' and '.join(CLASSES)}"
 
 
 class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no types
-    """torchvision's `ImageFolder`, strict: exactly NORMAL = 0 and PNEUMONIA = 1.
+    """torchvision's `ImageFolder` with exactly the classes NORMAL = 0 and PNEUMONIA = 1.
 
-    Hidden entries, `__MACOSX` and files that are not images are not counted. Anything else
-    that would be skipped or counted twice is an error that names it.
+    Hidden files, `__MACOSX` and files that are not images are ignored. Whatever else would be
+    skipped or counted twice is an error that names it.
 
     Args:
         root: The split's folder.
@@ -39,30 +37,23 @@ class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no 
         super().__init__(root, is_valid_file=_is_image)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
-        """Check the split's folder and return the two classes with their labels.
-
-        Args:
-            directory: The split's folder.
-
-        Raises:
-            DataError: As for the class.
-        """
+        """Check the split's folder and return the two classes with their labels."""
         directory = Path(directory)
         if not directory.is_dir():
-            raise DataError(f"{directory} is not a folder; a split holds {_expected()}.")
-        entries = sorted(entry for entry in directory.iterdir() if _counts(entry))
-        alien = [entry for entry in entries if entry.is_dir() and entry.name not in CLASSES]
-        alien += [entry for entry in entries if entry.is_file() and _is_image(str(entry))]
-        if alien:
+            raise DataError(f"{directory} is not a folder; {_EXPECTED} in it.")
+        unexpected = [
+            entry.name
+            for entry in _entries(directory)
+            if (entry.name not in CLASSES if entry.is_dir() else _is_image(entry.name))
+        ]
+        if unexpected:
             raise DataError(
-                f"{directory} holds {', '.join(entry.name for entry in alien[:5])}, which is no"
-                f" class; a split holds {_expected()} and nothing else: move it elsewhere."
+                f"{directory} holds {', '.join(unexpected[:5])}; {_EXPECTED} only: move the rest"
+                " elsewhere."
             )
         missing = [name for name in CLASSES if not (directory / name).is_dir()]
         if missing:
-            raise DataError(
-                f"{directory} has no folder {' or '.join(missing)}; a split holds {_expected()}."
-            )
+            raise DataError(f"{directory} has no folder {' or '.join(missing)}; {_EXPECTED}.")
         return list(CLASSES), {name: label for label, name in enumerate(CLASSES)}
 
     @staticmethod
@@ -73,32 +64,21 @@ class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no 
         is_valid_file: Any = None,
         allow_empty: bool = False,
     ) -> list[tuple[str, int]]:
-        """List the image files of each class, in name order.
-
-        Args:
-            directory: The split's folder.
-            class_to_idx: Label of each class name.
-            extensions: Unused; part of torchvision's signature.
-            is_valid_file: Tells an image from another file by its name.
-            allow_empty: Whether a class without images is fine.
-
-        Raises:
-            DataError: If a class is empty or holds folders of its own.
-        """
+        """List the image files of each class, in name order, as torchvision's method does."""
         samples: list[tuple[str, int]] = []
         for name, label in class_to_idx.items():
             folder = Path(directory) / name
-            entries = sorted(entry for entry in folder.iterdir() if _counts(entry))
+            entries = _entries(folder)
             nested = [entry.name for entry in entries if entry.is_dir()]
             if nested:
                 raise DataError(
-                    f"{folder} holds the folder {nested[0]}; images lie directly in their class"
-                    " folder: move them up, or the copy elsewhere."
+                    f"{folder} holds the folder {nested[0]}; images must lie directly in their"
+                    " class folder: move them up, or the folder elsewhere."
                 )
             files = [str(entry) for entry in entries if is_valid_file(str(entry))]
             if not files and not allow_empty:
                 raise DataError(
-                    f"{folder} holds no image ({', '.join(EXTENSIONS)}); a split needs both"
+                    f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}); a split needs both"
                     " classes."
                 )
             samples.extend((file, label) for file in files)
@@ -106,36 +86,35 @@ class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no 
 
 
 def read_split(root: str | Path, split: str, patients: str | None = None) -> Manifest:
-    """List one split of a data set with patient and subtype of every image.
+    """List one split of a data set, with patient and subtype of every image.
 
     Args:
         root: The data set's folder, with `train`, `val` and `test` in it.
         split: `train`, `val` or `test`.
-        patients: What a patient is; see `pneumonia.data.patients.identify`.
+        patients: How patients are identified; see `pneumonia.data.patients.identify_patients`.
 
     Raises:
-        DataError: If the folder is not a split, or names tell no patient.
-        ConfigError: If `patients` is no usable expression.
+        DataError: If the folder is not a split, or a patient is unknown.
+        ConfigError: If `patients` is no valid expression.
     """
     paths, labels = zip(*ChestXrayFolder(Path(root) / split).samples, strict=True)
-    return Manifest.identified(paths, labels, patients)
+    return Manifest.from_paths(paths, labels, patients)
 
 
-def _counts(entry: Path) -> bool:
-    return not entry.name.startswith(".") and entry.name != _ARCHIVE_DEBRIS
+def _entries(folder: Path) -> list[Path]:
+    return sorted(
+        entry
+        for entry in folder.iterdir()
+        if not entry.name.startswith(".") and entry.name != "__MACOSX"
+    )
 
 
 def _is_image(path: str) -> bool:
-    return path.lower().endswith(EXTENSIONS)
-
-
-def _expected() -> str:
-    return " and ".join(CLASSES)
+    return path.lower().endswith(IMAGE_SUFFIXES)
 
 
 Draw = tuple[int, int] | tuple[int, int, int]
-"""An epoch and a row of the samples; and, where an epoch may draw a row more than once, how
-many times it did before."""
+"""Epoch and row; and, where an epoch may repeat a row, the number of its earlier draws."""
 
 
 class Item(TypedDict):
@@ -158,11 +137,10 @@ class ChestXrayDataset(Dataset[Item]):
     Args:
         samples: The split's images.
         preprocessing: How each becomes a square.
-        augmentation: Random changes, or None.
-        seed: Of the changes, which depend on (seed, draw) alone and so are the same with any
-            number of workers or ranks.
-        cache: Holds the samples' images, preprocessed. None: each is decoded whenever it is
-            read. The pixels are the same.
+        augmentation: Random transforms, or None.
+        seed: Seed of the augmentation, which depends on (seed, draw) only.
+        cache: Holds the preprocessed images. None: they are decoded at every read; the pixels
+            are the same.
     """
 
     def __init__(
@@ -177,7 +155,7 @@ class ChestXrayDataset(Dataset[Item]):
         self.preprocessing = preprocessing
         self.augmentation = augmentation
         self.seed = seed
-        self._cached = None if cache is None else (cache.pixels, cache.rows(samples.paths))
+        self._cached = None if cache is None else (cache, cache.rows(samples.paths))
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -193,14 +171,13 @@ class ChestXrayDataset(Dataset[Item]):
         """
         draw = key if isinstance(key, tuple) else (0, key)
         row = draw[1]
-        image = torch.from_numpy(self._read(row)).unsqueeze(0)
+        if self._cached is None:
+            pixels = self.preprocessing.read(str(self.samples.paths[row])).copy()
+        else:
+            cache, rows = self._cached
+            pixels = cache[int(rows[row])]
+        image = torch.from_numpy(pixels).unsqueeze(0)
         if self.augmentation is not None:
             state = np.random.SeedSequence([self.seed, *draw]).generate_state(1, np.uint64)
             image = self.augmentation(image, int(state[0]))
         return Item(image=image, label=int(self.samples.labels[row]), index=row)
-
-    def _read(self, row: int) -> NDArray[np.uint8]:
-        if self._cached is None:
-            return self.preprocessing.read(str(self.samples.paths[row])).copy()
-        pixels, rows = self._cached
-        return pixels[int(rows[row])]

@@ -1,4 +1,4 @@
-"""Many items on all cores: in order, with a progress bar, and no orphans when it stops."""
+"""Work on all cores: results in order, a progress bar, and no orphaned processes."""
 
 import os
 import signal
@@ -18,11 +18,10 @@ from pneumonia.errors import DataError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-CHUNK = 16
-"""Tasks that travel to a worker at once; single ones would spend the time travelling."""
-
-WORTH_A_WORKER = 256
-"""Tasks below which another process takes longer to start than it saves."""
+_CHUNK = 16
+"""Tasks sent to a worker process at once."""
+_TASKS_PER_WORKER = 256
+"""Fewer tasks than this do not pay for starting another worker."""
 
 
 def available_cores() -> int:
@@ -44,33 +43,33 @@ def parallel_map(
     A progress bar is drawn on standard error if that is a terminal.
 
     Args:
-        function: For processes, at the top level of a light module: each imports it afresh.
+        function: For processes: at the top level of a module, which each process imports.
         tasks: Its arguments.
-        title: What the progress bar says.
-        workers: Number of processes or threads; 1 works in this one. None: one for each core,
-            but no more than the tasks are worth.
-        threads: Use threads: they start at once and ask nothing of the caller's script, but
-            only serve a function that spends its time outside Python, as Pillow's decoding and
-            resizing do.
+        title: Text of the progress bar.
+        workers: Number of processes or threads; 1 works in this process. None: one for each core,
+            fewer for few tasks.
+        threads: Use threads, which start at once; for functions that release the GIL, as
+            Pillow's decoding and resizing do.
 
     Yields:
         The results, in the order of the tasks.
 
     Raises:
-        DataError: If a worker died.
+        DataError: If a worker process died.
     """
     if workers is None:
-        workers = min(available_cores(), 1 + len(tasks) // WORTH_A_WORKER)
+        workers = min(available_cores(), 1 + len(tasks) // _TASKS_PER_WORKER)
     if workers == 1:
-        yield from _shown(map(function, tasks), len(tasks), title)
+        yield from _with_progress(map(function, tasks), len(tasks), title)
         return
     pool: Executor
     if threads:
         pool = ThreadPoolExecutor(workers)
-    else:  # spawned, not forked: the caller may hold torch threads, which a fork would break
+    else:  # spawned: a fork would break torch's threads
         pool = ProcessPoolExecutor(workers, get_context("spawn"), _follow_parent)
     try:
-        yield from _shown(pool.map(function, tasks, chunksize=CHUNK), len(tasks), title)
+        results = pool.map(function, tasks, chunksize=_CHUNK)
+        yield from _with_progress(results, len(tasks), title)
     except BrokenProcessPool as error:
         raise DataError(
             f"A worker process died while {title}; try again with less else running, and in a"
@@ -80,44 +79,43 @@ def parallel_map(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _shown(results: Iterator[Result], total: int, title: str) -> Iterator[Result]:
-    if not sys.stderr.isatty():
-        yield from results
-        return
-    yield from track(results, title, total, console=Console(stderr=True), transient=True)
+def _with_progress(results: Iterator[Result], total: int, title: str) -> Iterator[Result]:
+    if sys.stderr.isatty():
+        results = iter(track(results, title, total, console=Console(stderr=True), transient=True))
+    yield from results
 
 
 def _follow_parent() -> None:
-    """Make a worker leave Ctrl-C to its parent, and end when the parent is killed."""
+    """Leave Ctrl-C to the parent process, and exit when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = parent_process()
 
     def watch() -> None:
         if parent is not None:
             parent.join()
-            os._exit(1)  # nobody is left to hear an exception
+            os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
 
 
 def init_worker(worker: int) -> None:
-    """Leave signals from outside to the run; the `worker_init_fn` of a `DataLoader`.
+    """Make a loader process ignore signals from outside; a `worker_init_fn` of `DataLoader`.
 
-    Ctrl-C reaches all processes of a terminal, and a scheduler signals all of a job; the run then
-    still has a step to finish and a checkpoint to save, for which it needs its workers.
+    Ctrl-C reaches all processes of a terminal, and a scheduler signals all of a job, but the run
+    needs its workers to finish a step and save a checkpoint. SIGTERM from the run itself counts.
 
     Args:
-        worker: Its number, not used.
+        worker: Its number, unused.
     """
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # macOS has none
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_await_the_run, daemon=True).start()
+        threading.Thread(target=_exit_on_terminate, daemon=True).start()
 
 
-def _await_the_run() -> None:
+def _exit_on_terminate() -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

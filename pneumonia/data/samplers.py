@@ -1,4 +1,4 @@
-"""In which order the images come."""
+"""The order of images, the same with any number of workers and processes."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,15 +12,15 @@ from pneumonia.data.manifest import Manifest
 
 
 class TrainingSampler(Sampler[Draw]):
-    """An order of rows for each epoch, which depends on (seed, epoch) alone.
+    """Base of the training orders, which depend on (seed, epoch) only.
 
-    Each rank takes every `world_size`-th row of the one order, so a global batch holds the
-    same images with any number of ranks. What fills no whole global batch is left out.
+    Each rank takes every `world_size`-th row of the one order, so a global batch holds the same
+    images with any number of ranks. An incomplete last batch is dropped.
 
     Args:
         size: Number of rows.
         batch_size: Images of a step, over all ranks.
-        seed: Of the order.
+        seed: Seed of the order.
         rank: This process, 0 to world_size - 1.
         world_size: Number of processes.
     """
@@ -34,20 +34,20 @@ class TrainingSampler(Sampler[Draw]):
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
-        self._done = (0, 0)
+        self._resumed_at = (0, 0)
 
     def resume(self, epoch: int, rows: int) -> None:
-        """Say where an interrupted training goes on.
+        """Continue an interrupted training.
 
         Args:
-            epoch: 0-based, the one that comes next or was interrupted.
+            epoch: The epoch to continue with, 0-based.
             rows: How many of its rows this rank has already trained on.
         """
         self.epoch = epoch
-        self._done = (epoch, rows)
+        self._resumed_at = (epoch, rows)
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next; Lightning calls this.
+        """Choose the epoch that is iterated next; called by Lightning.
 
         Args:
             epoch: 0-based.
@@ -57,9 +57,9 @@ class TrainingSampler(Sampler[Draw]):
     def __len__(self) -> int:
         return self.used // self.world_size
 
-    def _start(self) -> int:
-        """How many rows to leave out at the beginning of this epoch."""
-        epoch, rows = self._done
+    def _skipped(self) -> int:
+        """Rows of this rank to leave out at the beginning of this epoch."""
+        epoch, rows = self._resumed_at
         return rows if epoch == self.epoch else 0
 
     def _random(self) -> np.random.Generator:
@@ -67,47 +67,46 @@ class TrainingSampler(Sampler[Draw]):
 
 
 class ShuffledSampler(TrainingSampler):
-    """Every row once an epoch; those that fill no whole global batch sit out this epoch."""
+    """Every row once an epoch, except those of an incomplete last batch."""
 
     def __iter__(self) -> Iterator[Draw]:
         order = self._random().permutation(self.size)
-        for row in order[: self.used][self.rank :: self.world_size][self._start() :]:
+        for row in order[: self.used][self.rank :: self.world_size][self._skipped() :]:
             yield self.epoch, int(row)
 
 
 class BalancedSampler(TrainingSampler):
-    """As many draws as rows; each picks a class, then a patient of it, then an image of theirs.
+    """As many draws as rows; each draws a class, then a patient of it, then an image of theirs.
 
-    Every choice is uniform and with replacement, so both classes weigh alike, and so do all
-    patients of a class, whether they have one image or thirty. A row that comes again within
-    an epoch is a draw of its own, augmented in its own way.
+    Each draw is uniform, with replacement: classes weigh alike, and so do all patients of a class,
+    whether they have one image or thirty. Repeated rows are augmented differently.
 
     Args:
         samples: The rows.
-        batch_size: Images of a step, over all ranks.
-        seed: Of the draws.
-        rank: This process, 0 to world_size - 1.
-        world_size: Number of processes.
+        batch_size: As for `TrainingSampler`.
+        seed: As for `TrainingSampler`.
+        rank: As for `TrainingSampler`.
+        world_size: As for `TrainingSampler`.
     """
 
     def __init__(
         self, samples: Manifest, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> None:
         super().__init__(len(samples), batch_size, seed, rank, world_size)
-        self.chances = _chances(samples)
+        self.probabilities = _probabilities(samples)
 
     def __iter__(self) -> Iterator[Draw]:
-        before: Counter[int] = Counter()
-        start = self._start() * self.world_size
-        drawn = self._random().choice(self.size, self.used, p=self.chances)
+        repeats: Counter[int] = Counter()
+        start = self._skipped() * self.world_size
+        drawn = self._random().choice(self.size, self.used, p=self.probabilities)
         for position, row in enumerate(drawn.tolist()):
             if position >= start and position % self.world_size == self.rank:
-                yield self.epoch, row, before[row]
-            before[row] += 1
+                yield self.epoch, row, repeats[row]
+            repeats[row] += 1
 
 
-def _chances(samples: Manifest) -> NDArray[np.float64]:
-    """Probability of each row in one draw of class, patient and image; float64 [N], sum 1."""
+def _probabilities(samples: Manifest) -> NDArray[np.float64]:
+    """Probability of each row in a draw of class, patient and image; float64 [N], sum 1."""
     owners = np.stack([samples.labels, np.unique(samples.patients, return_inverse=True)[1]])
     pairs, owner, images = np.unique(owners, axis=1, return_inverse=True, return_counts=True)
     classes, label, patients = np.unique(pairs[0], return_inverse=True, return_counts=True)

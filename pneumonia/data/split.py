@@ -1,8 +1,8 @@
-"""The hold-out: which training images choose the checkpoint and, later, the threshold.
+"""The validation split, which chooses the checkpoint, the temperature and the threshold.
 
-The published validation folder has 16 images, far too few to choose anything with, so the
-hold-out is made from the training images. A patient, and a set of byte-identical files, is
-always on one side as a whole.
+The published validation folder has 16 images, too few for any of these, so the validation set is
+taken from the training images. All images of a patient, and all byte-identical files, stay on the
+same side.
 """
 
 import hashlib
@@ -23,18 +23,21 @@ Strategy = Literal["blocks", "random", "folder"]
 
 @dataclass(frozen=True)
 class ValidationSplit:
-    """How the hold-out is chosen.
+    """How the validation set is chosen.
 
     Attributes:
-        strategy: `blocks` takes the lowest and highest patient numbers of each stream (the
-            test split consists of such blocks, and a random draw is more optimistic still);
-            `random` draws patients; `folder` uses the published `val` folder as it is.
-        fraction: Share of the patients of each stream, above 0 and below 1. Unused with
+        strategy: `blocks` takes the lowest and highest patient numbers of each stream (the test
+            split consists of such blocks; a random draw is more optimistic); `random` draws
+            patients; `folder` uses the published `val` folder.
+        fraction: Fraction of the patients of each stream, above 0 and below 1. Unused with
             `folder` and with `folds`.
-        folds: For `random`: cut the patients into this many parts, at least 2, and hold out
-            part number `fold` (0-based). None: a single draw of `fraction`.
-        fold: Which part, 0 to folds - 1.
-        seed: Of the draw; the same seed gives the same hold-out.
+        folds: With `random`: number of cross-validation folds, at least 2. None: a single draw
+            of `fraction`.
+        fold: The fold that is the validation set, 0 to folds - 1.
+        seed: Seed of the draw.
+
+    Raises:
+        ConfigError: If a value is out of range.
     """
 
     strategy: Strategy = "blocks"
@@ -46,62 +49,59 @@ class ValidationSplit:
     def __post_init__(self) -> None:
         if self.strategy not in get_args(Strategy):
             raise ConfigError(
-                f"data.holdout.strategy={self.strategy!r} is not one of"
+                f"data.split.strategy={self.strategy!r}: expected one of"
                 f" {', '.join(get_args(Strategy))}."
             )
         if not 0 < self.fraction < 1:
-            raise ConfigError(
-                f"data.holdout.fraction={self.fraction} must lie above 0 and below 1."
-            )
+            raise ConfigError(f"data.split.fraction={self.fraction}: expected above 0, below 1.")
         if self.seed < 0:
-            raise ConfigError(f"data.holdout.seed={self.seed} must be 0 or more.")
+            raise ConfigError(f"data.split.seed={self.seed}: expected 0 or more.")
         if self.folds is None:
             return
         if self.strategy != "random":
             raise ConfigError(
-                f"data.holdout.folds needs data.holdout.strategy=random, not {self.strategy}."
+                f"data.split.folds needs data.split.strategy=random, not {self.strategy}."
             )
-        if self.folds < 2 or not 0 <= self.fold < self.folds:  # noqa: PLR2004
-            raise ConfigError(
-                f"data.holdout.folds={self.folds} fold={self.fold}: at least 2 folds are needed,"
-                " numbered from 0."
-            )
+        if self.folds < 2:  # noqa: PLR2004
+            raise ConfigError(f"data.split.folds={self.folds}: expected 2 or more.")
+        if not 0 <= self.fold < self.folds:
+            raise ConfigError(f"data.split.fold={self.fold}: expected 0 to {self.folds - 1}.")
 
     def mask(self, samples: Manifest) -> NDArray[np.bool_]:
-        """Choose the held-out rows.
+        """Choose the validation images.
 
         Args:
-            samples: All training images.
+            samples: All images outside the test split.
 
         Returns:
-            Mask of length N, true for the hold-out.
+            Mask of length N, true for validation.
 
         Raises:
             DataError: If `blocks` meets patients without numbers.
         """
-        together = group_images(samples)
+        groups = group_images(samples)
         if self.strategy == "blocks":
             _, first = np.unique(samples.patients, return_index=True)
             choose = self._blocks
-        else:  # whole groups, so that no two folds hold out the same image
-            _, first = np.unique(together, return_index=True)
+        else:  # whole groups, so that no image is in two folds
+            _, first = np.unique(groups, return_index=True)
             choose = self._draw
-        some = samples.take(first)  # one row of each
+        representatives = samples.take(first)
         chosen: list[str] = []
-        for stream in np.unique(some.streams):
-            chosen += choose(some.take(some.streams == stream))
-        return np.isin(together, together[np.isin(samples.patients, chosen)])
+        for stream in np.unique(representatives.streams):
+            chosen += choose(representatives.take(representatives.streams == stream))
+        return np.isin(groups, groups[np.isin(samples.patients, chosen)])
 
     def _blocks(self, stream: Manifest) -> list[str]:
         if (stream.numbers == UNNUMBERED).any():
             raise DataError(
-                f"data.holdout.strategy=blocks needs patient numbers, and {stream.patients[0]} has"
-                " none; use data.holdout.strategy=random."
+                f"data.split.strategy=blocks needs patient numbers, and {stream.patients[0]} has"
+                " none; use data.split.strategy=random."
             )
         by_number = stream.patients[np.argsort(stream.numbers, kind="stable")]
-        held = round(self.fraction * len(stream))
-        low = held - held // 2
-        return [*by_number[:low], *by_number[len(by_number) - (held - low) :]]
+        count = round(self.fraction * len(stream))
+        low = count - count // 2
+        return [*by_number[:low], *by_number[len(by_number) - (count - low) :]]
 
     def _draw(self, stream: Manifest) -> list[str]:
         random = np.random.default_rng([self.seed, *str(stream.streams[0]).encode()])
@@ -112,33 +112,24 @@ class ValidationSplit:
 
 
 def group_images(samples: Manifest) -> NDArray[np.int64]:
-    """Number the sets of images that must stay together.
+    """Number the sets of images that must stay on one side of a split.
 
-    Images belong together if they show the same patient or are byte-identical, directly or
-    through other images.
+    Images of one patient and byte-identical files belong together, directly or through others.
 
     Args:
         samples: Images on disk.
 
     Returns:
-        int64 [N], the same number for images of the same set.
+        int64 [N], equal numbers for images of the same set.
 
     Raises:
         DataError: If a file cannot be read.
     """
-    _, parents = np.unique(samples.patients, return_inverse=True)
-    leader = list(range(int(parents.max(initial=-1)) + 1))
-
-    def find(node: int) -> int:
-        while leader[node] != node:
-            leader[node] = leader[leader[node]]
-            node = leader[node]
-        return node
-
-    for twins in identical_files([str(path) for path in samples.paths]):
-        for other in twins[1:]:
-            leader[find(int(parents[other]))] = find(int(parents[twins[0]]))
-    return np.array([find(int(parent)) for parent in parents], dtype=np.int64)
+    groups = np.unique(samples.patients, return_inverse=True)[1]
+    for first, *others in identical_files([str(path) for path in samples.paths]):
+        for other in others:
+            groups[groups == groups[other]] = groups[first]
+    return groups
 
 
 def identical_files(paths: list[str]) -> list[list[int]]:
@@ -173,18 +164,18 @@ def check_disjoint(train: Manifest, other: Manifest, name: str) -> None:
 
     Args:
         train: The training images.
-        other: Images that must be new to a model trained on them.
-        name: What `other` is called, for the message.
+        other: Images that training must not see.
+        name: Name of `other` in the message.
 
     Raises:
-        DataError: If they share something, with the first few named.
+        DataError: If they overlap; the first few images are named.
     """
-    together = group_images(train + other)
-    shared = np.isin(together[len(train) :], together[: len(train)])
+    groups = group_images(train + other)
+    shared = np.isin(groups[len(train) :], groups[: len(train)])
     if shared.any():
         names = ", ".join(other.paths[shared][:3])
         raise DataError(
             f"{int(shared.sum())} of {len(other)} images of {name} show a patient of the training"
-            f" images or are copies of one (first: {names}); remove them from one side, or say"
-            " what a patient is with data.patients."
+            f" images or are copies of one (first: {names}); remove them from one side, or"
+            " identify patients with data.patients."
         )

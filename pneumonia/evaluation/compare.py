@@ -1,34 +1,32 @@
-"""Two models on the same images: which differences are more than chance."""
+"""Compare two models on the same images by the paired patient-level bootstrap."""
 
 import json
 import math
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from pneumonia.errors import EvaluationError
 from pneumonia.evaluation.confidence import (
     REPLICATES,
     Estimate,
-    MetricSet,
-    area_difference,
+    auroc_difference,
     draw_patients,
-    percentiles,
+    percentile_interval,
 )
 from pneumonia.evaluation.evaluate import AT_HALF, HALF
-from pneumonia.evaluation.predictions import Cases, Sample, check_threshold, read_cases
-from pneumonia.evaluation.report.write import METRICS
+from pneumonia.evaluation.metrics import METRICS, compute_metrics, metric_values
+from pneumonia.evaluation.predictions import PredictionTable, check_threshold
+from pneumonia.evaluation.report.write import METRICS_FILE
 
 NO_EVIDENCE = "no evidence of a difference"
 UNKNOWN = "unknown: no interval"
 
-_LOWER_IS_BETTER = {"brier", "log_loss", "ece"}
-_NEITHER_IS_BETTER = {"calibration_slope", "calibration_intercept"}
-_SHOWN = 3
+_HIGHER_IS_BETTER = {metric.name: metric.higher_is_better for metric in METRICS}
 
 
 @dataclass(frozen=True)
@@ -36,11 +34,11 @@ class Difference:
     """One metric of two models.
 
     Attributes:
-        a: Of the first; NaN where undefined.
+        a: Of the first model; NaN where undefined.
         b: Of the second.
         difference: b - a, with its interval.
         verdict: `A is better`, `B is better`, `A is higher`, `B is higher`, `NO_EVIDENCE` where
-            the interval covers 0, or `UNKNOWN` where there is none.
+            the interval includes 0, or `UNKNOWN` without an interval.
     """
 
     a: float
@@ -51,13 +49,13 @@ class Difference:
 
 @dataclass(frozen=True)
 class McNemar:
-    """The exact test of equal accuracy on discordant images; assumes independent images.
+    """The exact test of equal accuracy (McNemar, Psychometrika 12, 1947).
 
     Attributes:
-        only_a_right: Images that only the first model calls right.
-        only_b_right: Images that only the second calls right.
+        only_a_right: Images that only the first model classifies correctly.
+        only_b_right: Images that only the second classifies correctly.
         p_value: Two-sided.
-        method: What it is, and what it assumes.
+        method: Its name, and what it assumes.
     """
 
     only_a_right: int
@@ -71,137 +69,147 @@ class Comparison:
     """Two models on the same images.
 
     Attributes:
-        differences: By metric, named as in `pneumonia.evaluation.evaluate.Assessment.metrics`; no
-            correction is made for their number.
+        differences: By the names of `compute_metrics`, and `auroc_obuchowski`; not corrected for
+            the number of metrics.
         auroc_p_value: Of equal AUROC, by the variance of `auroc_obuchowski`; NaN where that is 0.
-        mcnemar: At each model's operating point.
+        mcnemar: At each model's threshold.
+        thresholds: Of each model: the number, and where it comes from.
     """
 
     differences: dict[str, Difference]
     auroc_p_value: float
     mcnemar: McNemar
-
-
-def same_images(paths_a: Sequence[str], paths_b: Sequence[str]) -> NDArray[np.intp]:
-    """Find each image of one table in another.
-
-    Args:
-        paths_a: Image files, each once.
-        paths_b: The same files in any order.
-
-    Returns:
-        Shape (n,): places in b, so that b's rows at these places stand beside a's.
-
-    Raises:
-        EvaluationError: If a file is repeated or is in one table only; names the first few.
-    """
-    for name, paths in (("first", paths_a), ("second", paths_b)):
-        files, counts = np.unique(np.asarray(paths, np.str_), return_counts=True)
-        if (counts > 1).any():
-            raise EvaluationError(
-                f"The {name} predictions name {(counts > 1).sum()} images more than once "
-                f"({_few(files[counts > 1])}); give each image once."
-            )
-    places = {path: place for place, path in enumerate(paths_b)}
-    only_a = [path for path in paths_a if path not in places]
-    only_b = sorted(set(paths_b) - set(paths_a))
-    if only_a or only_b:
-        lists = [
-            f"{len(paths)} only in the {name} ({_few(paths)})"
-            for name, paths in (("first", only_a), ("second", only_b))
-            if paths
-        ]
-        raise EvaluationError(
-            f"The predictions are of different images: {' and '.join(lists)}; a comparison is "
-            "paired, so evaluate both models on the same files."
-        )
-    return np.array([places[path] for path in paths_a], dtype=np.intp)
+    thresholds: tuple[str, str] = ("", "")
 
 
 def compare(
-    a: Sample,
-    b: Sample,
+    a: PredictionTable,
+    b: PredictionTable,
     thresholds: tuple[float, float] = (HALF, HALF),
     *,
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> Comparison:
-    """Compare two models by the paired patient bootstrap: the same patients drawn for both.
+    """Compare two models; each replicate draws the same patients for both.
 
     Args:
-        a: What the first model said.
-        b: What the second said of the same images of the same patients, in the same order.
-        thresholds: Operating point of each, in [0, 1].
+        a: Predictions of the first model.
+        b: Predictions of the second for the same images of the same patients, in the same order.
+        thresholds: Of each model, in [0, 1].
         seed: Of the bootstrap.
         replicates: Of the bootstrap, at least 200.
 
     Raises:
-        EvaluationError: If the samples differ in labels or patients.
+        EvaluationError: If the tables differ in labels or patients.
     """
     _check_pair(a, b)
-    cuts = [check_threshold(threshold) for threshold in thresholds]
-    cards = [
-        MetricSet(sample, {"": cut, AT_HALF: HALF})
-        for sample, cut in zip((a, b), cuts, strict=True)
-    ]
-    values_a, values_b = (card.values() for card in cards)
+    cut_a, cut_b = map(check_threshold, thresholds)
     weights = draw_patients(a, replicates, seed)
-    drawn_a, drawn_b = (card.replicates(weights) for card in cards)
-    method = f"paired {a.unit} bootstrap{a.assumption}"
+    values_a, drawn_a = _values_and_replicates(a, cut_a, weights)
+    values_b, drawn_b = _values_and_replicates(b, cut_b, weights)
     found = {}
-    for name, of_a in values_a.items():
-        gap = values_b[name] - of_a
-        gaps = drawn_b[name] - drawn_a[name]
-        ends = percentiles(gap, gaps)
+    for name, value_a in values_a.items():
+        gap = values_b[name] - value_a
+        ends = percentile_interval(gap, drawn_b[name] - drawn_a[name])
         difference = (
-            Estimate(gap, *ends, method)
+            Estimate(gap, *ends, f"paired {a.unit} bootstrap{a.assumption}")
             if ends
             else Estimate.without_interval(gap, "undefined, or the same in every replicate")
         )
-        found[name] = Difference(of_a, values_b[name], difference, _verdict(name, difference))
-    area, p_value = area_difference(a, b)
+        found[name] = Difference(value_a, values_b[name], difference, _verdict(name, difference))
+    difference, p_value = auroc_difference(a, b)
     found["auroc_obuchowski"] = Difference(
-        values_a["auroc"], values_b["auroc"], area, _verdict("auroc", area)
+        values_a["auroc"], values_b["auroc"], difference, _verdict("auroc", difference)
     )
-    right_a, right_b = (
-        (sample.probabilities >= cut) == sample.labels
-        for sample, cut in zip((a, b), cuts, strict=True)
-    )
-    return Comparison(found, p_value, mcnemar(right_a, right_b))
+    right_a = (a.probability >= cut_a) == a.positive
+    right_b = (b.probability >= cut_b) == b.positive
+    return Comparison(found, p_value, _mcnemar(right_a, right_b))
 
 
-def mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> McNemar:
-    """Test whether two models are right equally often on the same images.
+def compare_files(
+    a: str | os.PathLike[str],
+    b: str | os.PathLike[str],
+    thresholds: tuple[float | None, float | None] = (None, None),
+    *,
+    seed: int = 0,
+    replicates: int = REPLICATES,
+) -> Comparison:
+    """Compare two tables of predictions of the same images, matched by path.
 
-    McNemar, Psychometrika 12 (1947), in the exact form: if they are, the images that only one
-    calls right fall to either with probability 1/2.
+    Where only one table has patients, they are used for both.
 
     Args:
-        right_a: Shape (n,), whether the first is right of each image.
-        right_b: Shape (n,), likewise.
+        a: One model's CSV file, as for `PredictionTable.read`, with a column path.
+        b: The other's.
+        thresholds: Of each model; None for the one in `metrics.json` beside the file, or else 0.5.
+        seed: Of the bootstrap.
+        replicates: Of the bootstrap.
+
+    Raises:
+        EvaluationError: If a file cannot be used, or they are of different images.
     """
+    table_a, paths_a = _read_with_paths(a)
+    table_b, paths_b = _read_with_paths(b)
+    table_b = table_b.take(_match_images(paths_a, paths_b))
+    if table_a.patient is None:
+        table_a = replace(table_a, patient=table_b.patient)
+    elif table_b.patient is None:
+        table_b = replace(table_b, patient=table_a.patient)
+    cut_a, origin_a = _threshold(a, thresholds[0])
+    cut_b, origin_b = _threshold(b, thresholds[1])
+    found = compare(table_a, table_b, (cut_a, cut_b), seed=seed, replicates=replicates)
+    return replace(found, thresholds=(f"{cut_a:.4g}, {origin_a}", f"{cut_b:.4g}, {origin_b}"))
+
+
+def _mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> McNemar:
     only_a = int((right_a & ~right_b).sum())
     only_b = int((right_b & ~right_a).sum())
     n = only_a + only_b
-    tail = sum(math.comb(n, k) for k in range(min(only_a, only_b) + 1))
-    return McNemar(only_a, only_b, min(1.0, 2 * tail / 2**n))
+    return McNemar(only_a, only_b, float(binomtest(only_a, n).pvalue) if n else 1.0)
 
 
-def _check_pair(a: Sample, b: Sample) -> None:
+def _match_images(paths_a: list[str], paths_b: list[str]) -> NDArray[np.intp]:
+    """Find the rows of b that show the images of a."""
+    rows = {path: row for row, path in enumerate(paths_b)}
+    known = set(paths_a)
+    only = {
+        "first": [path for path in paths_a if path not in rows],
+        "second": [path for path in paths_b if path not in known],
+    }
+    if only["first"] or only["second"]:
+        found = [
+            f"{len(paths)} images only in the {table} table, such as {paths[0]}"
+            for table, paths in only.items()
+            if paths
+        ]
+        raise EvaluationError(
+            f"column path: found {' and '.join(found)}; expected the same images in both tables."
+        )
+    return np.array([rows[path] for path in paths_a], dtype=np.intp)
+
+
+def _values_and_replicates(
+    table: PredictionTable, threshold: float, weights: NDArray[np.int32]
+) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
+    cuts = {"": threshold, AT_HALF: HALF}
+    return metric_values(table, cuts), compute_metrics(table, cuts, weights)
+
+
+def _check_pair(a: PredictionTable, b: PredictionTable) -> None:
     if len(a) != len(b):
         raise EvaluationError(
-            f"Found {len(a)} images in the first predictions and {len(b)} in the second; a "
-            "comparison is paired, so evaluate both models on the same files."
+            f"The first table has {len(a)} images and the second {len(b)}, expected the same images"
+            " in both."
         )
-    for what, of_a, of_b in (
-        ("labels", a.labels, b.labels),
-        ("patients", a.patients, b.patients),
+    for name, of_a, of_b in (
+        ("label", a.label, b.label),
+        ("patient", a.patient_ids, b.patient_ids),
     ):
         differ = np.flatnonzero(of_a != of_b)
         if differ.size:
             raise EvaluationError(
-                f"The predictions differ in {what} of {differ.size} of {len(a)} images, the first "
-                f"at index {differ[0]}; give both in the same order, with the same {what}."
+                f"column {name}: the tables differ in {differ.size} of {len(a)} images, first in"
+                f" row {differ[0] + 1} of the first; expected the same {name} for each image."
             )
 
 
@@ -212,89 +220,29 @@ def _verdict(name: str, difference: Estimate) -> str:
         return UNKNOWN
     if difference.low <= 0 <= difference.high:
         return NO_EVIDENCE
-    metric = name.rpartition("/")[2]
-    higher = "B" if difference.value > 0 else "A"
-    if metric in _NEITHER_IS_BETTER:
+    higher, lower = ("B", "A") if difference.value > 0 else ("A", "B")
+    higher_is_better = _HIGHER_IS_BETTER.get(name.removeprefix(AT_HALF), True)
+    if higher_is_better is None:
         return f"{higher} is higher"
-    lower = "A" if higher == "B" else "B"
-    return f"{lower if metric in _LOWER_IS_BETTER else higher} is better"
+    return f"{higher if higher_is_better else lower} is better"
 
 
-def _few(paths: Sequence[str] | NDArray[np.str_]) -> str:
-    names = ", ".join(str(path) for path in paths[:_SHOWN])
-    return names if len(paths) <= _SHOWN else f"{names}, ..."
-
-
-@dataclass(frozen=True)
-class ComparedTables:
-    """A comparison, and the thresholds it was made at.
-
-    Attributes:
-        comparison: What differs.
-        thresholds: Of each model: the number, and where it comes from.
-    """
-
-    comparison: Comparison
-    thresholds: tuple[str, str]
-
-
-def compare_files(
-    a: str | os.PathLike[str],
-    b: str | os.PathLike[str],
-    thresholds: tuple[float | None, float | None] = (None, None),
-    *,
-    seed: int = 0,
-    replicates: int = REPLICATES,
-) -> ComparedTables:
-    """Compare two tables of predictions of the same images, matched by path.
-
-    Where only one table names the patients, they are taken from it for both.
-
-    Args:
-        a: One model's CSV file, as for `pneumonia.evaluation.predictions.read_cases`, with paths.
-        b: The other's.
-        thresholds: Of each; None for the one in the `metrics.json` beside it, or else 0.5.
-        seed: Of the bootstrap.
-        replicates: Of the bootstrap.
-
-    Raises:
-        EvaluationError: If a file cannot be used, or they are of different images.
-    """
-    left, right = _with_paths(a), _with_paths(b)
-    right = right[0].take(same_images(left[1], right[1])), left[1]
-    one, other = left[0], right[0]
-    if one.patients is None:
-        one = replace(one, patients=other.patients)
-    elif other.patients is None:
-        other = replace(other, patients=one.patients)
-    cuts = [_threshold(path, t) for path, t in zip((a, b), thresholds, strict=True)]
-    found = compare(
-        one.sample(),
-        other.sample(),
-        (cuts[0][0], cuts[1][0]),
-        seed=seed,
-        replicates=replicates,
-    )
-    words = [f"{cut:.4g}, {origin}" for cut, origin in cuts]
-    return ComparedTables(found, (words[0], words[1]))
-
-
-def _with_paths(file: str | os.PathLike[str]) -> tuple[Cases, list[str]]:
-    cases = read_cases(file)
-    if cases.paths is None:
+def _read_with_paths(file: str | os.PathLike[str]) -> tuple[PredictionTable, list[str]]:
+    table = PredictionTable.read(file)
+    if table.path is None:
         raise EvaluationError(
-            f"{file} has no column path, and without it nobody knows which rows show the same"
-            " image; name the image of each row there."
+            f"{file} has no column path, expected the image file of each row, by which the tables"
+            " are matched."
         )
-    return cases, cases.paths.tolist()
+    return table, table.path.tolist()
 
 
 def _threshold(file: str | os.PathLike[str], given: float | None) -> tuple[float, str]:
     if given is not None:
-        return given, "given by hand"
-    beside = Path(file).with_name(METRICS)
+        return given, "given"
+    metrics = Path(file).with_name(METRICS_FILE)
     try:
-        value = json.loads(beside.read_text(encoding="utf-8"))["test/threshold"]["value"]
-        return float(value), f"from {beside}"
+        value = json.loads(metrics.read_text(encoding="utf-8"))["test/threshold"]["value"]
+        return float(value), f"from {metrics}"
     except (OSError, ValueError, KeyError, TypeError):
-        return HALF, "the default, chosen on no hold-out"
+        return HALF, "default, not chosen on a validation set"

@@ -1,289 +1,77 @@
-"""A test, whole: every metric with its interval, overall and by subtype, and what to doubt."""
+"""Evaluate predictions: every metric with its interval, overall and by subtype, and caveats."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+from scipy.stats import betabinom
 
-from pneumonia.errors import EvaluationError
-from pneumonia.evaluation import confidence
-from pneumonia.evaluation.abstention import Abstention, selective, violated_guarantees
+from pneumonia.evaluation.abstention import Abstention, conformal_rank
 from pneumonia.evaluation.calibration import Reliability, reliability
 from pneumonia.evaluation.confidence import (
     LEVEL,
     REPLICATES,
     Estimate,
+    auroc_estimate,
     draw_patients,
     estimate_metrics,
-    wilson,
+    percentile_interval,
+    proportion_interval,
 )
 from pneumonia.evaluation.metrics import Confusion, confusion
-from pneumonia.evaluation.predictions import FEW_PATIENTS, Cases, Sample, check_threshold
+from pneumonia.evaluation.predictions import FEW_PATIENTS, PredictionTable, check_threshold
 from pneumonia.evaluation.threshold import OperatingPoint
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA, UNKNOWN_SUBTYPE
-
-GRID = np.arange(1, 100) / 100
-"""Threshold probabilities of a decision curve."""
-
-
-class DecisionCurve(NamedTuple):
-    """Net benefit over the threshold probability at which one would treat; treating no one is 0.
-
-    Attributes:
-        threshold: Shape (k,), rising, in (0, 1).
-        net_benefit: Of calling PNEUMONIA from the threshold up: true positives per image.
-        low: Lower end of its 95% interval by the bootstrap, pointwise.
-        high: Upper end.
-        treat_all: Net benefit of calling everyone PNEUMONIA.
-    """
-
-    threshold: NDArray[np.float64]
-    net_benefit: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    treat_all: NDArray[np.float64]
-
-
-def decision_curve(
-    sample: Sample, weights: NDArray[np.int32], thresholds: NDArray[np.float64] = GRID
-) -> DecisionCurve:
-    """Compute net benefit: TP / n - FP / n * t / (1 - t) at each threshold probability t.
-
-    Vickers and Elkin, Medical Decision Making 26 (2006), 565. It holds at the share of PNEUMONIA
-    in the sample, and for calibrated probabilities only.
-
-    Args:
-        sample: The images.
-        weights: What `pneumonia.evaluation.confidence.draw_patients` gave for this sample.
-        thresholds: Shape (k,), in (0, 1).
-    """
-    odds = thresholds / (1 - thresholds)
-    called = sample.probabilities[:, None] >= thresholds
-    truth = sample.labels[:, None]
-    benefit = sample.patient_sums(np.where(truth, 1.0, -odds) * called)
-    images = np.bincount(sample.patients)
-    resampled = (weights.astype(np.float64) @ benefit) / (weights @ images)[:, None]
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    prevalence = float(np.mean(sample.labels))
-    return DecisionCurve(
-        thresholds,
-        benefit.sum(axis=0) / len(sample),
-        low,
-        high,
-        prevalence - (1 - prevalence) * odds,
-    )
-
 
 log = logging.getLogger(__name__)
 
 HALF = 0.5
 AT_HALF = f"at_{HALF}/"
-"""What stands before the names of metrics at probability 0.5."""
+"""Prefix of the names of metrics at probability 0.5."""
 
+_MORE_THAN_CHANCE = 0.025
 
-@dataclass(frozen=True)
-class Assessment:
-    """The result of a test.
+Origin = Literal["validation", "site", "given", "default", "missing"]
+"""Where a threshold comes from: chosen on the validation set, or on a site's own images
+(`pneumonia calibrate`); given by the user; 0.5 because the table comes without a threshold
+(`default`), or because the checkpoint has none (`missing`)."""
 
-    Attributes:
-        threshold: The operating point's: PNEUMONIA means probability >= threshold.
-        metrics: By name, without `test/`. Plain names hold at the operating point, `at_0.5/...`
-            at 0.5, `<subtype>/...` and `<subtype>/at_0.5/...` for the PNEUMONIA images of a
-            subtype beside all NORMAL images; a subtype's predictive values, accuracy and
-            calibration are therefore those of another share of PNEUMONIA. With a band, also those
-            of `pneumonia.evaluation.abstention.selective`.
-        confusion: Images by label and call, at the operating point.
-        reliability: Points of the reliability diagram.
-        decision: The decision curve.
-        notes: What to doubt, a sentence each.
-        band: In which images were left undecided; None for a test without.
-    """
-
-    threshold: float
-    metrics: dict[str, Estimate]
-    confusion: Confusion
-    reliability: Reliability
-    decision: DecisionCurve
-    notes: tuple[str, ...]
-    band: Abstention | None = None
-
-    def plain(self, prefix: str = "") -> dict[str, float]:
-        """The defined metrics at the operating point over all images, as plain numbers."""
-        return {
-            f"{prefix}{name}": found.value
-            for name, found in self.metrics.items()
-            if "/" not in name and np.isfinite(found.value)
-        }
-
-
-def assess(
-    labels: ArrayLike,
-    probabilities: ArrayLike,
-    patients: ArrayLike | None = None,
-    subtypes: ArrayLike | None = None,
-    *,
-    threshold: float,
-    band: Abstention | None = None,
-    scores: ArrayLike | None = None,
-    seed: int = 0,
-    replicates: int = REPLICATES,
-) -> Assessment:
-    """Evaluate a test.
-
-    Args:
-        labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
-        probabilities: Shape (n,), in [0, 1], calibrated if calibration exists.
-        patients: Shape (n,), text or numbers; without them each image counts as a patient of its
-            own, which every method says.
-        subtypes: Shape (n,), text; read of PNEUMONIA images only, `unknown` and empty left out.
-        threshold: Of the operating point, in [0, 1].
-        band: In which images are left undecided; None for no such band.
-        scores: Shape (n,), finite: raw logits to rank by; by default the probabilities.
-        seed: Of the bootstrap.
-        replicates: Of the bootstrap, at least 200.
-
-    Returns:
-        The assessment. Beside each `auroc` by the bootstrap stand `auroc_obuchowski` and
-        `auroc_delong`, beside `sensitivity` and `specificity` those of `_wilson`; counts are `n`,
-        `n_positive`, `n_patients`, `n_patients_positive` and `n_patients_negative`.
-
-    Raises:
-        EvaluationError: If a column is not as said, or the labels are of one class.
-    """
-    sample = Sample.of(labels, probabilities, patients, scores)
-    threshold = check_threshold(threshold)
-    weights = draw_patients(sample, replicates, seed)
-    metrics = _metrics(sample, threshold, weights)
-    metrics["threshold"] = Estimate.exact(threshold, "given")
-    for subtype, images in _subtypes(sample, subtypes).items():
-        part = sample.subset(images | ~sample.labels)
-        of_part = _metrics(part, threshold, draw_patients(part, replicates, seed))
-        metrics |= {f"{subtype}/{name}": found for name, found in of_part.items()}
-    notes = _notes(sample)
-    if band is not None:
-        metrics |= selective(sample, band, weights)
-        notes += violated_guarantees(sample, band)
-    for note in notes:
-        log.warning(note)
-    return Assessment(
-        threshold,
-        metrics,
-        confusion(sample.labels, sample.probabilities >= threshold),
-        reliability(sample.labels, sample.probabilities),
-        decision_curve(sample, weights),
-        notes,
-        band,
-    )
-
-
-def _metrics(sample: Sample, threshold: float, weights: NDArray[np.int32]) -> dict[str, Estimate]:
-    """Give the metrics of one set of images, at both thresholds."""
-    found = estimate_metrics(sample, {"": threshold, AT_HALF: HALF}, weights)
-    found["auroc_obuchowski"] = confidence.area(sample)
-    found["auroc_delong"] = confidence.area(sample, clustered=False)
-    for prefix, cut in (("", threshold), (AT_HALF, HALF)):
-        c = confusion(sample.labels, sample.probabilities >= cut)
-        for name, right, n in (
-            ("sensitivity", c.tp, c.n_positive),
-            ("specificity", c.tn, c.n_negative),
-        ):
-            found[f"{prefix}{name}_wilson"] = Estimate(
-                right / n, *wilson(right, n), "Wilson 1927, assumes independent images"
-            )
-    n_negative, n_positive = sample.class_patients
-    counts = {
-        "n": len(sample),
-        "n_positive": int(sample.labels.sum()),
-        "n_patients": sample.n_patients,
-        "n_patients_positive": n_positive,
-        "n_patients_negative": n_negative,
-    }
-    return found | {name: Estimate.exact(count, "count") for name, count in counts.items()}
-
-
-def _subtypes(sample: Sample, subtypes: ArrayLike | None) -> dict[str, NDArray[np.bool_]]:
-    """Find the PNEUMONIA images of each subtype."""
-    if subtypes is None:
-        return {}
-    names = np.asarray(subtypes)
-    if names.shape != sample.labels.shape or names.dtype.kind != "U":
-        raise EvaluationError(
-            f"Found {len(sample)} labels but subtypes of shape {names.shape} and type "
-            f"{names.dtype}; give one name per image, in the same order."
-        )
-    known = np.setdiff1d(names[sample.labels], ["", UNKNOWN_SUBTYPE])
-    return {str(name): sample.labels & (names == name) for name in known}
-
-
-def _notes(sample: Sample) -> tuple[str, ...]:
-    notes = []
-    if not sample.known_patients:
-        notes.append(
-            "No patients are given: each image counts as a patient of its own, and intervals are "
-            "too narrow if a patient has several."
-        )
-    for label in (NORMAL, PNEUMONIA):
-        count = sample.class_patients[label]
-        if count < FEW_PATIENTS:
-            notes.append(
-                f"Only {count} {sample.unit}s in class {CLASSES[label]}, fewer than "
-                f"{FEW_PATIENTS}: bootstrap intervals are too narrow."
-            )
-    mixed = sample.mixed_patients.size
-    if mixed:
-        notes.append(
-            f"Patients with images of both classes: {mixed}. Patients are therefore resampled "
-            "together, not within class; if that is no follow-up, look for patient keys used twice."
-        )
-    if np.ptp(sample.scores) == 0:
-        notes.append("All images have the same score: the classifier tells none apart.")
-    return tuple(notes)
-
-
-Origin = Literal["hold-out", "site", "given", "default", "missing"]
-"""Of a threshold: chosen on the training's hold-out, or on a site's own images; given by hand;
-0.5 for predictions that came without one, or for a checkpoint that holds none."""
+ImageLoader = Callable[[str], NDArray[np.uint8]]
 
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """What a result is about.
+    """The model that made the predictions, as far as it is known.
 
     Attributes:
-        name: Of the model, as its owner would find it: a file.
-        data: What it was tested on.
-        checkpoint: Whether it is one of the project's checkpoints, rather than a table.
+        name: The file of the model or table.
+        data: What it was tested on, in words.
+        is_checkpoint: Whether it is one of the project's checkpoints, rather than a table.
         calibration: Temperature and offset, `sigmoid(logit / temperature + offset)`; None
-            where there is none.
-        operating_point: Where the threshold comes from; None if nothing is known.
-        metadata: Of data, hold-out, training and model: plain nested values, any of them missing.
-        history: What calibrating at a site replaced, oldest first: plain nested values.
-        warnings: What else to doubt, a sentence each.
-        band: Around that threshold, in which images are left undecided; None where there is none.
+            without calibration.
+        operating_point: None if the threshold was not chosen on any images.
+        abstention: The range of uncertain images around that threshold; None without abstention.
+        metadata: Of data, split, training and model: plain nested values, any of them missing.
+        history: What each `pneumonia calibrate` replaced, oldest first: plain nested values.
+        warnings: Caveats, a sentence each.
     """
 
     name: str
     data: str
-    checkpoint: bool = False
+    is_checkpoint: bool = False
     calibration: tuple[float, float] | None = None
     operating_point: OperatingPoint | None = None
+    abstention: Abstention | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
     history: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
-    band: Abstention | None = None
 
-    def fact(self, *keys: str) -> Any:
-        """Look a fact up.
-
-        Args:
-            keys: From the outermost to the innermost.
-
-        Returns:
-            The value, or None where it was not recorded.
-        """
+    def lookup(self, *keys: str) -> Any:
+        """Look up a value in the metadata by nested keys; None where it was not recorded."""
         found: Any = self.metadata
         for key in keys:
             if not isinstance(found, Mapping):
@@ -291,45 +79,20 @@ class EvaluatedModel:
             found = found.get(key)
         return found
 
-    def table(self, *keys: str) -> dict[str, Any]:
-        """Look metadata up that stand together.
-
-        Args:
-            keys: From the outermost to the innermost.
-
-        Returns:
-            Them, or nothing where they were not recorded.
-        """
-        found = self.fact(*keys)
+    def section(self, *keys: str) -> dict[str, Any]:
+        """Look up values by name in the metadata; empty where they were not recorded."""
+        found = self.lookup(*keys)
         return dict(found) if isinstance(found, Mapping) else {}
-
-    def origin(self, threshold: float | None) -> Origin:
-        """Tell where the threshold of a test comes from.
-
-        Args:
-            threshold: What was given by hand; None for nothing.
-        """
-        if threshold is not None:
-            return "given"
-        if self.operating_point is not None:
-            return "site" if self.history else "hold-out"
-        return "missing" if self.checkpoint else "default"
-
-
-MEANING = (
-    "A high AUROC without the lungs shows that the model can use a shortcut; a low one proves"
-    " nothing."
-)
 
 
 @dataclass(frozen=True, eq=False)
 class ShortcutProbe:
-    """AUROC on images changed in one way.
+    """AUROC on images that were changed in one way.
 
     Attributes:
         name: The change, in a few words.
         geometry: Exactly what was done.
-        auroc: Of the changed images, with its interval.
+        auroc: Of the changed images.
         picture: One of them, grey uint8 [H, W]; None for what is no image.
     """
 
@@ -339,69 +102,322 @@ class ShortcutProbe:
     picture: NDArray[np.uint8] | None = None
 
 
-Picture = Callable[[str], NDArray[np.uint8]]
+class DecisionCurve(NamedTuple):
+    """Net benefit over the threshold probability; treating no one has net benefit 0.
 
-
-@dataclass(frozen=True)
-class EvaluationResult:
-    """All that a report or a model card draws on.
+    It holds at the prevalence of the table, and for calibrated probabilities only.
 
     Attributes:
-        subject: What was evaluated.
-        cases: On which images, and what it said of them.
-        assessment: The result.
-        origin: Of the threshold.
-        probes: The shortcut probe; none where it was not run.
-        picture: Gives the grey image of a path, uint8 [H, W]; None for no images.
+        threshold: Shape (k,), rising, in (0, 1).
+        net_benefit: Of treating those with a probability of at least the threshold.
+        low: Lower end of its 95% bootstrap interval, pointwise.
+        high: Upper end.
+        treat_all: Net benefit of treating everyone.
     """
 
-    subject: EvaluatedModel
-    cases: Cases
-    assessment: Assessment
-    origin: Origin
+    threshold: NDArray[np.float64]
+    net_benefit: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    treat_all: NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class EvaluationResult:
+    """Everything that report, console, model card and logs draw on.
+
+    Attributes:
+        model: What made the predictions.
+        table: The predictions.
+        threshold: Of the operating point: PNEUMONIA is predicted if probability >= threshold.
+        threshold_origin: Where it comes from.
+        metrics: By name, without `test/`. Plain names at the threshold, `at_0.5/...` at 0.5,
+            `<subtype>/...` and `<subtype>/at_0.5/...` for the PNEUMONIA images of a subtype with
+            all NORMAL images (so that predictive values, accuracy and calibration of a subtype are
+            those of another prevalence). `auroc_obuchowski` and `auroc_delong` have other intervals
+            than `auroc`, as have those with `_wilson`. With abstention also `coverage`,
+            `coverage_positive` and `coverage_negative` (the fraction of images that are not
+            uncertain), `decided/sensitivity`, `decided/specificity` and `decided/accuracy` among
+            those, `decided/false_negative_patients` and `decided/false_positive_patients` (the
+            fraction of PNEUMONIA and of NORMAL patients with an image confidently predicted as the
+            other class, which alpha bounds), `alpha`, `uncertain_from`, `uncertain_below`,
+            `n_decided`.
+        confusion: The confusion matrix at the threshold.
+        reliability: Points of the reliability diagram.
+        decision_curve: The decision curve.
+        notes: Caveats, a sentence each.
+        abstention: The range of uncertain images; None without abstention.
+        probes: The shortcut probe; empty where it was not run.
+        load_image: Returns the grey image of a path, uint8 [H, W]; None without images.
+    """
+
+    model: EvaluatedModel
+    table: PredictionTable
+    threshold: float
+    threshold_origin: Origin
+    metrics: dict[str, Estimate]
+    confusion: Confusion
+    reliability: Reliability
+    decision_curve: DecisionCurve
+    notes: tuple[str, ...]
+    abstention: Abstention | None = None
     probes: tuple[ShortcutProbe, ...] = ()
-    picture: Picture | None = None
+    load_image: ImageLoader | None = None
+
+    def values(self, prefix: str = "") -> dict[str, float]:
+        """Return the defined metrics over all images at the threshold, as plain numbers."""
+        return {
+            f"{prefix}{name}": found.value
+            for name, found in self.metrics.items()
+            if "/" not in name and math.isfinite(found.value)
+        }
 
 
-def build_result(
-    cases: Cases,
-    subject: EvaluatedModel,
+def evaluate_predictions(
+    table: PredictionTable,
+    model: EvaluatedModel,
     threshold: float | None = None,
     *,
     probes: Sequence[ShortcutProbe] = (),
-    picture: Picture | None = None,
+    load_image: ImageLoader | None = None,
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> EvaluationResult:
-    """Evaluate predictions and put what is known of them together.
+    """Evaluate predictions.
 
-    The subject's band belongs to its own threshold: it is left out where another is given.
+    The model's abstention belongs to its own threshold: it is left out where another is given.
 
     Args:
-        cases: The predictions.
-        subject: What made them.
-        threshold: Given by hand, in [0, 1]; None for the subject's operating point, or else 0.5.
+        table: The predictions.
+        model: What made them.
+        threshold: In [0, 1]; None for the model's operating point, or else 0.5.
         probes: The shortcut probe.
-        picture: Gives the image of a path, for the gallery.
+        load_image: Returns the image of a path, for the gallery of errors.
         seed: Of the bootstrap.
-        replicates: Of the bootstrap.
+        replicates: Of the bootstrap, at least 200.
 
     Raises:
-        EvaluationError: If the images are of one class, or the threshold is none.
+        EvaluationError: If the threshold is outside [0, 1].
     """
-    origin = subject.origin(threshold)
-    cut, band = HALF if threshold is None else threshold, None
-    if origin in {"hold-out", "site"} and subject.operating_point is not None:
-        cut, band = subject.operating_point.threshold, subject.band
-    assessment = assess(
-        cases.labels,
-        cases.probabilities,
-        cases.patients,
-        cases.subtypes,
+    point, abstention = model.operating_point, None
+    origin: Origin
+    if threshold is not None:
+        cut, origin = check_threshold(threshold), "given"
+    elif point is not None:
+        cut, origin = point.threshold, "site" if model.history else "validation"
+        abstention = model.abstention
+    else:
+        cut, origin = HALF, "missing" if model.is_checkpoint else "default"
+    weights = draw_patients(table, replicates, seed)
+    metrics = _all_metrics(table, cut, weights) | {"threshold": Estimate.exact(cut, "given")}
+    for subtype, images in _subtypes(table).items():
+        part = table.take(images | ~table.positive)
+        of_subtype = _all_metrics(part, cut, draw_patients(part, replicates, seed))
+        metrics |= {f"{subtype}/{name}": estimate for name, estimate in of_subtype.items()}
+    notes = _notes(table)
+    if abstention is not None:
+        metrics |= _selective_metrics(table, abstention, weights)
+        notes += _violated_guarantees(table, abstention)
+    for note in notes:
+        log.warning(note)
+    return EvaluationResult(
+        model=model,
+        table=table,
         threshold=cut,
-        band=band,
-        scores=cases.scores,
-        seed=seed,
-        replicates=replicates,
+        threshold_origin=origin,
+        metrics=metrics,
+        confusion=confusion(table.label, table.probability >= cut),
+        reliability=reliability(table.label, table.probability),
+        decision_curve=_decision_curve(table, weights),
+        notes=notes,
+        abstention=abstention,
+        probes=tuple(probes),
+        load_image=load_image,
     )
-    return EvaluationResult(subject, cases, assessment, origin, tuple(probes), picture)
+
+
+def _all_metrics(
+    table: PredictionTable, threshold: float, weights: NDArray[np.int32]
+) -> dict[str, Estimate]:
+    """Compute the metrics of one set of images at both thresholds, and their counts."""
+    found = estimate_metrics(table, {"": threshold, AT_HALF: HALF}, weights)
+    found["auroc_obuchowski"] = auroc_estimate(table)
+    found["auroc_delong"] = auroc_estimate(table, clustered=False)
+    for prefix, cut in (("", threshold), (AT_HALF, HALF)):
+        c = confusion(table.label, table.probability >= cut)
+        for name, correct, n in (
+            ("sensitivity", c.tp, c.n_positive),
+            ("specificity", c.tn, c.n_negative),
+        ):
+            found[f"{prefix}{name}_wilson"] = Estimate(
+                correct / n,
+                *proportion_interval(correct, n, "wilson"),
+                "Wilson 1927, assumes independent images",
+            )
+    n_negative, n_positive = table.class_patients
+    counts = {
+        "n": len(table),
+        "n_positive": int(table.positive.sum()),
+        "n_patients": table.n_patients,
+        "n_patients_positive": n_positive,
+        "n_patients_negative": n_negative,
+    }
+    return found | {name: Estimate.exact(count, "count") for name, count in counts.items()}
+
+
+def _subtypes(table: PredictionTable) -> dict[str, NDArray[np.bool_]]:
+    """Find the PNEUMONIA images of each known subtype."""
+    if table.subtype is None:
+        return {}
+    known = np.setdiff1d(table.subtype[table.positive], ["", UNKNOWN_SUBTYPE])
+    return {str(name): table.positive & (table.subtype == name) for name in known}
+
+
+def _notes(table: PredictionTable) -> tuple[str, ...]:
+    notes = []
+    if table.patient is None:
+        notes.append(
+            "Patients are unknown: each image counts as one patient, and intervals are too narrow"
+            " if patients have several images."
+        )
+    for label in (NORMAL, PNEUMONIA):
+        count = table.class_patients[label]
+        if count < FEW_PATIENTS:
+            notes.append(
+                f"Only {count} {CLASSES[label]} {table.unit}s, fewer than {FEW_PATIENTS}: bootstrap"
+                " intervals are too narrow."
+            )
+    mixed = table.mixed_patients.size
+    if mixed:
+        notes.append(
+            f"{mixed} patients have images of both classes: all patients are resampled together."
+            " Check that no key is shared by several patients."
+        )
+    if np.ptp(table.scores) == 0:
+        notes.append(
+            "All images have the same score: the classifier does not separate the classes."
+        )
+    return tuple(notes)
+
+
+def _decision_curve(table: PredictionTable, weights: NDArray[np.int32]) -> DecisionCurve:
+    """Net benefit TP / n - FP / n * t / (1 - t): Vickers and Elkin, Med Decis Making 26 (2006)."""
+    thresholds = np.arange(1, 100) / 100
+    odds = thresholds / (1 - thresholds)
+    predicted = table.probability[:, None] >= thresholds
+    benefit = table.sum_by_patient(np.where(table.positive[:, None], 1.0, -odds) * predicted)
+    images = np.bincount(table.patient_ids)
+    resampled = (weights.astype(np.float64) @ benefit) / (weights @ images)[:, None]
+    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    prevalence = float(np.mean(table.positive))
+    return DecisionCurve(
+        thresholds,
+        benefit.sum(axis=0) / len(table),
+        low,
+        high,
+        prevalence - (1 - prevalence) * odds,
+    )
+
+
+def _selective_metrics(
+    table: PredictionTable, abstention: Abstention, weights: NDArray[np.int32]
+) -> dict[str, Estimate]:
+    truth, decided = table.positive, ~abstention.uncertain(table.probability)
+    correct = decided & (truth == (table.probability >= abstention.upper))
+    fractions = {
+        "coverage": (decided, np.ones_like(decided)),
+        "coverage_positive": (decided & truth, truth),
+        "coverage_negative": (decided & ~truth, ~truth),
+        "decided/sensitivity": (correct & truth, decided & truth),
+        "decided/specificity": (correct & ~truth, decided & ~truth),
+        "decided/accuracy": (correct, decided),
+    }
+    found = {name: _fraction(table, *images, weights) for name, images in fractions.items()}
+    for label, (wrong, n) in _confidently_wrong(table, abstention).items():
+        kind = "false_negative" if label == PNEUMONIA else "false_positive"
+        found[f"decided/{kind}_patients"] = Estimate(
+            wrong / n,
+            *proportion_interval(wrong, n, "wilson"),
+            f"Wilson 1927 on {n} {table.unit}s{table.assumption}",
+        )
+    return found | {
+        "alpha": Estimate.exact(abstention.alpha, "given"),
+        "uncertain_from": Estimate.exact(abstention.lower, "given"),
+        "uncertain_below": Estimate.exact(abstention.upper, "given"),
+        "n_decided": Estimate.exact(int(decided.sum()), "count"),
+    }
+
+
+def _confidently_wrong(
+    table: PredictionTable, abstention: Abstention
+) -> dict[int, tuple[int, int]]:
+    """Count, by label, patients with an image confidently predicted as the other; and all."""
+    p, truth = table.probability, table.positive
+    found = {}
+    for label, images, wrong in (
+        (NORMAL, ~truth, p >= abstention.upper),
+        (PNEUMONIA, truth, p < abstention.lower),
+    ):
+        found[label] = (
+            table.patients_with(images & wrong).size,
+            table.patients_with(images).size,
+        )
+    return found
+
+
+def _error_probability(abstention: Abstention, label: int, wrong: int, patients: int) -> float:
+    """Compute how likely so many confidently wrong patients are if the guarantee holds.
+
+    With k = floor(alpha * (n + 1)) the errors among m further patients follow a beta-binomial
+    distribution of m, k and n + 1 - k (Angelopoulos and Bates, Foundations and Trends in Machine
+    Learning 16 (2023), 494), which counts chance in both sets of patients.
+    """
+    n = abstention.n_patients_positive if label == PNEUMONIA else abstention.n_patients_negative
+    k = conformal_rank(abstention.alpha, n)
+    if wrong <= 0 or k == 0:
+        return float(wrong <= 0)
+    return float(betabinom(patients, k, n + 1 - k).sf(wrong - 1))
+
+
+def _violated_guarantees(table: PredictionTable, abstention: Abstention) -> tuple[str, ...]:
+    """Name the classes with more confidently wrong patients than alpha allows."""
+    sentences = []
+    for label, (wrong, n) in _confidently_wrong(table, abstention).items():
+        if wrong <= abstention.alpha * n:
+            continue
+        p = _error_probability(abstention, label, wrong, n)
+        verdict = (
+            f"chance alone gives as many in {p:.0%} of tests"
+            if p >= _MORE_THAN_CHANCE
+            else "more than chance explains, so the guarantee does not hold for these patients"
+        )
+        sentences.append(
+            f"{wrong} of {n} {CLASSES[label]} {table.unit}s ({wrong / n:.1%}) have an image"
+            f" confidently predicted as {CLASSES[1 - label]}, above alpha = {abstention.alpha:.3g}:"
+            f" {verdict}."
+        )
+    return tuple(sentences)
+
+
+def _fraction(
+    table: PredictionTable,
+    part: NDArray[np.bool_],
+    whole: NDArray[np.bool_],
+    weights: NDArray[np.int32],
+) -> Estimate:
+    """Estimate which fraction of some images has a property."""
+    if not whole.any():
+        return Estimate.without_interval(math.nan, "undefined, all such images are uncertain")
+    sums = table.sum_by_patient(np.column_stack([part, whole]).astype(np.float64))
+    value = float(part.sum() / whole.sum())
+    n = table.patients_with(whole).size
+    if value in {0, 1}:  # as is every replicate
+        method = f"Clopper-Pearson on {n} {table.unit}s{table.assumption}"
+        return Estimate(value, *proportion_interval(int(value) * n, n, "exact"), method)
+    counted, of = (weights @ sums).T
+    replicates = np.full(len(weights), np.nan)
+    np.divide(counted, of, out=replicates, where=of > 0)
+    ends = percentile_interval(value, replicates) if n > 1 else None
+    if ends is None:
+        return Estimate.without_interval(value, f"too few {table.unit}s to resample")
+    return Estimate(value, *ends, f"{table.unit} bootstrap{table.assumption}")

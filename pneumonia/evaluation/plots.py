@@ -15,18 +15,23 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import (
+    average_precision_score,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
 from pneumonia.errors import EvaluationError
 from pneumonia.evaluation import metrics
 from pneumonia.evaluation.abstention import Abstention
 from pneumonia.evaluation.calibration import reliability
-from pneumonia.evaluation.evaluate import Assessment, DecisionCurve
+from pneumonia.evaluation.evaluate import DecisionCurve, EvaluationResult
 from pneumonia.evaluation.metrics import Confusion
 from pneumonia.evaluation.predictions import (
-    Cases,
+    PredictionTable,
     check_labels,
-    check_probabilities,
-    check_scores,
+    check_threshold,
     sigmoid,
 )
 from pneumonia.evaluation.report.wording import counts
@@ -72,9 +77,10 @@ def plot_roc(labels: ArrayLike, scores: ArrayLike) -> Figure:
     Raises:
         EvaluationError: If the labels are not of both classes or a score is not finite.
     """
-    curve = metrics.roc(labels, scores)
-    figure, axes = _unit_square(f"ROC: AUROC {metrics.auroc(labels, scores):.3f}")
-    axes.plot(curve.false_positive_rate, curve.true_positive_rate, label=_sizes(labels), **_CURVE)
+    truth = check_labels(labels)
+    fpr, tpr, _ = roc_curve(truth, scores)
+    figure, axes = _unit_square(f"ROC: AUROC {roc_auc_score(truth, scores):.3f}")
+    axes.plot(fpr, tpr, label=_sizes(labels), **_CURVE)
     axes.plot([0, 1], [0, 1], label="chance", **_REFERENCE)
     axes.set_xlabel("1 - specificity (false alarms)")
     axes.set_ylabel("recall (sensitivity)")
@@ -95,11 +101,12 @@ def plot_precision_recall(labels: ArrayLike, scores: ArrayLike) -> Figure:
     Raises:
         EvaluationError: If the labels are not of both classes or a score is not finite.
     """
-    curve = metrics.precision_recall(labels, scores)
-    average = metrics.average_precision(labels, scores)
-    prevalence = float(np.mean(check_labels(labels)))
+    truth = check_labels(labels)
+    precision, recall, _ = precision_recall_curve(truth, scores)
+    average = average_precision_score(truth, scores)
+    prevalence = float(np.mean(truth))
     figure, axes = _unit_square(f"Precision-recall: average precision {average:.3f}")
-    axes.plot(curve.recall, curve.precision, drawstyle="steps-post", label=_sizes(labels), **_CURVE)
+    axes.plot(recall, precision, drawstyle="steps-post", label=_sizes(labels), **_CURVE)
     axes.axhline(prevalence, label=f"prevalence {prevalence:.3f}", **_REFERENCE)
     axes.set_xlabel("recall (sensitivity)")
     axes.set_ylabel("precision")
@@ -162,9 +169,8 @@ def plot_histogram(
         EvaluationError: If the labels are not of both classes, or a probability or the threshold
             lies outside [0, 1].
     """
-    truth = check_labels(labels)
-    values = check_probabilities(probabilities, truth.size)
-    errors = metrics.confusion(truth, metrics.predict_positive(values, threshold))
+    truth, values = check_labels(labels), np.asarray(probabilities)
+    errors = metrics.confusion(truth, values >= check_threshold(threshold))
     figure = new_figure()
     axes = figure.add_subplot()
     tallest = 0.0
@@ -240,28 +246,28 @@ def svg(figure: Figure) -> str:
     return drawn[drawn.index("<svg") :]
 
 
-def roc_svg(cases: Cases, assessment: Assessment) -> Figure:
+def roc_svg(cases: PredictionTable, assessment: EvaluationResult) -> Figure:
     """Draw the ROC curve with the operating point on it.
 
     Args:
         cases: The images.
         assessment: Their result.
     """
-    figure = plot_roc(cases.labels, cases.scores)
+    figure = plot_roc(cases.label, cases.scores)
     c = assessment.confusion
     _mark(figure, 1 - c.specificity, c.sensitivity, assessment.threshold)
     figure.axes[0].legend(loc="lower right")
     return figure
 
 
-def precision_recall_svg(cases: Cases, assessment: Assessment) -> Figure:
+def precision_recall_svg(cases: PredictionTable, assessment: EvaluationResult) -> Figure:
     """Draw precision over recall with the operating point on it.
 
     Args:
         cases: The images.
         assessment: Their result.
     """
-    figure = plot_precision_recall(cases.labels, cases.scores)
+    figure = plot_precision_recall(cases.label, cases.scores)
     precision = assessment.metrics["precision"].value
     if assessment.confusion.tp + assessment.confusion.fp and math.isfinite(precision):
         _mark(figure, assessment.confusion.sensitivity, precision, assessment.threshold)
@@ -317,14 +323,16 @@ def reliability_diagram(
     return figure
 
 
-def undecided(cases: Cases, assessment: Assessment) -> Figure:
+def undecided(cases: PredictionTable, assessment: EvaluationResult) -> Figure:
     """Draw how probabilities spread, with the band in which images are left undecided.
 
     Args:
         cases: The images.
         assessment: Their result, with a band.
     """
-    return plot_histogram(cases.labels, cases.probabilities, assessment.threshold, assessment.band)
+    return plot_histogram(
+        cases.label, cases.probability, assessment.threshold, assessment.abstention
+    )
 
 
 def decision_curve(curve: DecisionCurve, threshold: float) -> Figure:
@@ -379,9 +387,8 @@ def worst_errors(labels: ArrayLike, logits: ArrayLike, threshold: float = 0.5) -
         EvaluationError: If the labels are not of both classes, a logit is not finite or the
             threshold lies outside [0, 1].
     """
-    truth = check_labels(labels)
-    ranked = check_scores(logits, truth.size, "logits")
-    wrong = metrics.predict_positive(sigmoid(ranked), threshold) != truth
+    truth, ranked = check_labels(labels), np.asarray(logits)
+    wrong = (sigmoid(ranked) >= check_threshold(threshold)) != truth
     support = np.where(truth, ranked, -ranked)  # log loss falls with it, and never saturates
     surest_first: NDArray[np.intp] = np.lexsort((support, ~wrong))
     return surest_first[:LIMIT]

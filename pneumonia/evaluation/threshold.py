@@ -1,17 +1,15 @@
-"""The one threshold a model is used at, chosen on the hold-out before any test was seen.
+"""The operating point: one threshold, chosen on the validation set before the test set is read.
 
-What a hold-out can support
----------------------------
-*Refused* is a target that no image may miss. Of m images sensitivity goes in steps of 1 / m; if
-already one error brings it below the target, (m - 1) / m < target, the "target" is perfection on
-this sample and the threshold is the score of one image: 0.95 needs 20 PNEUMONIA images.
+What a validation set can support:
 
-*Warned of* is a target that the patients could not confirm. Were all m patients of the class
-called right, the one-sided 95% Clopper-Pearson bound would be 0.05^(1 / m); below the target, not
-even a perfect result shows that it is reached: 0.95 needs 59 PNEUMONIA patients. Warned of are
-also fewer than 30 patients in either class (`predictions.FEW_PATIENTS`), as what the point
-promises of that class is then nearly unknown, and a point that tells images apart no
-better than chance.
+- Refused is a target that allows no error. With m images, sensitivity moves in steps of 1 / m; if
+  one error already misses the target, (m - 1) / m < target, the threshold would be the score of a
+  single image: 0.95 needs 20 PNEUMONIA images.
+- Warned of is a target that the patients could not confirm. If all m patients of the class were
+  right, the one-sided 95% Clopper-Pearson bound would be 0.05^(1 / m); below the target, not even a
+  perfect result confirms it: 0.95 needs 59 PNEUMONIA patients.
+- Warned of are fewer than 30 patients in either class (`predictions.FEW_PATIENTS`), and a threshold
+  that is no better than chance.
 """
 
 import logging
@@ -24,8 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumonia.errors import EvaluationError
-from pneumonia.evaluation.metrics import roc
-from pneumonia.evaluation.predictions import FEW_PATIENTS, Sample
+from pneumonia.evaluation.predictions import FEW_PATIENTS, PredictionTable
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
 
 log = logging.getLogger(__name__)
@@ -35,25 +32,25 @@ POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 _DEFAULT_TARGET = 0.95
 _MANY = 1e9
-"""More images than there are, and a cost ratio beyond any."""
+"""More images than exist, and a cost ratio beyond any use."""
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold, why it is that, and what the hold-out gave there. PNEUMONIA is >= threshold.
+    """A threshold, how it was chosen, and the validation estimate there.
 
-    The figures were seen on the images that chose the threshold: a promise, not a test.
+    The estimate comes from the images that chose the threshold: it is optimistic.
 
     Attributes:
-        threshold: On the calibrated probability, in [0, 1].
+        threshold: On the calibrated probability, in [0, 1]; PNEUMONIA is predicted from there.
         policy: One of `POLICIES`.
         target: The sensitivity or specificity asked for, the cost ratio, or the fixed threshold;
             None for youden.
-        n_positive: PNEUMONIA images of the hold-out.
+        n_positive: PNEUMONIA images of the validation set.
         n_negative: NORMAL images.
         n_patients_positive: Patients with a PNEUMONIA image.
         n_patients_negative: Patients with a NORMAL image.
-        sensitivity: Of the hold-out, at the threshold.
+        sensitivity: On the validation set, at the threshold.
         specificity: Likewise.
     """
 
@@ -68,84 +65,73 @@ class OperatingPoint:
     specificity: float
 
     def to_dict(self) -> dict[str, float | int | str | None]:
-        """Give plain numbers and text, for a checkpoint loadable with `weights_only=True`."""
+        """Return plain values, for a checkpoint that loads with `weights_only=True`."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "OperatingPoint":
         """Undo `to_dict`.
 
-        Args:
-            values: What `to_dict` gave.
-
         Raises:
             EvaluationError: If a value is missing, unknown or out of its range.
         """
         names = {field.name for field in fields(cls)}
-        if set(values) != names:
-            raise EvaluationError(
-                f"An operating point has {', '.join(sorted(names))}, and found "
-                f"{', '.join(sorted(map(str, values))) or 'nothing'}; use a checkpoint of this "
-                "version."
+        if set(values) == names:
+            found = cls(**values)
+            rates = (found.threshold, found.sensitivity, found.specificity)
+            counts = (
+                *(found.n_positive, found.n_negative),
+                *(found.n_patients_positive, found.n_patients_negative),
             )
-        found = cls(**values)
-        shares = (found.threshold, found.sensitivity, found.specificity)
-        counts = (found.n_positive, found.n_negative)
-        patients = (found.n_patients_positive, found.n_patients_negative)
-        sound = (
-            found.policy in POLICIES
-            and all(isinstance(share, int | float) and 0 <= share <= 1 for share in shares)
-            and all(isinstance(count, int) and 0 <= count < _MANY for count in (*counts, *patients))
-            and (
-                found.target is None
-                or (isinstance(found.target, int | float) and 0 <= found.target < _MANY)
-            )
+            if (
+                found.policy in POLICIES
+                and all(isinstance(rate, int | float) and 0 <= rate <= 1 for rate in rates)
+                and all(isinstance(count, int) and 0 <= count < _MANY for count in counts)
+                and (
+                    found.target is None
+                    or (isinstance(found.target, int | float) and 0 <= found.target < _MANY)
+                )
+            ):
+                return found
+        raise EvaluationError(
+            f"operating point: found {dict(values)}, expected {', '.join(sorted(names))} with a"
+            f" policy among {', '.join(POLICIES)}, rates from 0 to 1, and counts."
         )
-        if not sound:
-            raise EvaluationError(
-                f"{found} is no operating point: the policy is one of {', '.join(POLICIES)}, and "
-                "threshold, sensitivity and specificity lie from 0 to 1, the target is a number or "
-                "none, and the others count."
-            )
-        return found
 
 
 def check_policy(policy: str, target: float | None = None) -> float | None:
-    """Check that a policy exists and that its target suits it, before anything is trained.
+    """Check that a policy exists and its target suits it, before anything is trained.
 
     Args:
         policy: One of `POLICIES`.
         target: For `sensitivity` and `specificity` in (0, 1), by default 0.95; for `cost` how
-            many false alarms are as bad as one missed pneumonia, above 0; for `fixed` the
+            many false positives cost as much as one false negative, above 0; for `fixed` the
             threshold, in [0, 1]; for `youden` None.
 
     Returns:
         The target, with its default.
 
     Raises:
-        EvaluationError: If there is no such policy, or its target is missing, senseless or would
-            be ignored.
+        EvaluationError: If the policy is unknown, or the target is missing, out of its range or
+            would be ignored.
     """
     if policy not in POLICIES:
         raise EvaluationError(
-            f"Found the operating point policy {policy!r}, expected one of {', '.join(POLICIES)}."
+            f"operating_point: found {policy!r}, expected one of {', '.join(POLICIES)}."
         )
     if target is None and policy in {"sensitivity", "specificity"}:
         return _DEFAULT_TARGET
-    right, expected = {
-        "sensitivity": (_within(target, 0, 1), "a sensitivity between 0 and 1, both excluded"),
-        "specificity": (_within(target, 0, 1), "a specificity between 0 and 1, both excluded"),
-        "youden": (target is None, "none (null)"),
-        "cost": (
-            _within(target, 0, math.inf),
-            "how many false alarms are as bad as one missed pneumonia, above 0",
-        ),
-        "fixed": (target in {0, 1} or _within(target, 0, 1), "the threshold, from 0 to 1"),
+    t = math.nan if target is None else target
+    valid, expected = {
+        "sensitivity": (0 < t < 1, "a sensitivity between 0 and 1, both excluded"),
+        "specificity": (0 < t < 1, "a specificity between 0 and 1, both excluded"),
+        "youden": (target is None, "null"),
+        "cost": (0 < t < math.inf, "the false positives that equal a false negative, above 0"),
+        "fixed": (0 <= t <= 1, "the threshold, from 0 to 1"),
     }[policy]
-    if not right:
+    if not valid:
         raise EvaluationError(
-            f"Found the target {target} for the operating point policy {policy}, expected "
-            f"{expected}."
+            f"target: found {target} for the operating point {policy}, expected {expected}."
         )
     return target
 
@@ -156,26 +142,26 @@ def check_support(
     images: tuple[int, int],
     patients: tuple[int, int],
 ) -> list[str]:
-    """Check that a hold-out can support a target: needs its counts only, so can precede training.
+    """Check by counts alone whether a validation set can support a target.
 
-    The rule stands at the head of this module.
+    The rules are in the module docstring.
 
     Args:
         policy: One of `POLICIES`.
         target: As for `check_policy`.
-        images: NORMAL and PNEUMONIA images of the hold-out.
+        images: NORMAL and PNEUMONIA images of the validation set.
         patients: Patients with NORMAL and with PNEUMONIA images.
 
     Returns:
-        What to warn of, a sentence each.
+        Warnings, a sentence each.
 
     Raises:
-        EvaluationError: If the hold-out cannot support the target, with the numbers.
+        EvaluationError: If the validation set cannot support the target.
     """
     target = check_policy(policy, target)
     warnings = [
-        f"The hold-out has {patients[label]} {CLASSES[label]} patients, fewer than {FEW_PATIENTS}: "
-        f"what the operating point promises of {CLASSES[label]} images is hardly known."
+        f"The validation set has {patients[label]} {CLASSES[label]} patients, fewer than"
+        f" {FEW_PATIENTS}: the estimate for {CLASSES[label]} images is imprecise."
         for label in (NORMAL, PNEUMONIA)
         if patients[label] < FEW_PATIENTS
     ]
@@ -184,20 +170,20 @@ def check_support(
     label = PNEUMONIA if policy == "sensitivity" else NORMAL
     n, units = images[label], patients[label]
     if n == 0 or (n - 1) / n < target:
-        least = next(m for m in range(1, 10**9) if (m - 1) / m >= target)
+        needed = next(m for m in range(1, 10**9) if (m - 1) / m >= target)
         raise EvaluationError(
-            f"A {policy} of {target:g} cannot be set with {n} {CLASSES[label]} images in the "
-            f"hold-out: one error gives {max(0, n - 1) / max(1, n):.3f}, and the threshold would "
-            f"be the score of a single image; it needs at least {least}. Enlarge the hold-out, "
-            "lower the target or take the policy youden or fixed."
+            f"A {policy} of {target:g} needs at least {needed} {CLASSES[label]} images in the"
+            f" validation set, found {n}. Enlarge the validation set, lower the target, or use the"
+            " policy youden or fixed."
         )
     bound = 0.05 ** (1 / units)
     if bound < target:
+        needed = math.ceil(math.log(0.05) / math.log(target))
         warnings.insert(
             0,
-            f"The hold-out's {units} {CLASSES[label]} patients cannot confirm a {policy} of "
-            f"{target:g}: even a perfect result would only show {bound:.3f} (one-sided 95%); "
-            f"{math.ceil(math.log(0.05) / math.log(target))} patients would be needed.",
+            f"{units} {CLASSES[label]} patients in the validation set cannot confirm a {policy} of"
+            f" {target:g}, {needed} are needed: a perfect result would show {bound:.3f} (one-sided"
+            " 95%).",
         )
     return warnings
 
@@ -211,47 +197,50 @@ def choose_threshold(
     *,
     quiet: bool = False,
 ) -> OperatingPoint:
-    """Choose the threshold on a hold-out.
-
-    Thresholds are probabilities that the hold-out gave:
+    """Choose the threshold on the validation set, among its probabilities.
 
     - `sensitivity`: the largest whose sensitivity reaches the target;
     - `specificity`: the smallest whose specificity reaches the target;
     - `youden`: the one of greatest sensitivity + specificity - 1 (Youden, Cancer 3, 1950);
-    - `cost`: the one of least (misses * ratio + false alarms), at the hold-out's share of sick;
+    - `cost`: the one of least (false negatives * ratio + false positives), at the prevalence of the
+      validation set;
     - `fixed`: the target itself.
 
-    Where youden or cost find several equal, the smallest, which misses least, is taken.
+    Among equally good thresholds of youden or cost the smallest is taken, which misses least.
 
     Args:
         labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
         probabilities: Shape (n,), in [0, 1], calibrated.
-        patients: Shape (n,), text or numbers; without them each image counts as a patient.
+        patients: Shape (n,), text or whole numbers; without them each image counts as a patient.
         policy: One of `POLICIES`.
         target: As for `check_policy`.
-        quiet: Log no warnings, for a point that is only watched.
+        quiet: Log no warnings.
 
     Returns:
-        The point. What a hold-out supports badly is logged as a warning, with the numbers.
+        The operating point. What the validation set supports badly is logged as a warning.
 
     Raises:
-        EvaluationError: If an array is not as said, the target does not suit the policy, or the
-            hold-out cannot support it.
+        EvaluationError: If an array is invalid, the target does not suit the policy, or the
+            validation set cannot support it.
     """
-    sample = Sample.of(labels, probabilities, patients)
+    table = PredictionTable(
+        label=np.asarray(labels),
+        probability=np.asarray(probabilities),
+        patient=None if patients is None else np.asarray(patients),
+    )
     target = check_policy(policy, target)
-    n_positive = int(sample.labels.sum())
-    n_negative = len(sample) - n_positive
-    n_patients = sample.class_patients
-    warnings = check_support(policy, target, (n_negative, n_positive), n_patients)
-    threshold = _threshold(sample, policy, target)
-    called = sample.probabilities >= threshold
-    sensitivity = int((called & sample.labels).sum()) / n_positive
-    specificity = int((~called & ~sample.labels).sum()) / n_negative
+    n_positive = int(table.positive.sum())
+    n_negative = len(table) - n_positive
+    patients_negative, patients_positive = table.class_patients
+    warnings = check_support(policy, target, (n_negative, n_positive), table.class_patients)
+    threshold = _best_threshold(table, policy, target)
+    predicted = table.probability >= threshold
+    sensitivity = int((predicted & table.positive).sum()) / n_positive
+    specificity = int((~predicted & ~table.positive).sum()) / n_negative
     if sensitivity + specificity <= 1:
         warnings.append(
-            f"At the threshold {threshold:.3g} the hold-out's sensitivity is {sensitivity:.3f} and "
-            f"its specificity {specificity:.3f}: no better than chance."
+            f"At the threshold {threshold:.3g} the validation set has sensitivity {sensitivity:.3f}"
+            f" and specificity {specificity:.3f}: no better than chance."
         )
     for warning in () if quiet else warnings:
         log.warning(warning)
@@ -261,41 +250,37 @@ def choose_threshold(
         target=target,
         n_positive=n_positive,
         n_negative=n_negative,
-        n_patients_positive=n_patients[1],
-        n_patients_negative=n_patients[0],
+        n_patients_positive=patients_positive,
+        n_patients_negative=patients_negative,
         sensitivity=sensitivity,
         specificity=specificity,
     )
 
 
-def _threshold(sample: Sample, policy: str, target: float | None) -> float:
-    n_positive = int(sample.labels.sum())
-    n_negative = len(sample) - n_positive
-    curve = roc(sample.labels, sample.probabilities)
-    thresholds = curve.thresholds[1:]  # falling; the first, infinite, calls no image PNEUMONIA
-    tp = np.rint(curve.true_positive_rate[1:] * n_positive)
-    tn = n_negative - np.rint(curve.false_positive_rate[1:] * n_negative)
+def _best_threshold(table: PredictionTable, policy: str, target: float | None) -> float:
+    positive = np.sort(table.probability[table.positive])
+    negative = np.sort(table.probability[~table.positive])
+    thresholds = np.unique(table.probability)[::-1]
+    tp = positive.size - np.searchsorted(positive, thresholds, "left")
+    tn = np.searchsorted(negative, thresholds, "left")
+    sensitivity, specificity = tp / positive.size, tn / negative.size
     if target is None:
-        return float(thresholds[_last_of_greatest(tp / n_positive + tn / n_negative)])
+        return float(thresholds[_last_maximum(sensitivity + specificity)])
     if policy == "fixed":
         return float(target)
     if policy == "cost":
-        return float(thresholds[_last_of_greatest(target * tp + tn)])
+        return float(thresholds[_last_maximum(target * tp + tn)])
     if policy == "sensitivity":
-        return float(thresholds[np.argmax(tp / n_positive >= target)])
-    reaching = np.flatnonzero(tn / n_negative >= target)
+        return float(thresholds[np.argmax(sensitivity >= target)])
+    reaching = np.flatnonzero(specificity >= target)
     if not reaching.size:
         raise EvaluationError(
-            f"No threshold reaches a specificity of {target:g} on the hold-out: "
-            f"{n_negative - int(tn[0])} of {n_negative} NORMAL images have its highest "
-            f"probability, {thresholds[0]:.3g}; look for a diverged or constant model."
+            f"No threshold reaches a specificity of {target:g} on the validation set:"
+            f" {negative.size - int(tn[0])} of {negative.size} NORMAL images have its highest"
+            f" probability, {thresholds[0]:.3g}. Check for a diverged or constant model."
         )
     return float(thresholds[reaching[-1]])
 
 
-def _last_of_greatest(values: NDArray[np.float64]) -> int:
+def _last_maximum(values: NDArray[np.floating[Any]]) -> int:
     return int(np.flatnonzero(values >= values.max() - 1e-12)[-1])
-
-
-def _within(number: float | None, low: float, high: float) -> bool:
-    return number is not None and low < number < high

@@ -18,10 +18,10 @@ from pneumonia.inference.types import FailedPrediction, Prediction
 COLUMNS = (
     "path",
     "probability",
-    "decision",
+    "predicted_class",
     "uncertain",
-    "unlike",
-    "unlikeness",
+    "is_ood",
+    "ood_score",
     "warnings",
     "error",
     "model",
@@ -52,10 +52,10 @@ def as_row(result: Prediction | FailedPrediction, model: str) -> dict[str, Any]:
         return row | {"error": result.error}
     return row | {
         "probability": result.probability,
-        "decision": result.decision,
+        "predicted_class": result.predicted_class,
         "uncertain": result.uncertain,
-        "unlike": result.unlike,
-        "unlikeness": result.unlikeness,
+        "is_ood": result.is_ood,
+        "ood_score": result.ood_score,
         "warnings": "; ".join(result.warnings) or None,
     }
 
@@ -99,12 +99,14 @@ def as_text(result: Prediction | FailedPrediction) -> str:
     if isinstance(result, FailedPrediction):
         return printable(f"     -  unreadable  {result.error}")
     doubts = [
-        *(["unlike the training data: do not use"] if result.unlike else []),
+        *(["unlike the training data: do not use"] if result.is_ood else []),
         *(["uncertain"] if result.uncertain else []),
         *result.warnings,
     ]
     doubt = f"  [{'; '.join(doubts)}]" if doubts else ""
-    return printable(f"{result.probability:6.3f}  {result.decision:10}  {result.path}{doubt}")
+    return printable(
+        f"{result.probability:6.3f}  {result.predicted_class:10}  {result.path}{doubt}"
+    )
 
 
 class PredictionWriter:
@@ -199,7 +201,7 @@ class PredictionWriter:
             )
             same = text == (as_csv(row) if self._csv else as_json(row))
             path, model, error = str(row["path"]), row["model"], row["error"]
-            if not same or tuple(row) != COLUMNS or bool(row["decision"]) == bool(error):
+            if not same or tuple(row) != COLUMNS or bool(row["predicted_class"]) == bool(error):
                 raise ValueError("a row is not as it was written")
             if not error and not 0 <= float(row["probability"]) <= 1:
                 raise ValueError(f"probability {row['probability']}")
@@ -280,7 +282,7 @@ class PredictCounts:
         failed: Unreadable.
         pneumonia: Answered PNEUMONIA.
         uncertain: Answered within the band of abstention.
-        unlike: Unlike the training's images.
+        is_ood: Unlike the training's images.
         warned: With a warning of their quality.
         seconds: From the first file to the last, without loading the model.
     """
@@ -289,7 +291,7 @@ class PredictCounts:
     failed: int = 0
     pneumonia: int = 0
     uncertain: int = 0
-    unlike: int = 0
+    is_ood: int = 0
     warned: int = 0
     seconds: float = 0.0
     _start: float = field(default_factory=perf_counter, repr=False)
@@ -301,9 +303,9 @@ class PredictCounts:
             self.failed += 1
             return
         self.images += 1
-        self.pneumonia += result.decision == "PNEUMONIA"
+        self.pneumonia += result.predicted_class == "PNEUMONIA"
         self.uncertain += bool(result.uncertain)
-        self.unlike += bool(result.unlike)
+        self.is_ood += bool(result.is_ood)
         self.warned += bool(result.warnings)
 
     def __str__(self) -> str:
@@ -311,7 +313,7 @@ class PredictCounts:
         parts = [f"{self.pneumonia} PNEUMONIA, {self.images - self.pneumonia} NORMAL"]
         for count, name in (
             (self.uncertain, "uncertain"),
-            (self.unlike, "unlike the training data"),
+            (self.is_ood, "unlike the training data"),
             (self.warned, "with a warning"),
             (self.failed, "unreadable"),
         ):

@@ -1,7 +1,7 @@
-"""A checkpoint, a folder of labelled images -> a result in files."""
+"""Evaluates a checkpoint on labelled images, and writes the report."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,17 @@ from pneumonia.data.dataset import read_split
 from pneumonia.data.image_io import read_grey
 from pneumonia.data.manifest import Manifest
 from pneumonia.evaluation.confidence import REPLICATES
-from pneumonia.evaluation.evaluate import (
-    EvaluatedModel,
-    EvaluationResult,
-    ShortcutProbe,
-    build_result,
-)
-from pneumonia.evaluation.predictions import Cases, Predictions
+from pneumonia.evaluation.evaluate import EvaluatedModel, EvaluationResult, evaluate_predictions
+from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.report.write import CARD, write_report
 from pneumonia.inference.metadata import read_abstention, read_calibration, read_operating_point
 from pneumonia.inference.predictor import InferenceModel
-from pneumonia.inference.shortcut_probe import probe_shortcuts as measure_shortcuts
+from pneumonia.inference.shortcut_probe import probe_shortcuts
 from pneumonia.model.checkpoint import read_checkpoint
 
-SPLITS = ("train", "val", "test")
-_SIDE = 400
-"""Pixels of an image's longer side, before the report makes it smaller still."""
-
-_SEEN = (
-    "These very images chose the threshold when the checkpoint was calibrated again: the figures"
-    " flatter."
-)
+_SETTINGS = ("backbone", "image_size", "resize_mode", "interpolation")
+_MAX_SIDE = 400
+"""Pixels of the longer side of an image in the report."""
 
 
 def evaluate_checkpoint(
@@ -46,14 +36,14 @@ def evaluate_checkpoint(
     probe: bool = False,
     seed: int = 0,
 ) -> tuple[EvaluationResult, list[Path]]:
-    """Test a checkpoint on a split of a data set, and write the result down.
+    """Evaluate a checkpoint on a split of a data set, and write metrics, predictions and report.
 
     Args:
-        checkpoint: A `.ckpt` file of this project.
-        root: The data set, with `train`, `val` and `test` in it.
-        directory: Where the files go.
+        checkpoint: A `.ckpt` file of this project, or an `.onnx` file exported from one.
+        root: The data set, with the folders `train`, `val` and `test`.
+        directory: Where the files are written.
         split: Which split.
-        patients: What a patient is; see `pneumonia.data.patients.identify`.
+        patients: How patients are identified; see `pneumonia.data.patients.identify`.
         threshold: To use instead of the checkpoint's.
         probe: Also run the shortcut probe, which takes three more passes.
         seed: Of the bootstrap.
@@ -63,172 +53,152 @@ def evaluate_checkpoint(
 
     Raises:
         CheckpointError: If the checkpoint cannot be used.
-        DataError: If the folder or a file in it cannot be used.
+        DataError: If the folder or a file in it cannot be read.
         EvaluationError: If the images cannot be evaluated, or a file cannot be written.
     """
-    classifier = InferenceModel.load(checkpoint)
+    model = InferenceModel.load(checkpoint)
     samples = read_split(root, split, patients)
-    logits = classifier.logits([str(path) for path in samples.paths])
-    predictions = Predictions(
-        samples.paths,
-        samples.labels,
-        logits,
-        classifier.probabilities(logits),
-        samples.patients,
-        samples.subtypes,
+    logits = model.logits([str(path) for path in samples.paths])
+    table = PredictionTable(
+        path=samples.paths,
+        label=samples.labels,
+        logit=logits,
+        probability=model.probabilities(logits),
+        patient=samples.patients,
+        subtype=samples.subtypes,
     )
-    subject = describe(
-        classifier.checkpoint,
-        checkpoint,
-        f"split {split} of {root}",
-        samples,
-        _flattery(split),
+    warnings = []
+    if split != "test":
+        warnings.append(
+            f"The split {split} is not a test: if the checkpoint was trained on this data set, its"
+            " images trained the model or chose its threshold. The metrics are too optimistic."
+        )
+    described = describe_checkpoint(
+        model.checkpoint, checkpoint, f"split {split} of {root}", samples, warnings
     )
-    dossier = build_result(
-        Cases.of(predictions),
-        subject,
+    result = evaluate_predictions(
+        table,
+        described,
         threshold,
-        probes=measure_shortcuts(classifier, samples, logits) if probe else (),
-        picture=thumbnail,
+        probes=probe_shortcuts(model, samples, logits) if probe else (),
+        load_image=thumbnail,
         seed=seed,
     )
-    return dossier, write_report(dossier, directory, Path(directory) / CARD)
+    return result, write_report(result, directory, Path(directory) / CARD)
 
 
 def write_evaluation(
     checkpoint: str | Path,
-    predictions: Predictions,
+    predictions: PredictionTable,
     directory: str | Path,
     data: str,
     *,
-    probes: Sequence[ShortcutProbe] = (),
     seed: int = 0,
     replicates: int = REPLICATES,
 ) -> EvaluationResult:
-    """Write down what a checkpoint said of a test: the end of a training.
+    """Evaluate the test predictions of a run, and write the report.
 
     Writes `metrics.json`, `predictions.csv` and `report.html` into the directory, and
-    `MODEL_CARD.md` beside the checkpoint. Needs no data loader: images of the gallery are read
-    from the paths of the predictions.
+    `MODEL_CARD.md` beside the checkpoint. Images of the gallery are read from the paths of the
+    predictions.
 
     Args:
         checkpoint: The `.ckpt` file, with calibration, operating point and metadata in it.
-        predictions: What it said, with calibrated probabilities.
+        predictions: Of this checkpoint, with calibrated probabilities.
         directory: The run directory.
-        data: What it was tested on, in words: `split test of data/chest_xray`.
-        probes: The shortcut probe, if it was run.
+        data: Name of the tested images, such as `split test of data/chest_xray`.
         seed: Of the bootstrap.
         replicates: Of the bootstrap.
 
     Returns:
-        The result; `pneumonia.evaluation.report.console.summary` prints it.
+        The result; `pneumonia.evaluation.report.console` prints it.
 
     Raises:
         CheckpointError: If the checkpoint cannot be read.
         EvaluationError: If the predictions cannot be evaluated, or a file cannot be written.
         DataError: If an image of the gallery cannot be read.
     """
-    subject = describe(read_checkpoint(checkpoint), checkpoint, data)
-    dossier = build_result(
-        Cases.of(predictions),
-        subject,
-        probes=probes,
-        picture=thumbnail,
+    result = evaluate_predictions(
+        predictions,
+        describe_checkpoint(read_checkpoint(checkpoint), checkpoint, data),
+        load_image=thumbnail,
         seed=seed,
         replicates=replicates,
     )
-    write_report(dossier, directory, Path(checkpoint).with_name(CARD))
-    return dossier
+    write_report(result, directory, Path(checkpoint).with_name(CARD))
+    return result
 
 
-def describe(
-    checkpoint: Any,
+def describe_checkpoint(
+    content: Mapping[str, Any],
     path: str | Path,
     data: str,
     tested: Manifest | None = None,
-    warnings: tuple[str, ...] = (),
+    warnings: Sequence[str] = (),
 ) -> EvaluatedModel:
-    """Gather what a checkpoint says of itself.
+    """Collect what a report says about a checkpoint.
 
     Args:
-        checkpoint: What `read_checkpoint` gave, or the `checkpoint` of a `InferenceModel`.
+        content: From `read_checkpoint`, or `InferenceModel.checkpoint`.
         path: Its file.
-        data: What it was tested on, in words.
+        data: Name of the tested images.
         tested: The tested images, for their fingerprint.
-        warnings: What to doubt.
+        warnings: About the test, a sentence each.
 
     Raises:
-        CheckpointError: If calibration, operating point or band are damaged.
+        CheckpointError: If calibration, operating point or abstention are damaged.
     """
-    calibration = read_calibration(checkpoint, path)
-    metadata = checkpoint.get("metadata")
-    metadata = dict(metadata) if isinstance(metadata, dict) else {}
-    settings = checkpoint.get("hyper_parameters", {})
-    metadata["model"] = {
-        key: settings[key]
-        for key in ("backbone", "image_size", "fit", "interpolation")
-        if key in settings
-    } | {
-        "checkpoint format": checkpoint.get("format_version"),
-        "pneumonia version": checkpoint.get("pneumonia_version"),
+    settings = content.get("hyper_parameters", {})
+    metadata = dict(content.get("metadata") or {})
+    metadata["model"] = {key: settings[key] for key in _SETTINGS if key in settings} | {
+        "checkpoint format": content.get("format_version"),
+        "pneumonia version": content.get("pneumonia_version"),
     }
-    history = tuple(checkpoint.get("recalibration") or ())
+    history = tuple(content.get("recalibration") or ())
+    doubts = list(warnings)
     prevalence = history[-1].get("prevalence") if history else None
     if isinstance(prevalence, int | float) and 0 < prevalence < 1:
-        warnings += (_moved(prevalence),)
+        doubts.append(
+            f"Probabilities are calibrated for a prevalence of {prevalence:g}. If the tested"
+            " images have another, calibration, Brier score, log loss and net benefit look wrong."
+        )
     if tested is not None:
         fingerprint = tested.fingerprint()
         known = metadata.get("data")
-        metadata["data"] = {
-            **(known if isinstance(known, dict) else {}),
-            "fingerprint of the tested images": fingerprint,
+        metadata["data"] = (known if isinstance(known, dict) else {}) | {
+            "fingerprint of the tested images": fingerprint
         }
         if any(entry.get("fingerprint") == fingerprint for entry in history):
-            warnings += (_SEEN,)
+            doubts.append(
+                "The checkpoint was recalibrated on these very images, which chose its threshold."
+                " The metrics are too optimistic."
+            )
+    calibration = read_calibration(content, path)
     return EvaluatedModel(
         os.fspath(path),
         data,
-        checkpoint=True,
+        is_checkpoint=True,
         calibration=(calibration.temperature, calibration.offset) if calibration else None,
-        operating_point=read_operating_point(checkpoint, path),
+        operating_point=read_operating_point(content, path),
         metadata=metadata,
         history=history,
-        warnings=warnings,
-        band=read_abstention(checkpoint, path),
+        warnings=tuple(doubts),
+        abstention=read_abstention(content, path),
     )
 
 
 def thumbnail(path: str) -> NDArray[np.uint8]:
-    """Read an image for a report, its shape kept.
+    """Read an image for the report.
 
     Args:
         path: The file.
 
     Returns:
-        Grey uint8 [H, W], at most 400 pixels a side.
+        Grey uint8 [H, W] in its own aspect ratio, at most 400 pixels a side.
 
     Raises:
         DataError: If it cannot be read.
     """
     image = read_grey(path)
-    image.thumbnail((_SIDE, _SIDE))
+    image.thumbnail((_MAX_SIDE, _MAX_SIDE))
     return np.asarray(image)
-
-
-def _flattery(split: str) -> tuple[str, ...]:
-    if split == "test":
-        return ()
-    return (
-        (
-            f"Images of the split {split} trained the model or chose its checkpoint and threshold,"
-            " if it was trained on this data set: the figures flatter, and are no test."
-        ),
-    )
-
-
-def _moved(prevalence: float) -> str:
-    return (
-        f"Probabilities were moved to a prevalence of {prevalence:g}: where the tested images have"
-        " another share of PNEUMONIA, calibration, Brier score, log loss and net benefit are"
-        " expected to look wrong."
-    )

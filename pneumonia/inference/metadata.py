@@ -1,9 +1,9 @@
-"""What a model file froze beside its weights: preprocessing, calibration, operating point."""
+"""Read what a checkpoint holds besides weights: preprocessing, calibration, thresholds."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,24 +11,42 @@ from numpy.typing import ArrayLike, NDArray
 from pneumonia.data.image_io import Preprocessing
 from pneumonia.errors import DAMAGED, CheckpointError, ConfigError, EvaluationError
 from pneumonia.evaluation.abstention import Abstention
-from pneumonia.evaluation.predictions import sigmoid
 from pneumonia.evaluation.threshold import OperatingPoint
+
+T = TypeVar("T")
+
+
+def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Logistic function without overflow; `scipy.special.expit` would slow down start-up.
+
+    Args:
+        logits: Any shape.
+    """
+    small = np.exp(-np.abs(logits))
+    return np.asarray(np.where(logits >= 0, 1 / (1 + small), small / (1 + small)))
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """What makes a logit a probability: sigmoid(logit / temperature + offset).
+    """Turns logits into probabilities: sigmoid(logit / temperature + offset).
 
     Attributes:
-        temperature: Above 0; 1 leaves logits as they are.
-        offset: Added log odds; 0 unless the model was moved to another prevalence.
+        temperature: Positive and finite; 1 leaves logits unchanged.
+        offset: Log odds that are added; not 0 if the model was recalibrated to another prevalence.
+
+    Raises:
+        ValueError: If a value is out of its range.
     """
 
     temperature: float = 1.0
     offset: float = 0.0
 
+    def __post_init__(self) -> None:
+        if not (0 < self.temperature < np.inf and np.isfinite(self.offset)):
+            raise ValueError(f"temperature {self.temperature}, offset {self.offset}")
+
     def __call__(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Give probabilities of PNEUMONIA.
+        """Give calibrated probabilities of PNEUMONIA.
 
         Args:
             logits: Any shape, finite.
@@ -37,124 +55,95 @@ class Calibration:
 
 
 def read_preprocessing(checkpoint: Mapping[str, Any], name: str | Path) -> Preprocessing:
-    """Read how an image becomes the model's input.
+    """Read how an image becomes the input of the network.
 
     Args:
-        checkpoint: Content of a model file.
-        name: What to call it in a message.
+        checkpoint: Content of a checkpoint.
+        name: The file, for messages.
 
     Raises:
-        CheckpointError: If it does not say, or is damaged.
+        CheckpointError: If it is missing or damaged.
     """
-    settings = checkpoint.get("hyper_parameters", {})
-    try:
-        return Preprocessing(settings["image_size"], settings["fit"], settings["interpolation"])
-    except (ConfigError, *DAMAGED) as error:
-        raise CheckpointError(
-            f"{name} does not say how an image becomes the model's input ({error}); name the"
-            " best.ckpt of a run."
-        ) from error
+    return _parse(checkpoint.get("hyper_parameters"), "hyper_parameters", _preprocessing, name)
 
 
 def read_calibration(checkpoint: Mapping[str, Any], name: str | Path) -> Calibration | None:
-    """Read the calibration of a checkpoint.
+    """Read the calibration; None if the checkpoint was not finalized.
 
     Args:
-        checkpoint: Its content.
-        name: What to call it in a message.
-
-    Returns:
-        None if the checkpoint is older than calibration.
+        checkpoint: Content of a checkpoint.
+        name: The file, for messages.
 
     Raises:
         CheckpointError: If it is damaged.
     """
-    values = checkpoint.get("calibration")
-    if values is None:
-        return None
-    try:
-        found = Calibration(float(values["temperature"]), float(values.get("offset", 0.0)))
-    except DAMAGED as error:
-        raise CheckpointError(
-            f"{name} holds a calibration without a temperature; name the best.ckpt of a run."
-        ) from error
-    if not (0 < found.temperature < np.inf and np.isfinite(found.offset)):
-        raise CheckpointError(
-            f"{name} holds the temperature {found.temperature} and offset {found.offset}, expected"
-            " finite numbers, the temperature above 0; name the best.ckpt of a run."
-        )
-    return found
+    return _optional(checkpoint, "calibration", _calibration, name)
 
 
 def read_operating_point(checkpoint: Mapping[str, Any], name: str | Path) -> OperatingPoint | None:
-    """Read the operating point of a checkpoint.
+    """Read the operating point; None if the checkpoint was not finalized.
 
     Args:
-        checkpoint: Its content.
-        name: What to call it in a message.
-
-    Returns:
-        None if the checkpoint is older than operating points.
+        checkpoint: Content of a checkpoint.
+        name: The file, for messages.
 
     Raises:
         CheckpointError: If it is damaged.
     """
-    values = checkpoint.get("operating_point")
-    if values is None:
-        return None
-    try:
-        return OperatingPoint.from_dict(values)
-    except (EvaluationError, *DAMAGED) as error:
-        raise CheckpointError(f"{name} holds a damaged operating point: {error}") from error
+    return _optional(checkpoint, "operating_point", OperatingPoint.from_dict, name)
 
 
 def read_abstention(checkpoint: Mapping[str, Any], name: str | Path) -> Abstention | None:
-    """Read the band of a checkpoint in which images are left undecided.
+    """Read the abstention interval; None if the checkpoint has none.
 
     Args:
-        checkpoint: Its content.
-        name: What to call it in a message.
-
-    Returns:
-        None if the checkpoint is older than abstention.
+        checkpoint: Content of a checkpoint.
+        name: The file, for messages.
 
     Raises:
         CheckpointError: If it is damaged.
     """
-    values = checkpoint.get("abstention")
-    if values is None:
-        return None
-    try:
-        return Abstention.from_dict(values)
-    except (EvaluationError, *DAMAGED) as error:
-        raise CheckpointError(f"{name} holds a damaged band of abstention: {error}") from error
+    return _optional(checkpoint, "abstention", Abstention.from_dict, name)
 
 
 def read_ood_threshold(checkpoint: Mapping[str, Any], name: str | Path) -> float | None:
-    """Read the detector's score above which an image is unlike those of the training.
+    """Read the OOD score above which an image is out-of-distribution; None without a detector.
 
     Args:
-        checkpoint: Content of a model file.
-        name: What to call it in a message.
-
-    Returns:
-        None if the checkpoint is older than the detector.
+        checkpoint: Content of a checkpoint.
+        name: The file, for messages.
 
     Raises:
         CheckpointError: If it is damaged.
     """
-    values = checkpoint.get("detector")
-    if values is None:
-        return None
+    return _optional(checkpoint, "ood_threshold", _finite, name)
+
+
+def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
+    return Preprocessing(settings["image_size"], settings["resize_mode"], settings["interpolation"])
+
+
+def _calibration(values: Mapping[str, Any]) -> Calibration:
+    return Calibration(float(values["temperature"]), float(values.get("offset", 0.0)))
+
+
+def _finite(value: Any) -> float:
+    if not isinstance(value, float) or not np.isfinite(value):
+        raise ValueError(f"found {value!r}, expected a finite number")
+    return value
+
+
+def _optional(
+    checkpoint: Mapping[str, Any], key: str, parse: Callable[[Any], T], name: str | Path
+) -> T | None:
+    values = checkpoint.get(key)
+    return None if values is None else _parse(values, key, parse, name)
+
+
+def _parse(values: Any, key: str, parse: Callable[[Any], T], name: str | Path) -> T:
     try:
-        found = float(values["threshold"])
-    except DAMAGED as error:
+        return parse(values)
+    except (ConfigError, EvaluationError, *DAMAGED) as error:
         raise CheckpointError(
-            f"{name} holds a detector without a threshold; name the best.ckpt of a run."
+            f"{name}: the entry '{key}' is missing or damaged ({error}). Use best.ckpt of a run."
         ) from error
-    if not np.isfinite(found):
-        raise CheckpointError(
-            f"{name} holds the detector's threshold {found}, expected a finite number; name the"
-            " best.ckpt of a run."
-        )
-    return found

@@ -1,4 +1,4 @@
-"""An exported model, run by onnxruntime: torch is not needed, nor imported."""
+"""Runs an exported model with ONNX Runtime; torch is neither needed nor imported."""
 
 import json
 from pathlib import Path
@@ -14,27 +14,21 @@ from pneumonia.inference.types import ModelOutput, Pixels
 from pneumonia.model.checkpoint import check_format
 
 METADATA = "pneumonia"
-"""Under this key the file says, as JSON, what a checkpoint says beside its weights."""
+"""Key of the ONNX metadata that holds, as JSON, the content of the checkpoint but its weights."""
 
-INPUT, LOGIT, PROBABILITY, UNLIKENESS = "images", "logit", "probability", "unlikeness"
+INPUT, LOGIT, PROBABILITY, OOD_SCORE = "images", "logit", "probability", "ood_score"
 
-_MOST_BYTES = 2 << 30
-"""No ONNX file is larger: a protocol buffer ends there."""
-
-_MOST_METADATA = 1 << 20
-_DEEPEST = 20
-"""Characters of the metadata, and values within values: a hundred times what is written, and what
-every reader of them can bear."""
-
-_FATAL_ONLY = 4
+_MAX_BYTES = 2 << 30  # the limit of protocol buffers
+_MAX_METADATA_CHARACTERS, _MAX_METADATA_DEPTH = 1 << 20, 20
+_LOG_FATAL_ONLY = 4
 
 
 class OnnxBackend:
-    """A session of onnxruntime on the CPU; see `Backend`.
+    """A session of ONNX Runtime on the CPU; see `Backend`.
 
     Args:
-        session: Of a graph whose inputs and outputs are as `pneumonia export` writes them.
-        name: What to call the model in a message.
+        session: Of a graph with the inputs and outputs that `pneumonia export` writes.
+        name: The file, for messages.
     """
 
     def __init__(self, session: Any, name: str) -> None:
@@ -42,66 +36,66 @@ class OnnxBackend:
         self._outputs = [output.name for output in session.get_outputs()]
 
     def __call__(self, images: Pixels) -> ModelOutput:
-        """Ask the network and the detector, in one pass; see `Backend`.
+        """Run network and OOD detector on a batch; see `Backend`.
 
         Raises:
-            CheckpointError: If the graph fails, or does not give one number for each image.
+            CheckpointError: If the graph fails or does not return one number for each image.
         """
-        found = self.run(images, [name for name in self._outputs if name != PROBABILITY])
-        return ModelOutput(found[LOGIT], found.get(UNLIKENESS))
+        values = self.run(images, [name for name in self._outputs if name != PROBABILITY])
+        return ModelOutput(values[LOGIT], values.get(OOD_SCORE))
 
     def run(
         self, images: Pixels, outputs: list[str] | None = None
     ) -> dict[str, NDArray[np.float64]]:
-        """Run the graph itself.
+        """Run the graph.
 
         Args:
-            images: As for `__call__`.
-            outputs: Names of those that are wanted; None for all.
+            images: uint8 [N, S, S].
+            outputs: Names of the outputs to compute; None for all.
 
         Returns:
-            float64 [N] under the name of each output.
+            float64 [N] for each output.
 
         Raises:
             CheckpointError: As `__call__`.
         """
         names = self._outputs if outputs is None else outputs
         try:
-            values = self._session.run(names, {INPUT: images[:, None]})
+            arrays = self._session.run(names, {INPUT: images[:, None]})
         except Exception as error:  # onnxruntime has an exception for each of its codes
             raise CheckpointError(
-                f"{self._name} cannot be run on {len(images)} images ({first_line(error)});"
-                " export the checkpoint again."
+                f"{self._name} fails on {len(images)} images ({first_line(error)}); export the"
+                " checkpoint again."
             ) from error
-        found = {name: value.astype(np.float64) for name, value in zip(names, values, strict=True)}
-        for name, value in found.items():
+        values = {name: array.astype(np.float64) for name, array in zip(names, arrays, strict=True)}
+        for name, value in values.items():
             if value.shape != (len(images),):
                 raise CheckpointError(
-                    f"{self._name} gives {name} of shape {value.shape} for {len(images)} images;"
-                    " export the checkpoint again."
+                    f"{self._name}: output {name} has shape {value.shape} for {len(images)}"
+                    " images; export the checkpoint again."
                 )
-        return found
+        return values
 
 
 def open_onnx(path: str | Path) -> tuple[OnnxBackend, dict[str, Any]]:
     """Open an exported model.
 
-    It can run no code of its own, as onnxruntime knows its operators by name, and opens no other
-    file. It is still a program: one that was made to do harm may take any time and memory.
+    The file cannot run code of its own (ONNX Runtime looks operators up by name) and no other
+    file is opened. A hostile graph may still use any amount of time and memory.
 
     Args:
         path: An `.onnx` file that `pneumonia export` wrote.
 
     Returns:
-        The engine, and what the file says of itself, as a checkpoint does.
+        The backend, and the content of the checkpoint without its weights.
 
     Raises:
-        CheckpointError: If it is none, is damaged, or comes from a newer version.
+        CheckpointError: If it is no such file, is damaged, or comes from another version.
         ExtraError: If onnxruntime is not installed.
     """
     path = Path(path)
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist or is no file; name a model (.ckpt, .onnx).")
+        raise CheckpointError(f"{path} is not a file; name a model (.ckpt or .onnx).")
     try:
         import onnxruntime  # noqa: PLC0415  an extra
     except ImportError as error:
@@ -110,23 +104,23 @@ def open_onnx(path: str | Path) -> tuple[OnnxBackend, dict[str, Any]]:
         session = _session(onnxruntime, path)
     except Exception as error:  # onnxruntime has an exception for each of its codes
         raise CheckpointError(
-            f"{path} is not an exported model ({first_line(error)}); name a file that"
+            f"{path} cannot be read as an exported model ({first_line(error)}); name a file that"
             " `pneumonia export` wrote."
         ) from error
-    content = _content(session, path)
-    _check_shapes(session, content, path)
+    content = _read_metadata(session)
+    check_format(content, str(path))
+    _check_signature(session, content, path)
     return OnnxBackend(session, str(path)), content
 
 
 def _session(onnxruntime: Any, path: Path) -> Any:
-    if path.stat().st_size > _MOST_BYTES:
-        raise ValueError("it is larger than any ONNX file")
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError("larger than any ONNX file")
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = _FATAL_ONLY  # its errors become ours
+    options.log_severity_level = _LOG_FATAL_ONLY  # its errors become ours
     options.intra_op_num_threads = available_cores()
     options.add_session_config_entry("session.load_model_format", "ONNX")
-    # A model file is the whole model: weights that it says are elsewhere are looked for where
-    # there is nothing, and where nobody can have put anything.
+    # External weights are looked for in a folder that does not exist, so none are ever opened.
     options.add_session_config_entry(
         "session.model_external_initializers_file_folder_path", str(path.with_name(uuid4().hex))
     )
@@ -135,39 +129,34 @@ def _session(onnxruntime: Any, path: Path) -> Any:
     )
 
 
-def _content(session: Any, path: Path) -> dict[str, Any]:
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA, "{}")
+def _read_metadata(session: Any) -> dict[str, Any]:
+    """The checkpoint's content; empty, which `check_format` refuses, if it is damaged."""
+    text = session.get_modelmeta().custom_metadata_map.get(METADATA, "")
+    if len(text) > _MAX_METADATA_CHARACTERS:
+        return {}
     try:
-        content = json.loads(text) if len(text) <= _MOST_METADATA else {}
+        content = json.loads(text)
+        readable = isinstance(content, dict) and _depth(content) <= _MAX_METADATA_DEPTH
     except (ValueError, RecursionError):
-        content = {}
-    if not isinstance(content, dict) or not _shallow(content):
-        content = {}
-    check_format(content, str(path))
-    return content
+        return {}
+    return content if readable else {}
 
 
-def _shallow(content: dict[str, Any]) -> bool:
-    level: list[Any] = [content]
-    for _ in range(_DEEPEST):
-        tables = (list(one.values()) if isinstance(one, dict) else one for one in level)
-        level = [value for one in tables if isinstance(one, list) for value in one]
-    return not level
+def _depth(value: Any) -> int:
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + max(map(_depth, values), default=0)
 
 
-def _check_shapes(session: Any, content: dict[str, Any], path: Path) -> None:
+def _check_signature(session: Any, content: dict[str, Any], path: Path) -> None:
     side = content.get("hyper_parameters", {}).get("image_size")
-    detector = [UNLIKENESS] if content.get("detector") is not None else []
-    taken = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
-    given = [(one.name, one.type, len(one.shape)) for one in session.get_outputs()]
-    if taken != [(INPUT, "tensor(uint8)", [1, side, side])] or sorted(given) != sorted(
-        (name, "tensor(float)", 1) for name in (LOGIT, PROBABILITY, *detector)
+    names = [LOGIT, PROBABILITY, *([OOD_SCORE] if content.get("ood_threshold") is not None else [])]
+    inputs = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
+    outputs = [(one.name, one.type, len(one.shape)) for one in session.get_outputs()]
+    if inputs != [(INPUT, "tensor(uint8)", [1, side, side])] or sorted(outputs) != sorted(
+        (name, "tensor(float)", 1) for name in names
     ):
         raise CheckpointError(
-            f"{path} takes {_brief(taken)} and gives {_brief(given)}, which is not what"
-            " `pneumonia export` writes; export the checkpoint again."
+            f"{path} has inputs {str(inputs)[:200]} and outputs {str(outputs)[:200]}, expected"
+            f" {INPUT} (uint8, 1 x {side} x {side}) and {', '.join(names)}; export the checkpoint"
+            " again."
         )
-
-
-def _brief(value: object) -> str:
-    return str(value)[:200]

@@ -1,9 +1,9 @@
-"""The Python interface: a model file that is asked about images."""
+"""The Python API of inference: load a checkpoint, predict images."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast, overload
+from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +15,7 @@ from pneumonia.evaluation.threshold import OperatingPoint
 from pneumonia.inference.image_loading import (
     LoadedImage,
     Source,
+    decode,
     display_name,
     load_image,
     read_ahead,
@@ -27,7 +28,7 @@ from pneumonia.inference.metadata import (
     read_operating_point,
     read_preprocessing,
 )
-from pneumonia.inference.types import Backend, FailedPrediction, ModelOutput, Pixels, Prediction
+from pneumonia.inference.types import Backend, FailedPrediction, Pixels, Prediction
 from pneumonia.labels import CLASSES
 
 if TYPE_CHECKING:
@@ -40,57 +41,57 @@ EXPORTED = ".onnx"
 
 @dataclass(frozen=True, eq=False)
 class InferenceModel:
-    """A trained model and all that it needs to be asked. Made by `load`.
+    """A trained model with its metadata, calibrated or not. Made by `load`.
 
     Attributes:
-        engine: What runs the network.
-        preprocessing: How an image becomes its input.
-        calibration: None if the file holds none; probabilities are then raw.
-        operating_point: None if the file holds none.
-        band: Where the model abstains; None if the file holds none.
-        ood_threshold: The detector's score above which an image is unlike the training's; None if
-            the file holds no detector.
-        checkpoint: What else the file says, without the weights: plain values.
+        backend: Runs the network.
+        preprocessing: How an image becomes the input of the network.
+        calibration: None if the checkpoint was not finalized; probabilities are then uncalibrated.
+        operating_point: None if the checkpoint was not finalized.
+        abstention: The interval of uncertain probabilities; None if the checkpoint has none.
+        ood_threshold: OOD score above which an image is out-of-distribution; None if the
+            checkpoint has no OOD detector.
+        checkpoint: Content of the checkpoint without the weights: plain values.
     """
 
-    engine: Backend
+    backend: Backend
     preprocessing: Preprocessing
     calibration: Calibration | None
     operating_point: OperatingPoint | None
-    band: Abstention | None
+    abstention: Abstention | None
     ood_threshold: float | None
     checkpoint: Mapping[str, Any]
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto") -> "InferenceModel":
-        """Open a model file; nothing else is needed, and no code in it is run.
+    def load(cls, path: str | Path, device: str = "auto") -> Self:
+        """Load a checkpoint; no other file is needed, and no code in it is run.
 
         Args:
-            path: A `.ckpt` file of this project, or the `.onnx` file exported from one, which
-                is opened without torch.
-            device: `cpu`, `cuda`, `cuda:1`, `mps`; or `auto`: CUDA if there is any, or else the
-                CPU. An `.onnx` file runs on the CPU.
+            path: A `.ckpt` file of this project, or an `.onnx` file exported from one, which
+                needs no torch.
+            device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto`: CUDA if available, else CPU. An
+                `.onnx` file runs on the CPU.
 
         Raises:
-            CheckpointError: If it is none, or is damaged.
-            ConfigError: If there is no such device.
+            CheckpointError: If the file is not a checkpoint, or is damaged.
+            ConfigError: If the device is not available.
         """
-        engine: Backend
-        # Imported here, since each engine needs a library that the other can do without.
+        backend: Backend
+        # Imported here because each backend needs a library that the other does without.
         if Path(path).suffix.lower() == EXPORTED:
             from pneumonia.inference.onnx_backend import open_onnx  # noqa: PLC0415
 
             if device not in ("auto", "cpu"):
                 raise ConfigError(
-                    f"device {device}: an exported model runs on the CPU; use the checkpoint."
+                    f"device {device}: an exported model runs on the CPU. Use the checkpoint."
                 )
-            engine, content = open_onnx(path)
+            backend, content = open_onnx(path)
         else:
             from pneumonia.inference.torch_backend import open_checkpoint  # noqa: PLC0415
 
-            engine, content = open_checkpoint(path, device)
+            backend, content = open_checkpoint(path, device)
         return cls(
-            engine,
+            backend,
             read_preprocessing(content, path),
             read_calibration(content, path),
             read_operating_point(content, path),
@@ -100,7 +101,7 @@ class InferenceModel:
         )
 
     def probabilities(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Turn logits into probabilities of PNEUMONIA, calibrated if the file can.
+        """Turn logits into probabilities of PNEUMONIA, calibrated if the model is.
 
         Args:
             logits: Any shape, finite.
@@ -108,7 +109,7 @@ class InferenceModel:
         return (self.calibration or Calibration())(logits)
 
     def pixels(self, path: str | Path) -> Pixels:
-        """Read a file as the network sees it.
+        """Read a file as the input of the network.
 
         Args:
             path: An image file.
@@ -127,12 +128,12 @@ class InferenceModel:
         change: Callable[[Pixels], Pixels] | None = None,
         batch_size: int = BATCH_SIZE,
     ) -> NDArray[np.float64]:
-        """Ask the network about files.
+        """Run the network on files.
 
         Args:
             paths: Image files, n of them.
-            change: What to do to the network's input first, uint8 [S, S] to the same.
-            batch_size: Images at once.
+            change: Applied to the network's input first, uint8 [S, S] to the same.
+            batch_size: Images per batch.
 
         Returns:
             Shape (n,), raw logits, in the order of the files.
@@ -145,44 +146,40 @@ class InferenceModel:
             pixels = self.pixels(path)
             return pixels if change is None else change(pixels)
 
-        answers = [self.engine(np.stack(images)) for images in read_ahead(read, paths, batch_size)]
-        return np.concatenate([answer.logits for answer in answers] or [np.empty(0)])
+        outputs = [self.backend(np.stack(batch)) for batch in read_ahead(read, paths, batch_size)]
+        return np.concatenate([output.logits for output in outputs] or [np.empty(0)])
 
 
 @dataclass(frozen=True, eq=False)
-class Predictor:
-    """A model file, ready for images. Made by `pneumonia.load`.
+class Predictor(InferenceModel):
+    """A finalized model that predicts images. Made by `pneumonia.load`.
 
     Attributes:
-        classifier: The model and what is frozen with it.
-        operating_point: Of the decisions.
+        operating_point: The threshold between the classes.
     """
 
-    classifier: InferenceModel
     operating_point: OperatingPoint
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto") -> "Predictor":
-        """Open a model file; no code in it is run.
+    def load(cls, path: str | Path, device: str = "auto") -> Self:
+        """Load a finalized checkpoint; see `InferenceModel.load`.
 
         Args:
-            path: The `best.ckpt` of a run, or an `.onnx` file exported from one, which is opened
-                without torch.
-            device: `cpu`, `cuda`, `cuda:1`, `mps`; or `auto`: CUDA if there is any, or else the
-                CPU.
+            path: `best.ckpt` of a run, or an `.onnx` file exported from one.
+            device: As for `InferenceModel.load`.
 
         Raises:
-            CheckpointError: If the file is none, is damaged, or has no threshold in it.
-            ConfigError: If there is no such device.
+            CheckpointError: If the file is not a checkpoint, is damaged, or has no threshold.
+            ConfigError: If the device is not available.
         """
-        classifier = InferenceModel.load(path, device)
-        if classifier.operating_point is None or classifier.calibration is None:
+        model = super().load(path, device)
+        if model.operating_point is None or model.calibration is None:
             raise CheckpointError(
-                f"{path} holds no calibration and no threshold, so that it cannot decide: it is"
-                " not the best.ckpt of a finished run. Finish the run, or choose both on labelled"
-                " images: pneumonia calibrate --checkpoint CKPT --data ROOT --out NEW.ckpt."
+                f"{path} has no calibration and no threshold: it is not best.ckpt of a finished"
+                " run. Finish the run, or choose both on labelled images with"
+                " `pneumonia calibrate --checkpoint CKPT --data ROOT --out NEW.ckpt`."
             )
-        return cls(classifier, classifier.operating_point)
+        return model
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is a path, not a sequence of them
@@ -193,75 +190,78 @@ class Predictor:
     def predict(
         self, images: Source | Sequence[Source], batch_size: int = BATCH_SIZE
     ) -> Prediction | list[Prediction]:
-        """Ask about one image or several.
+        """Predict one image or several.
 
         Args:
             images: A path, bytes of a file, a PIL image or a numpy array (uint8 or uint16
                 [H, W], 0 black; uint8 [H, W, 3] RGB); or a list of any of them.
-            batch_size: Images at once.
+            batch_size: Images per batch.
 
         Returns:
             One prediction, or a list of them in the order of the images.
 
         Raises:
-            DataError: If an image cannot be read; the message names it. `stream` goes on instead.
+            DataError: If an image cannot be read; the message names it. `stream` continues
+                instead.
         """
-        some = images if isinstance(images, list | tuple) else None
-        found = []
-        for prediction in self.stream([cast(Source, images)] if some is None else some, batch_size):
-            if isinstance(prediction, FailedPrediction):
-                raise DataError(prediction.error)
-            found.append(prediction)
-        return found if some is not None else found[0]
+        several = isinstance(images, list | tuple)
+        sources = cast(Sequence[Source], images if several else [images])
+        predictions = []
+        for result in self.stream(sources, batch_size):
+            if isinstance(result, FailedPrediction):
+                raise DataError(result.error)
+            predictions.append(result)
+        return predictions if several else predictions[0]
 
     def stream(
         self, images: Iterable[Source], batch_size: int = BATCH_SIZE
     ) -> Iterator[Prediction | FailedPrediction]:
-        """Ask about many images, one batch in memory at a time.
+        """Predict many images, with only a few batches in memory.
 
         Args:
             images: As for `predict`.
-            batch_size: Images at once.
+            batch_size: Images per batch.
 
         Yields:
-            A prediction for each image, in order, or a failure for what cannot be read.
+            One result per image, in order: a `FailedPrediction` for what cannot be read.
         """
 
-        def read(task: tuple[int, Source]) -> LoadedImage | FailedPrediction:
+        def load(task: tuple[int, Source]) -> LoadedImage | FailedPrediction:
             number, source = task
-            name = display_name(source, number)
-            try:
-                return load_image(source, self.classifier.preprocessing, name)
-            except DataError as error:
-                return FailedPrediction(name, str(error))
+            return load_image(source, self.preprocessing, display_name(source, number))
 
-        for batch in read_ahead(read, enumerate(images, start=1), batch_size):
-            readable = [item for item in batch if isinstance(item, LoadedImage)]
-            answers = iter(self.judge(readable) if readable else ())
-            for item in batch:
-                yield item if isinstance(item, FailedPrediction) else next(answers)
+        for batch in read_ahead(load, enumerate(images, start=1), batch_size):
+            yield from self.predict_batch(batch)
 
-    def judge(self, batch: Sequence[LoadedImage]) -> Iterator[Prediction]:
-        """Ask about images that were read already.
+    def predict_batch(
+        self, batch: Sequence[LoadedImage | FailedPrediction]
+    ) -> list[Prediction | FailedPrediction]:
+        """Predict images that are already loaded, as one batch.
 
         Args:
-            batch: At least one, all at once in the network.
+            batch: Any number of images; failures are returned as they are.
 
-        Yields:
-            A prediction for each, in order.
+        Returns:
+            One result per image, in order.
 
         Raises:
-            CheckpointError: If the model gives no number for one.
+            CheckpointError: If the network's output is not finite.
         """
-        answers = self.classifier.engine(np.stack([item.pixels for item in batch]))
-        probabilities = self.classifier.probabilities(answers.logits)
-        for row, item in enumerate(batch):
-            yield self._prediction(item, answers, row, float(probabilities[row]))
+        loaded = [item for item in batch if isinstance(item, LoadedImage)]
+        if not loaded:
+            return [item for item in batch if isinstance(item, FailedPrediction)]
+        output = self.backend(np.stack([item.pixels for item in loaded]))
+        scores = output.ood_score if output.ood_score is not None else [None] * len(loaded)
+        rows = iter(zip(self.probabilities(output.logits), scores, strict=True))
+        return [
+            item if isinstance(item, FailedPrediction) else self._prediction(item, *next(rows))
+            for item in batch
+        ]
 
     def explain(self, image: Source) -> "Explanation":
-        """Show where the network's answer for an image comes from.
+        """Show which regions of an image are evidence for the predicted class.
 
-        A heat map is no evidence of reasoning; see `pneumonia.inference.saliency`.
+        A heat map is not evidence of reasoning; see `pneumonia.inference.saliency`.
 
         Args:
             image: As for `predict`.
@@ -272,22 +272,27 @@ class Predictor:
                 a meaningful map.
             ExtraError: If captum is not installed.
         """
-        from pneumonia.inference.saliency import explain  # noqa: PLC0415 - its libraries are an extra
+        from pneumonia.inference.saliency import explain  # noqa: PLC0415 - needs the extra [explain]
 
-        return explain(self, image)
+        name = display_name(image)
+        decoded = decode(image, name)
+        prediction = replace(self.predict(decoded), path=name)
+        return explain(self.backend, self.preprocessing, decoded, prediction)
 
     def _prediction(
-        self, item: LoadedImage, answers: ModelOutput, row: int, probability: float
+        self, image: LoadedImage, probability: float, ood_score: float | None
     ) -> Prediction:
-        band, bound = self.classifier.band, self.classifier.ood_threshold
-        score = float(answers.unlikeness[row]) if answers.unlikeness is not None else None
+        uncertain = is_ood = None
+        if self.abstention is not None:
+            uncertain = bool(self.abstention.uncertain(np.array([probability]))[0])
+        if ood_score is not None and self.ood_threshold is not None:
+            is_ood = bool(not ood_score <= self.ood_threshold)  # NaN is out-of-distribution, too
         return Prediction(
-            path=item.name,
-            probability=probability,
-            decision=CLASSES[probability >= self.operating_point.threshold],
-            uncertain=bool(band.uncertain(np.array([probability]))[0]) if band else None,
-            # Written so that a score that is no number is flagged, too.
-            unlike=not score <= bound if score is not None and bound is not None else None,
-            unlikeness=score,
-            warnings=item.warnings,
+            path=image.name,
+            probability=float(probability),
+            predicted_class=CLASSES[bool(probability >= self.operating_point.threshold)],
+            uncertain=uncertain,
+            is_ood=is_ood,
+            ood_score=None if ood_score is None else float(ood_score),
+            warnings=image.warnings,
         )

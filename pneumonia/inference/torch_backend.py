@@ -1,6 +1,5 @@
-"""A checkpoint, run by torch."""
+"""Runs a checkpoint with torch."""
 
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +11,17 @@ from pneumonia.inference.metadata import read_preprocessing
 from pneumonia.inference.types import ModelOutput, Pixels
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.model.network import PneumoniaNetwork
-from pneumonia.model.ood_detector import VERSION, OODDetector, version
-
-log = logging.getLogger(__name__)
+from pneumonia.model.ood_detector import OODDetector
 
 _PREFIX = "network."
 
 
 class TorchBackend:
-    """A network on a device, in full precision, and its detector on the CPU, in double.
+    """A network on a device in full precision, and its OOD detector on the CPU in double.
 
     Attributes:
         network: In evaluation mode.
-        detector: None if the checkpoint holds none of this version.
+        detector: None if the checkpoint has none.
     """
 
     def __init__(
@@ -34,25 +31,24 @@ class TorchBackend:
         self.detector = detector.eval() if detector is not None else None
 
     def __call__(self, images: Pixels) -> ModelOutput:
-        """Ask the network and the detector, in one pass; see `Backend`.
+        """Run network and OOD detector on a batch; see `Backend`.
 
         Raises:
-            CheckpointError: If the detector is another network's.
+            CheckpointError: If the detector belongs to another network.
         """
         batch = torch.from_numpy(images).unsqueeze(1)
         with torch.inference_mode():
             logits, embedding = self.network.embed(batch.to(self.network.scale.device))
-            found = None
+            scores = None
             if self.detector is not None:
                 sizes = (self.detector.image_size, self.detector.embedding_size)
                 if sizes != (batch.shape[-1], embedding.shape[1]):
                     raise CheckpointError(
-                        "The model's detector belongs to another network; name another model."
+                        "The OOD detector in the checkpoint belongs to another network; use"
+                        " another checkpoint."
                     )
-                found = self.detector(batch, embedding.cpu())
-        return ModelOutput(
-            logits.cpu().numpy().astype(np.float64), found.numpy() if found is not None else None
-        )
+                scores = self.detector(batch, embedding.cpu()).numpy()
+        return ModelOutput(logits.cpu().numpy().astype(np.float64), scores)
 
 
 def open_checkpoint(path: str | Path, device: str = "auto") -> tuple[TorchBackend, dict[str, Any]]:
@@ -63,16 +59,16 @@ def open_checkpoint(path: str | Path, device: str = "auto") -> tuple[TorchBacken
         device: As for `choose_device`.
 
     Returns:
-        The engine, and what else the file says, without the weights.
+        The backend, and the content of the checkpoint without the weights.
 
     Raises:
-        CheckpointError: If it is none, or is damaged.
-        ConfigError: If there is no such device.
+        CheckpointError: If the file is not a checkpoint, or is damaged.
+        ConfigError: If the device is not available.
     """
-    place = choose_device(device)
+    chosen = choose_device(device)
     checkpoint = read_checkpoint(path)
     settings = checkpoint.get("hyper_parameters", {})
-    side = read_preprocessing(checkpoint, path).image_size  # before memory is asked for it
+    side = read_preprocessing(checkpoint, path).image_size  # checked before memory is allocated
     try:
         network = PneumoniaNetwork(settings["backbone"], image_size=side)
         state = checkpoint.pop("state_dict")
@@ -81,40 +77,24 @@ def open_checkpoint(path: str | Path, device: str = "auto") -> tuple[TorchBacken
         )
     except DAMAGED as error:
         raise CheckpointError(
-            f"{path} lacks what a model of this project has ({first_line(error)}); name the"
+            f"{path} has no backbone with fitting weights ({first_line(error)}); name the"
             " best.ckpt of a run."
         ) from error
     if settings.get("channels_last") is not False:
         network.to(memory_format=torch.channels_last)
-    return TorchBackend(network, _detector(checkpoint, path), place), checkpoint
-
-
-def _detector(checkpoint: dict[str, Any], path: str | Path) -> OODDetector | None:
-    """Make the detector; one of other scores is taken out, as if there were none."""
-    values = checkpoint.get("detector")
-    if values is None:
-        return None
-    if (found := version(values)) != VERSION:
-        log.warning(
-            "%s: its detector of images unlike the training's is of version %s, and this code reads"
-            " version %d, so that no image will be flagged; train again to have one.",
-            path,
-            found,
-            VERSION,
-        )
-        del checkpoint["detector"]
-        return None
-    return OODDetector.from_dict(values)
+    values = checkpoint.pop("ood_detector", None)
+    detector = None if values is None else OODDetector.from_dict(values)
+    return TorchBackend(network, detector, chosen), checkpoint
 
 
 def choose_device(name: str) -> torch.device:
     """Find the device to run on.
 
     Args:
-        name: `cpu`, `cuda`, `cuda:1`, `mps`; or `auto`: CUDA if there is any, or else the CPU.
+        name: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto`: CUDA if available, else CPU.
 
     Raises:
-        ConfigError: If there is no such device here.
+        ConfigError: If the device is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -123,7 +103,7 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ConfigError(
-            f"device {name} is not to be had here ({first_line(error)}); choose auto,"
-            " cpu, cuda, cuda:1 or mps."
+            f"device {name} is not available ({first_line(error)}); choose auto, cpu, cuda, cuda:1"
+            " or mps."
         ) from error
     return device

@@ -1,4 +1,4 @@
-"""What a model says of one image: a probability, a decision, and what to doubt."""
+"""Results of inference, and the interface of the backends that run a network."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -13,35 +13,35 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """What a model says of a batch.
+    """Output of the network and of the OOD detector for a batch.
 
     Attributes:
         logits: float64 [N], raw, finite.
-        unlikeness: float64 [N], the detector's score, higher for images less like those of the
-            training; None if the model has no detector.
+        ood_score: float64 [N], higher for images less similar to the validation images; None if
+            the model has no OOD detector.
     """
 
     logits: NDArray[np.float64]
-    unlikeness: NDArray[np.float64] | None
+    ood_score: NDArray[np.float64] | None
 
     def __post_init__(self) -> None:
-        """Refuse what is no answer, since NaN is below any threshold.
+        """Refuse logits that are NaN or infinite; NaN would compare as below any threshold.
 
         Raises:
             CheckpointError: If a logit is not finite.
         """
         if not np.isfinite(self.logits).all():
             raise CheckpointError(
-                "The model gives no number for an image: its weights are damaged or come from a"
-                " training that diverged; name another model."
+                "The model's output is not a finite number: its weights are damaged or its"
+                " training diverged. Use another checkpoint."
             )
 
 
 class Backend(Protocol):
-    """A model that can be asked, whatever runs it."""
+    """Runs a network, with torch or with ONNX Runtime."""
 
     def __call__(self, images: Pixels) -> ModelOutput:
-        """Ask the model.
+        """Run the network on a batch.
 
         Args:
             images: uint8 [N, S, S], preprocessed; N at least 1.
@@ -51,36 +51,37 @@ class Backend(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image.
+    """The prediction for one image.
 
     Attributes:
-        path: The file; `image 1`, `image 2`, ... for what came without a name.
+        path: The file; `image 1`, `image 2`, ... for images that were not given by path.
         probability: Of PNEUMONIA, calibrated, in [0, 1].
-        decision: `PNEUMONIA` from the model's threshold up, or else `NORMAL`.
-        uncertain: Whether the probability lies in the band in which the model abstains; None if
-            the model has no such band.
-        unlike: Whether the image is unlike those of the training, so that the rest is not to be
-            used; None if the model has no detector.
-        unlikeness: The detector's score, higher for images less alike; None likewise.
-        warnings: What is wrong with the image, in words.
+        predicted_class: `PNEUMONIA` if the probability is at least the threshold, else `NORMAL`.
+        uncertain: Whether the probability lies in the abstention interval; None if the model
+            has none.
+        is_ood: Whether the image is out-of-distribution, so that the prediction should not be
+            used; None if the model has no OOD detector.
+        ood_score: Score of the OOD detector, higher for images less similar to the validation
+            images; None if the model has no OOD detector.
+        warnings: Problems with the quality of the image.
     """
 
     path: str
     probability: float
-    decision: str
+    predicted_class: str
     uncertain: bool | None
-    unlike: bool | None
-    unlikeness: float | None
+    is_ood: bool | None
+    ood_score: float | None
     warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class FailedPrediction:
-    """An image for which there is no answer.
+    """An image that could not be read.
 
     Attributes:
         path: The file.
-        error: Why, in a sentence.
+        error: The reason, in one sentence.
     """
 
     path: str

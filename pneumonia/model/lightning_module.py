@@ -1,4 +1,4 @@
-"""The LightningModule: network, loss, metrics, optimisation."""
+"""The LightningModule: network, loss, metrics, optimizer."""
 
 import math
 from collections.abc import Mapping
@@ -24,28 +24,28 @@ Batch = Mapping[str, Tensor]
 class PneumoniaClassifier(LightningModule):
     """NORMAL against PNEUMONIA with one logit and binary cross-entropy.
 
-    Its arguments are plain values and are all that a checkpoint needs to build it again.
+    All arguments are plain values and are stored in the checkpoint as hyperparameters.
 
     Args:
         backbone: A timm architecture, with or without a weights tag.
         pretrained: Start from timm's pretrained weights.
         weights: Start from a local file of pretrained weights instead.
         image_size: Side of the input square, pixels.
-        fit: How an image becomes that square: `squash`, `pad` or `crop`.
+        resize_mode: How an image becomes that square: `squash`, `pad` or `crop`.
         interpolation: How it is resized: `nearest`, `bilinear` or `bicubic`.
         drop_rate: Dropout before the head, 0 to below 1.
         drop_path_rate: Stochastic depth, 0 to below 1.
         pos_weight: Weight of PNEUMONIA in the training loss: a number above 0, `balanced`
             (NORMAL over PNEUMONIA images of the training split), or None for 1.
-        label_smoothing: Share by which training targets move to 0.5, 0 to below 1.
+        label_smoothing: Fraction by which training targets move towards 0.5, 0 to below 1.
         optimizer: `name` and keywords; see `build_optimizer`.
-        schedule: `name` and keywords, see `build_schedule`; None: a constant rate.
+        schedule: `name` and keywords, see `build_schedule`; None: a constant learning rate.
         channels_last: Keep weights and activations in channels-last memory order.
         compile: Compile the network with `torch.compile` at the start of a fit.
 
     Raises:
-        ModelError: If the backbone is unknown or weights cannot be had or do not fit.
-        ConfigError: If a setting is out of range.
+        ModelError: If the backbone is unknown, or weights are not available or do not fit.
+        ConfigError: If an argument is out of range.
     """
 
     pos_weight: Tensor
@@ -56,7 +56,7 @@ class PneumoniaClassifier(LightningModule):
         pretrained: bool = True,
         weights: str | None = None,
         image_size: int = 224,
-        fit: str = "squash",
+        resize_mode: str = "squash",
         interpolation: str = "bilinear",
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
@@ -65,23 +65,24 @@ class PneumoniaClassifier(LightningModule):
         optimizer: dict[str, Any] | None = None,
         schedule: dict[str, Any] | None = None,
         channels_last: bool = True,
-        compile: bool = False,  # noqa: A002  the word that users know it by
+        compile: bool = False,  # noqa: A002  the name users know
     ) -> None:
         super().__init__()
-        for name, share in (
+        for name, rate in (
             ("label_smoothing", label_smoothing),
             ("drop_rate", drop_rate),
             ("drop_path_rate", drop_path_rate),
         ):
-            if not 0 <= share < 1:
-                raise ConfigError(f"model.{name}={share} must be 0 to below 1.")
-        rate = (optimizer or {}).get("lr", 0.0)
-        if isinstance(rate, bool) or not isinstance(rate, (int, float)):
-            raise ConfigError(f"model.optimizer.lr={rate!r} must be a number.")
-        if isinstance(pos_weight, str) and pos_weight != "balanced":
-            raise ConfigError(f"model.pos_weight={pos_weight!r} is no number, balanced or null.")
-        if isinstance(pos_weight, (int, float)) and not 0 < pos_weight < math.inf:
-            raise ConfigError(f"model.pos_weight={pos_weight} must be a number above 0.")
+            if not 0 <= rate < 1:
+                raise ConfigError(f"model.{name}={rate} must be at least 0 and below 1.")
+        lr = (optimizer or {}).get("lr", 0.0)
+        if isinstance(lr, bool) or not isinstance(lr, (int, float)):
+            raise ConfigError(f"model.optimizer.lr={lr!r} must be a number.")
+        weight = 1.0 if pos_weight in (None, "balanced") else pos_weight
+        if not isinstance(weight, (int, float)) or not 0 < weight < math.inf:
+            raise ConfigError(
+                f"model.pos_weight={pos_weight!r} must be a number above 0, balanced or null."
+            )
         self.save_hyperparameters(logger=False)
         self.network = PneumoniaNetwork(
             backbone,
@@ -93,17 +94,16 @@ class PneumoniaClassifier(LightningModule):
         )
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
-        weight = pos_weight if isinstance(pos_weight, (int, float)) else 1.0
         self.register_buffer("pos_weight", torch.tensor(float(weight)))
         self.train_metrics = threshold_metrics().clone(prefix="train/")
         self.val_metrics = all_metrics().clone(prefix="val/")
-        # Metrics, not plain logs, so that they are exact over processes of unequal shares.
+        # Metrics, not plain logs: exact where processes have unequal numbers of images.
         self.train_loss = MeanMetric(nan_strategy="disable")
         self.val_loss = MeanMetric(nan_strategy="disable")
         self.test_loss = MeanMetric(nan_strategy="disable")
 
     def setup(self, stage: str) -> None:
-        """Take the class balance from the training split, and compile, before a fit.
+        """Count the classes of the training split for `pos_weight`, and compile, before a fit.
 
         Args:
             stage: `fit`, `validate`, `test` or `predict`.
@@ -113,14 +113,14 @@ class PneumoniaClassifier(LightningModule):
         if self.hparams["pos_weight"] == "balanced":
             datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
             if datamodule is None:
-                raise ConfigError("model.pos_weight=balanced needs a data module to count in.")
+                raise ConfigError("model.pos_weight=balanced needs a data module to count classes.")
             normal, pneumonia = datamodule.class_counts()
             self.pos_weight.fill_(normal / pneumonia)
         if self.hparams["compile"]:
             self.network.compile()  # in place: the checkpoint's keys stay as they are
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of pneumonia.
+        """Return logits of PNEUMONIA.
 
         Args:
             images: uint8 [N, 1, H, W], 0 black to 255 white.
@@ -132,7 +132,7 @@ class PneumoniaClassifier(LightningModule):
         return logits
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The training loss of a batch, a scalar."""
+        """Return the training loss of a batch, a scalar."""
         labels = batch["label"]
         logits = self(batch["image"])
         smoothing = self.hparams["label_smoothing"]
@@ -143,7 +143,7 @@ class PneumoniaClassifier(LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Logits and labels of a batch, with the rows they belong to."""
+        """Return `logit`, `label` and `index` of a batch, each [N]."""
         return self._evaluate(batch, "val", self.val_metrics)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -156,14 +156,14 @@ class PneumoniaClassifier(LightningModule):
         return outputs
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Logits and labels of a batch, with the rows they belong to."""
-        # In full precision whatever the fit used: threshold and temperature are chosen on these.
+        """Return `logit`, `label` and `index` of a batch, each [N]."""
+        # In full precision, as at inference: threshold and temperature are chosen on these.
         with torch.autocast(self.device.type, enabled=False):
             logits = self(batch["image"])
         return {"logit": logits, "label": batch["label"], "index": batch["index"]}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """The optimiser, and the schedule if there is one.
+        """Build the optimizer, and the schedule if there is one.
 
         Raises:
             ConfigError: If a name or keyword is unknown.
@@ -182,24 +182,30 @@ class PneumoniaClassifier(LightningModule):
         return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": schedule})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that is not of this project, or of a newer version of it.
+        """Check the format.
 
         Raises:
-            CheckpointError: If it is.
+            CheckpointError: If the checkpoint is not of this project or of another version.
         """
         check_format(checkpoint, "the checkpoint")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Make the checkpoint whole: it needs no download, no file and no config again."""
+        """Mark the format, and make loading independent of downloads and weights files."""
         checkpoint |= describe()
         checkpoint["hyper_parameters"] |= {"pretrained": False, "weights": None}
+
+    def monitors(self) -> dict[str, Literal["min", "max"]]:
+        """Return the names of all metrics that a fit logs, each with its better direction."""
+        names = [*self.train_metrics.keys(), *self.val_metrics.keys()]
+        losses: dict[str, Literal["min", "max"]] = {"val/loss": "min", "train/loss": "min"}
+        return losses | dict.fromkeys(map(str, names), "max")
 
     def _evaluate(self, batch: Batch, stage: str, metrics: MetricCollection) -> dict[str, Tensor]:
         labels = batch["label"]
         logits = self(batch["image"])
         # Unweighted and unsmoothed, so that it compares across recipes.
         loss = binary_cross_entropy_with_logits(logits, labels.float())
-        # torchmetrics would decide by each batch whether it sees logits.
+        # Of logits, torchmetrics would decide batch by batch whether to apply the sigmoid.
         metrics.update(torch.sigmoid(logits), labels)
         self._log(stage, loss, metrics, len(labels))
         return {"logit": logits, "label": labels, "index": batch["index"]}
@@ -210,9 +216,3 @@ class PneumoniaClassifier(LightningModule):
         mean.update(loss.expand(n))  # "disable" makes torchmetrics ignore weights
         self.log(f"{stage}/loss", mean, prog_bar=stage != "test", **epoch)
         self.log_dict(cast(Any, metrics), **epoch)
-
-    def monitors(self) -> dict[str, Literal["min", "max"]]:
-        """Names of all metrics that a fit logs, with the direction that is better."""
-        names = [*self.train_metrics.keys(), *self.val_metrics.keys()]
-        losses: dict[str, Literal["min", "max"]] = {"val/loss": "min", "train/loss": "min"}
-        return losses | dict.fromkeys(map(str, names), "max")

@@ -1,8 +1,7 @@
-"""The figures that training logs, at probability 0.5 and threshold-free."""
+"""Live metrics of an epoch, logged as `train/*` and `val/*`: add a torchmetrics metric here."""
 
-import torch
 from torch import Tensor
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import MetricCollection
 from torchmetrics.classification import (
     BinaryAccuracy,
     BinaryAUROC,
@@ -16,19 +15,20 @@ from torchmetrics.classification import (
 
 
 class BinaryBalancedAccuracy(BinaryStatScores):
-    """Mean of sensitivity and specificity, 0 to 1; an empty class counts as 0."""
+    """Mean of sensitivity and specificity, 0 to 1; a class without images counts as 0."""
 
     def compute(self) -> Tensor:
         """The value over all updates, a float32 scalar."""
-        tp, fp, tn, fn = self._final_state()
-        return (_ratio(tp, tp + fn) + _ratio(tn, tn + fp)) / 2
+        tp, fp, tn, fn, _ = super().compute()
+        value: Tensor = (tp / (tp + fn).clamp(min=1) + tn / (tn + fp).clamp(min=1)) / 2
+        return value
 
 
 def threshold_metrics() -> MetricCollection:
-    """Metrics from four counts: cheap enough for every training batch.
+    """Metrics at probability 0.5, from four counts: cheap enough for every training batch.
 
-    Their inputs are probabilities (float [N], 0 to 1) and labels (int [N], 0 or 1). They
-    skip torchmetrics' value checks, each of which would wait for the device.
+    They take probabilities (float [N], 0 to 1) and labels (int [N], 0 or 1), and skip
+    torchmetrics' validation, which would wait for the device at every batch.
     """
     return MetricCollection(
         {
@@ -43,15 +43,12 @@ def threshold_metrics() -> MetricCollection:
 
 
 def all_metrics() -> MetricCollection:
-    """The same with AUROC and average precision, which keep every score until the end."""
-    ranking: dict[str, Metric | MetricCollection] = {
-        "auroc": BinaryAUROC(validate_args=False),
-        "average_precision": BinaryAveragePrecision(validate_args=False),
-    }
+    """The same with AUROC and average precision, which keep every score of the epoch."""
     collection = threshold_metrics()
-    collection.add_metrics(ranking)
+    collection.add_metrics(
+        {
+            "auroc": BinaryAUROC(validate_args=False),
+            "average_precision": BinaryAveragePrecision(validate_args=False),
+        }
+    )
     return collection
-
-
-def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    return torch.where(whole > 0, part / whole.clamp(min=1), 0.0)

@@ -1,9 +1,7 @@
-"""Pretrained weights: timm's own from the hub, or a local file. Never partly, never silently."""
+"""Any timm backbone for grey X-rays, with pretrained weights from the hub or a local file."""
 
 import difflib
-import queue
-import threading
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 from urllib.request import Request, urlopen
@@ -12,158 +10,20 @@ import timm
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError
-from safetensors import SafetensorError
 from timm.models import adapt_input_conv, load_state_dict
 from torch import Tensor, nn
 
-from pneumonia.errors import ModelError
+from pneumonia.connectivity import ANSWER_WITHIN, connection_error
+from pneumonia.errors import ModelError, first_line
 
-_HUB_ANSWERS_WITHIN = 4.0
 _HUB_FILE = "model.safetensors"
 _KERNEL_DIMS = 4  # out channels, in channels, height, width
-
-
-def pretrained_cfg_overlay(backbone: str) -> dict[str, str]:
-    """Make sure that timm's weights for a backbone can be had, before timm waits for them.
-
-    A failing download retries for three quarters of a minute; this asks their host once.
-
-    Args:
-        backbone: A timm architecture, with or without a weights tag.
-
-    Returns:
-        What to lay over timm's pretrained configuration: the cached file, or nothing.
-
-    Raises:
-        ModelError: If timm has no weights for the backbone, or their host does not answer
-            within 4 s and nothing is cached.
-    """
-    cfg = timm.get_pretrained_cfg(backbone)
-    if cfg is None or not cfg.has_weights:
-        raise ModelError(
-            f"timm has no pretrained weights for model.backbone={backbone}; use"
-            " model.pretrained=false, or model.weights=FILE with weights of your own."
-        )
-    problem = None
-    url = cfg.url[0] if isinstance(cfg.url, tuple) else cfg.url
-    if cfg.hf_hub_id:
-        cached = try_to_load_from_cache(cfg.hf_hub_id, _HUB_FILE)
-        if isinstance(cached, str):
-            return {"file": cached}
-        problem = _problem(_ask_hub, cfg.hf_hub_id)
-    elif url:  # a few are files on a server of their authors, kept by torch.hub
-        if (Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name).is_file():
-            return {}
-        problem = _problem(_ask_server, url)
-    if problem:
-        raise no_download(backbone, problem)
-    return {}
-
-
-def no_download(backbone: str, problem: object) -> ModelError:
-    """The error for pretrained weights that cannot be downloaded, with both ways out."""
-    reason = str(problem).splitlines()[0] if str(problem) else type(problem).__name__
-    return ModelError(
-        f"the pretrained weights of {backbone} cannot be downloaded ({reason}); use"
-        " model.weights=FILE with a copy of them, or model.pretrained=false to train from"
-        " scratch."
-    )
-
-
-def load_weights(backbone: nn.Module, file: str) -> None:
-    """Load a local file of ImageNet-style weights into a one-channel, one-logit backbone.
-
-    The RGB stem is summed over its channels, the head stays as initialised; everything
-    else must fit exactly.
-
-    Args:
-        backbone: A timm model, changed in place.
-        file: `.safetensors`, or a `.pth` that loads with `weights_only=True`.
-
-    Raises:
-        ModelError: If the file is missing, is no weights file, or is of another architecture.
-    """
-    cfg: dict[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
-    state = _read(file)
-    expected = backbone.state_dict()
-    for stem in _names(cfg.get("first_conv")):
-        kernel = state.get(f"{stem}.weight")
-        if kernel is not None and kernel.ndim == _KERNEL_DIMS and kernel.shape[1] % 3 == 0:
-            state[f"{stem}.weight"] = adapt_input_conv(1, kernel)
-    heads = tuple(f"{head}." for head in _names(cfg.get("classifier")))
-    state = {key: value for key, value in state.items() if not key.startswith(heads)}
-    body = {key for key in expected if not key.startswith(heads)}
-    wrong = sorted(
-        key
-        for key in body | state.keys()
-        if key not in body or key not in state or expected[key].shape != state[key].shape
-    )
-    if wrong:
-        raise ModelError(
-            f"model.weights={file} is not of {cfg['architecture']}: {len(wrong)} tensors are"
-            f" missing, unknown or of another shape (first: {', '.join(wrong[:3])});"
-            " name the backbone that the file was trained with."
-        )
-    backbone.load_state_dict(state, strict=False)
-
-
-def _read(file: str) -> dict[str, torch.Tensor]:
-    if not Path(file).is_file():
-        raise ModelError(f"model.weights={file} does not exist.")
-    try:
-        state = load_state_dict(file, use_ema=False, weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"model.weights={file} cannot be read as weights ({reason}).") from error
-    except Exception as error:  # pickle's own errors derive from nothing narrower
-        raise ModelError(
-            f"model.weights={file} cannot be read as weights ({type(error).__name__})."
-        ) from error
-    if not all(isinstance(value, torch.Tensor) for value in state.values()):
-        raise ModelError(f"model.weights={file} holds no plain table of tensors.")
-    return dict(state)
-
-
-def _names(entry: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    if entry is None:
-        return ()
-    return (entry,) if isinstance(entry, str) else tuple(entry)
-
-
-def _ask_hub(repository: str) -> None:
-    try:
-        get_hf_file_metadata(hf_hub_url(repository, _HUB_FILE), timeout=_HUB_ANSWERS_WITHIN)
-    except EntryNotFoundError:
-        return  # the hub answers, and timm knows the file's other names
-
-
-def _ask_server(url: str) -> None:
-    with urlopen(Request(url, method="HEAD"), timeout=_HUB_ANSWERS_WITHIN):  # noqa: S310  timm's own
-        return
-
-
-def _problem(ask: Callable[[str], None], address: str) -> str | None:
-    # In a thread, since a name look-up honours no timeout.
-    answer: queue.Queue[str | None] = queue.Queue()
-
-    def run() -> None:
-        try:
-            ask(address)
-            answer.put(None)
-        except Exception as error:  # noqa: BLE001  whatever the reason, it is the answer
-            answer.put(str(error) or type(error).__name__)
-
-    threading.Thread(target=run, daemon=True).start()
-    try:
-        return answer.get(timeout=_HUB_ANSWERS_WITHIN)
-    except queue.Empty:
-        return f"no answer within {_HUB_ANSWERS_WITHIN:.0f} s"
 
 
 class PneumoniaNetwork(nn.Module):
     """Any timm backbone for one grey channel and one logit.
 
-    Normalisation is part of the network, so every consumer hands over plain pixels and an
+    Pixel normalisation is part of the network, so it takes plain pixels everywhere, and an
     exported graph carries it.
 
     Args:
@@ -175,7 +35,7 @@ class PneumoniaNetwork(nn.Module):
         drop_path_rate: Stochastic depth, 0 to 1, for backbones that have it.
 
     Raises:
-        ModelError: If the backbone is unknown or weights cannot be had or do not fit.
+        ModelError: If the backbone is unknown, or weights are not available or do not fit.
     """
 
     scale: Tensor
@@ -202,24 +62,27 @@ class PneumoniaNetwork(nn.Module):
             options["pretrained_cfg_overlay"] = pretrained_cfg_overlay(backbone)
         try:
             self.backbone = timm.create_model(backbone, pretrained=from_hub, **options)
-            _try(self.backbone, image_size)
+            self.backbone.eval()
+            with torch.no_grad():  # many backbones refuse a size only in their first forward
+                self.backbone(torch.zeros(1, 1, image_size, image_size))
+            self.backbone.train()
         except (TypeError, ValueError, AssertionError, RuntimeError) as error:
             raise ModelError(
                 f"model.backbone={backbone} cannot be built for one grey channel at {image_size}"
                 f" pixels ({error}); choose another backbone or data.image_size."
             ) from error
         except OSError as error:  # the host answered, and then failed
-            raise no_download(backbone, error) from error
+            raise _no_download(backbone, first_line(error)) from error
         if weights is not None:
             load_weights(self.backbone, weights)
-        # The three-channel statistics of the weights, for a grey image repeated three times.
+        # The statistics of the weights, averaged over RGB: the image is one grey channel.
         cfg = cast(dict[str, Any], self.backbone.pretrained_cfg)
-        mean, std = (_average(cfg[key]) for key in ("mean", "std"))
+        mean, std = (sum(cfg[key]) / len(cfg[key]) for key in ("mean", "std"))
         self.register_buffer("scale", torch.tensor(1 / (255 * std)), persistent=False)
         self.register_buffer("shift", torch.tensor(-mean / std), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits of pneumonia.
+        """Return logits of PNEUMONIA.
 
         Args:
             images: uint8 (or float of the same range) [N, 1, H, W], 0 black to 255 white.
@@ -231,7 +94,7 @@ class PneumoniaNetwork(nn.Module):
         return logits.squeeze(1).float()
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits of pneumonia, and what the last layer makes them from, in one pass.
+        """Return logits and the embedding they are computed from, in one pass.
 
         Args:
             images: As for `forward`.
@@ -258,11 +121,115 @@ class PneumoniaNetwork(nn.Module):
         return images.to(self.scale.dtype) * self.scale + self.shift
 
 
+def pretrained_cfg_overlay(backbone: str) -> dict[str, str]:
+    """Check that timm's weights are available, since a failing download retries for 47 s.
+
+    Args:
+        backbone: A timm architecture, with or without a weights tag.
+
+    Returns:
+        What to lay over timm's pretrained configuration: the cached file, or nothing.
+
+    Raises:
+        ModelError: If timm has no weights for the backbone, or they are not cached and their
+            host does not answer within 4 s.
+    """
+    cfg = timm.get_pretrained_cfg(backbone)
+    if cfg is None or not cfg.has_weights:
+        raise ModelError(
+            f"timm has no pretrained weights for model.backbone={backbone}; use"
+            " model.pretrained=false, or model.weights=FILE with weights of your own."
+        )
+    reason = None
+    url = cfg.url[0] if isinstance(cfg.url, tuple) else cfg.url
+    if cfg.hf_hub_id:
+        cached = try_to_load_from_cache(cfg.hf_hub_id, _HUB_FILE)
+        if isinstance(cached, str):
+            return {"file": cached}
+        reason = connection_error(partial(_ask_hub, cfg.hf_hub_id))
+    elif url and not (Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name).is_file():
+        request = Request(url, method="HEAD")  # noqa: S310  the address is timm's own
+        reason = connection_error(lambda: urlopen(request, timeout=ANSWER_WITHIN).close())  # noqa: S310
+    if reason:
+        raise _no_download(backbone, reason)
+    return {}
+
+
+def load_weights(backbone: nn.Module, file: str) -> None:
+    """Load a local file of ImageNet-style weights into a one-channel, one-logit backbone.
+
+    The RGB stem is summed over its channels, and the head stays as initialised; everything
+    else must fit exactly.
+
+    Args:
+        backbone: A timm model, changed in place.
+        file: `.safetensors`, or a `.pth` that loads with `weights_only=True`.
+
+    Raises:
+        ModelError: If the file is missing, is not a weights file, or is of another architecture.
+    """
+    cfg: dict[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
+    state = _read_weights(file)
+    expected = backbone.state_dict()
+    for stem in _as_tuple(cfg.get("first_conv")):
+        kernel = state.get(f"{stem}.weight")
+        if kernel is not None and kernel.ndim == _KERNEL_DIMS and kernel.shape[1] % 3 == 0:
+            state[f"{stem}.weight"] = adapt_input_conv(1, kernel)
+    heads = tuple(f"{head}." for head in _as_tuple(cfg.get("classifier")))
+    state = {key: value for key, value in state.items() if not key.startswith(heads)}
+    body = {key for key in expected if not key.startswith(heads)}
+    wrong = sorted(
+        key
+        for key in body | state.keys()
+        if key not in body or key not in state or expected[key].shape != state[key].shape
+    )
+    if wrong:
+        raise ModelError(
+            f"model.weights={file} does not fit {cfg['architecture']}: {len(wrong)} tensors are"
+            f" missing, unknown or of another shape (first: {', '.join(wrong[:3])}); set"
+            " model.backbone to the one that the file was trained with."
+        )
+    backbone.load_state_dict(state, strict=False)
+
+
+def _read_weights(file: str) -> dict[str, Tensor]:
+    if not Path(file).is_file():
+        raise ModelError(f"model.weights={file} does not exist.")
+    try:
+        state = load_state_dict(file, use_ema=False, weights_only=True)
+    except Exception as error:  # a file of another kind fails anywhere in the unpickler
+        raise ModelError(
+            f"model.weights={file} cannot be read as weights ({first_line(error)})."
+        ) from error
+    if not all(isinstance(value, Tensor) for value in state.values()):
+        raise ModelError(f"model.weights={file} is not a flat dictionary of tensors.")
+    return dict(state)
+
+
+def _as_tuple(names: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
+def _ask_hub(repository: str) -> None:
+    try:
+        get_hf_file_metadata(hf_hub_url(repository, _HUB_FILE), timeout=ANSWER_WITHIN)
+    except EntryNotFoundError:
+        return  # the hub answers, and timm knows the file's other names
+
+
+def _no_download(backbone: str, reason: str) -> ModelError:
+    return ModelError(
+        f"the pretrained weights of {backbone} cannot be downloaded ({reason}); use"
+        " model.weights=FILE with a copy of them, or model.pretrained=false to train from"
+        " scratch."
+    )
+
+
 def _pretrained_cfg(backbone: str) -> dict[str, Any]:
     if not timm.is_model(backbone):
         close = difflib.get_close_matches(backbone, timm.list_models(), 3)
         raise ModelError(
-            f"model.backbone={backbone} is no architecture of timm"
+            f"model.backbone={backbone} is unknown to timm"
             + (f"; did you mean {' or '.join(close)}?" if close else "; see timm.list_models().")
         )
     try:
@@ -270,19 +237,7 @@ def _pretrained_cfg(backbone: str) -> dict[str, Any]:
     except RuntimeError as error:
         known = timm.list_pretrained(f"{backbone.partition('.')[0]}.*")
         raise ModelError(
-            f"model.backbone={backbone} names weights that timm does not know; it has"
+            f"model.backbone={backbone} has an unknown weights tag; timm knows"
             f" {', '.join(known) or 'none'}."
         ) from error
     return dict(vars(cfg)) if cfg is not None else {}
-
-
-def _try(backbone: nn.Module, image_size: int) -> None:
-    # Many backbones find out in their first forward that they cannot have this size.
-    backbone.eval()
-    with torch.no_grad():
-        backbone(torch.zeros(1, 1, image_size, image_size))
-    backbone.train()
-
-
-def _average(values: tuple[float, ...]) -> float:
-    return sum(values) / len(values)

@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule by name, from timm's and torch's own factories."""
+"""Optimizer and learning-rate schedule by name, from timm's and torch's own factories."""
 
 import inspect
 import math
@@ -11,25 +11,33 @@ from torch.optim import Optimizer, lr_scheduler
 
 from pneumonia.errors import ConfigError
 
+_SCHEDULES = {
+    name: value
+    for name, value in vars(lr_scheduler).items()
+    if inspect.isclass(value)
+    and issubclass(value, lr_scheduler.LRScheduler)
+    and value is not lr_scheduler.LRScheduler
+    and not name.startswith("_")
+}
+
 
 def build_optimizer(model: nn.Module, settings: Mapping[str, Any]) -> Optimizer:
-    """Build an optimiser through `timm.optim.create_optimizer_v2`.
+    """Build an optimizer through `timm.optim.create_optimizer_v2`.
 
     Args:
-        model: What is optimised, a timm model: parameter groups (no decay of biases and
-            norms, layer decay) are made from what it says of its own layers.
+        model: A timm model: its parameter groups (no decay of biases and norms, layer decay)
+            follow from what it declares about its layers.
         settings: `name`, such as `adam`, `adamw`, `sgd` (`timm.optim.list_optimizers()`),
-            and that function's keywords: `lr`, `weight_decay`, `layer_decay`, `betas`, ...
+            and keywords of that function: `lr`, `weight_decay`, `layer_decay`, `betas`, ...
 
     Raises:
         ConfigError: If the name or a keyword is unknown, or a value out of range.
     """
-    name, keywords = _named("model.optimizer", settings)
+    name, keywords = _split_name("model.optimizer", settings)
     if name not in timm.optim.list_optimizers():
-        known = ", ".join(map(str, timm.optim.list_optimizers()[:12]))
         raise ConfigError(
-            f"model.optimizer.name={name} is unknown; timm has {known}, ..."
-            " (timm.optim.list_optimizers())."
+            f"model.optimizer.name={name} is unknown; choose one of timm.optim.list_optimizers(),"
+            " such as adam, adamw or sgd."
         )
     try:
         optimizer = timm.optim.create_optimizer_v2(model, opt=name, **keywords)
@@ -46,13 +54,13 @@ def build_schedule(
     """Build one of `torch.optim.lr_scheduler`, with its length filled in.
 
     Args:
-        optimizer: What is scheduled.
+        optimizer: The optimizer to schedule.
         settings: `name`, a class name such as `OneCycleLR`, `CosineAnnealingLR`, `StepLR`;
             `interval`, `step` (default) or `epoch`; `monitor` for `ReduceLROnPlateau`
-            (default `val/loss`), which goes by epochs; and the class's own keywords. A
+            (default `val/loss`), which is stepped each epoch; and keywords of the class. A
             length (`total_steps`, `T_max`, `total_iters`) or `max_lr` that is not given is
             that of the run.
-        total_steps: Optimiser steps of the run; infinite without a limit.
+        total_steps: Optimizer steps of the run; infinite without a limit.
         epochs: Epochs of the run; -1 without a limit.
 
     Returns:
@@ -61,50 +69,43 @@ def build_schedule(
     Raises:
         ConfigError: If the name or a keyword is unknown, or a value out of range.
     """
-    name, keywords = _named("model.schedule", settings)
-    follows: dict[str, Any] = {"interval": keywords.pop("interval", "step")}
+    name, keywords = _split_name("model.schedule", settings)
+    if name not in _SCHEDULES:
+        raise ConfigError(
+            f"model.schedule.name={name} is unknown; choose one of {', '.join(sorted(_SCHEDULES))}."
+        )
+    config: dict[str, Any] = {"interval": keywords.pop("interval", "step")}
     if name == "ReduceLROnPlateau":
-        follows = {"interval": "epoch", "monitor": keywords.pop("monitor", "val/loss")}
-    interval = follows["interval"]
-    known = sorted(
-        key
-        for key, value in vars(lr_scheduler).items()
-        if inspect.isclass(value)
-        and issubclass(value, lr_scheduler.LRScheduler)
-        and value is not lr_scheduler.LRScheduler
-        and key[0] != "_"
-    )
-    if name not in known:
-        raise ConfigError(f"model.schedule.name={name} is unknown; torch has {', '.join(known)}.")
+        config = {"interval": "epoch", "monitor": keywords.pop("monitor", "val/loss")}
+    interval = config["interval"]
     if interval not in ("step", "epoch"):
         raise ConfigError(f"model.schedule.interval={interval} must be step or epoch.")
-    factory = getattr(lr_scheduler, name)
-    accepted = inspect.signature(factory).parameters
+    accepted = inspect.signature(_SCHEDULES[name]).parameters
     length = total_steps if interval == "step" else epochs
     for key in ("total_steps", "T_max", "total_iters"):
         if key not in accepted or key in keywords:
             continue
         if not 0 < length < math.inf:
             raise ConfigError(
-                f"model.schedule.name={name} spans the run, which has no end; set"
-                f" trainer.max_epochs or model.schedule.{key}."
+                f"model.schedule.name={name} needs the length of the run; set trainer.max_epochs"
+                f" or model.schedule.{key}."
             )
         keywords[key] = int(length)
     if "max_lr" in accepted:
         keywords.setdefault("max_lr", [group["lr"] for group in optimizer.param_groups])
     try:
-        return {"scheduler": factory(optimizer, **keywords), **follows}
+        return {"scheduler": _SCHEDULES[name](optimizer, **keywords), **config}
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model.schedule: {error}.") from error
     except ZeroDivisionError as error:  # a phase of the schedule has no step of its own
         raise ConfigError(
-            f"model.schedule.name={name} cannot be spread over a run of {length} {interval}s; train"
+            f"model.schedule.name={name} is too long for a run of {length} {interval}s; train"
             " for longer, or set model.schedule=null."
         ) from error
 
 
-def _named(key: str, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+def _split_name(key: str, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     keywords = dict(settings)
     if "name" not in keywords:
-        raise ConfigError(f"{key} needs a name beside its keywords ({', '.join(keywords)}).")
+        raise ConfigError(f"{key}.name is missing beside {', '.join(keywords)}.")
     return str(keywords.pop("name")), keywords

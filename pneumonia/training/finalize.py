@@ -77,7 +77,7 @@ def finalize(run: RunComponents, path: str) -> dict[str, Any]:
         abstention.lower,
         abstention.upper,
     )
-    additions = {
+    additions: dict[str, Any] = {
         "calibration": {"temperature": temperature},
         "operating_point": point.to_dict(),
         "abstention": abstention.to_dict(),
@@ -86,7 +86,7 @@ def finalize(run: RunComponents, path: str) -> dict[str, Any]:
     if trainer.is_global_zero:
         detector = _fit_detector(run)
         if detector is not None:
-            additions["detector"] = detector.to_dict()
+            additions |= {"ood_detector": detector.to_dict(), "ood_threshold": detector.threshold}
         checkpoint = finalize_checkpoint(path, checkpoint, **additions)
     trainer.strategy.barrier()
     return checkpoint if trainer.is_global_zero else {**checkpoint, **additions}
@@ -110,8 +110,9 @@ def collect_metadata(run: RunComponents) -> dict[str, Any]:
             "fingerprint": (splits["train"] + splits["val"]).fingerprint(),
             "splits": {name: _counts(samples) for name, samples in splits.items()},
         },
-        "holdout": {
-            name: getattr(datamodule.holdout, name) for name in ("strategy", "fraction", "seed")
+        "split": {
+            name: getattr(datamodule.validation_split, name)
+            for name in ("strategy", "fraction", "seed")
         },
         "training": {
             "config": OmegaConf.to_yaml(run.start.config, resolve=True),
@@ -128,7 +129,7 @@ def collect_metadata(run: RunComponents) -> dict[str, Any]:
 
 def _fit_detector(run: RunComponents) -> OODDetector | None:
     """Fit the OOD detector in this process; None if the validation set is too small."""
-    validation = run.datamodule.radiographs("val")
+    validation = run.datamodule.dataset("val")
     device = run.trainer.strategy.root_device
     network = run.model.network.to(device).eval()
     loader = DataLoader(validation, run.datamodule.batch_size)

@@ -19,10 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import ConfigError, sentence
-from pneumonia.evaluation.evaluate import EvaluationResult, build_result
-from pneumonia.evaluation.predictions import Cases, Predictions, sigmoid
+from pneumonia.evaluation.evaluate import EvaluationResult, evaluate_predictions
+from pneumonia.evaluation.predictions import PredictionTable, sigmoid
 from pneumonia.evaluation.report.write import CARD, write_report
-from pneumonia.inference.evaluate import describe, thumbnail
+from pneumonia.inference.evaluate import describe_checkpoint, thumbnail
 from pneumonia.model.lightning_module import PneumoniaClassifier
 from pneumonia.training.callbacks.checkpoint import AtomicCheckpointIO
 from pneumonia.training.callbacks.console import EpochLog
@@ -135,7 +135,7 @@ def test(run: RunComponents, path: str, checkpoint: Mapping[str, Any]) -> Evalua
         return None
     found, root = latest_logits(run.trainer), run.datamodule.root
     samples = run.datamodule.splits["test"].take(found.rows)
-    predictions = Predictions(
+    predictions = PredictionTable(
         path=samples.paths,
         label=samples.labels,
         logit=found.logits,
@@ -143,8 +143,8 @@ def test(run: RunComponents, path: str, checkpoint: Mapping[str, Any]) -> Evalua
         patient=samples.patients,
         subtype=samples.subtypes,
     )
-    subject = describe(checkpoint, path, f"split test of {root}")
-    result = build_result(Cases.of(predictions), subject, picture=thumbnail)
+    subject = describe_checkpoint(checkpoint, path, f"split test of {root}")
+    result = evaluate_predictions(predictions, subject, load_image=thumbnail)
     write_report(result, run.start.directory, Path(path).with_name(CARD))
     return result
 
@@ -170,7 +170,7 @@ def record_finish(
     config, directory = run.start.config, run.start.directory
     metrics = {f"best/{config.monitor}": score}
     if result is not None:
-        metrics |= result.assessment.plain("test/")
+        metrics |= result.values("test/")
     _log_final(run, metrics)
     point, training = checkpoint["operating_point"], checkpoint["metadata"]["training"]
     callbacks = run.trainer.callbacks  # type: ignore[attr-defined]

@@ -59,7 +59,7 @@ def cached(tmp_path_factory) -> Callable[..., DataLoader]:
     images = (random.integers(0, 256, (SIZE, SIZE), np.uint8) for _ in range(TRAINING_IMAGES))
     write_pixels(file, images, TRAINING_IMAGES, SIZE, bytes(32))
     paths = [f"person{n:04d}_virus_{n}.jpeg" for n in range(TRAINING_IMAGES)]
-    samples = Manifest.identified(paths, [1] * TRAINING_IMAGES)
+    samples = Manifest.from_paths(paths, [1] * TRAINING_IMAGES)
     preprocessing, cache = Preprocessing(SIZE), Cache(samples.paths, Pixels(file))
 
     def make(augmentation: Augmentation | None = None) -> DataLoader:

@@ -1,9 +1,9 @@
-"""What the detector flags, on real X-rays and on what is none: a table. Run by hand:
+"""A table of what the OOD detector flags, among real X-rays and other images. Run by hand:
 
 PNEUMONIA_CHECKPOINT=best.ckpt pytest -m benchmark -s -n 0 tests -k detector
 
 Several checkpoints are joined by a colon; without any, one is trained for a minute. The last three
-columns are of each view alone, at the threshold of the three.
+columns show each view alone, at the common threshold.
 """
 
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ood_images import CHANGES, Images, doubtful, faces, strangers, turned
+from ood_images import CHANGES, Images, faces, mostly_missed, non_radiographs, rotated_or_inverted
 from sklearn.metrics import roc_auc_score
 
 from pneumonia.data.image_io import Preprocessing, read_grey
@@ -22,11 +22,11 @@ from pneumonia.model.ood_detector import VIEWS
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.shared, pytest.mark.timeout(3600)]
 
-DRAWINGS = 120
+SYNTHETIC_IMAGES = 120
 
 
 def test_detection_by_kind(trained_files, shared, tmp_path):
-    synthetic = write_synthetic(tmp_path / "synthetic", images=DRAWINGS, workers=1)
+    synthetic = write_synthetic(tmp_path / "synthetic", images=SYNTHETIC_IMAGES, workers=1)
     for path in trained_files:
         classifier = InferenceModel.load(path, "cpu")
         settings, bound = classifier.checkpoint["hyper_parameters"], classifier.ood_threshold
@@ -40,14 +40,14 @@ def test_detection_by_kind(trained_files, shared, tmp_path):
             usual = scores if usual is None else usual
             truth = np.repeat([0, 1], [usual.size, scores.size])
             area = roc_auc_score(truth, np.concatenate([usual, scores]))
-            shares = "".join(f"{100 * share:11.1f}" for share in (views > bound).mean(0))
+            by_view_flagged = "".join(f"{100 * rate:11.1f}" for rate in (views > bound).mean(0))
             flagged = 100 * np.mean(scores > bound)
-            print(f"{kind:30}{len(images):8}{flagged:11.1f}{area:9.4f}{shares}")
+            print(f"{kind:30}{len(images):8}{flagged:11.1f}{area:9.4f}{by_view_flagged}")
 
 
 def by_view(classifier: InferenceModel, images: Images) -> np.ndarray:
-    """Scores, float32 [n, 3]; their greatest is the detector's."""
-    engine, found = classifier.engine, []
+    """Scores [n, 3]; the greatest is the score of the detector."""
+    engine, found = classifier.backend, []
     for batch in torch.from_numpy(np.ascontiguousarray(images)).unsqueeze(1).split(64):
         with torch.inference_mode():
             found.append(engine.detector.by_view(batch, engine.network.embed(batch)[1]))
@@ -55,16 +55,17 @@ def by_view(classifier: InferenceModel, images: Images) -> np.ndarray:
 
 
 def kinds(fit: Preprocessing, data: Path, synthetic: Path) -> Iterator[tuple[str, Images]]:
-    """The test images first, which the others are told from."""
+    """The test images first, against which the AUROC of the others is measured."""
     files = sorted((data / "chest_xray/test").glob("*/*"))
     test = _read(fit, files)
     yield "X-rays of test/", test
-    yield from (strangers(fit) | turned(test) | doubtful(test)).items()
+    others = non_radiographs(fit) | rotated_or_inverted(test) | mostly_missed(test)
+    yield from others.items()
     for name, change in CHANGES.items():
         yield f"X-rays {name}", np.stack([fit(change(read_grey(file))) for file in files])
     yield "X-rays at full size", _read(fit, sorted((data / "originals").glob("*/*")))
-    yield "faces and scraps of 25 pixels", faces(fit)
-    yield "synthetic's drawings", _read(fit, sorted(synthetic.glob("*/*/*.jpeg")))
+    yield "faces and patches of 25 pixels", faces(fit)
+    yield "synthetic X-rays", _read(fit, sorted(synthetic.glob("*/*/*.jpeg")))
 
 
 def _read(fit: Preprocessing, files: list[Path]) -> Images:

@@ -61,12 +61,12 @@ def seconds(function, *arguments):
 @pytest.mark.parametrize("backbone", ["resnetv2_50", "tf_efficientnet_lite0"])
 def test_exported_against_eager_torch(checkpoint, tmp_path, backbone):
     path = checkpoint(backbone)
-    eager = Predictor.load(path, "cpu").classifier.engine
-    exported = Predictor.load(export(path, tmp_path / "m.onnx")).classifier.engine
+    eager = Predictor.load(path, "cpu").backend
+    exported = Predictor.load(export(path, tmp_path / "m.onnx")).backend
     for size in (1, 32):
         images = np.random.default_rng(0).integers(0, 256, (size, 224, 224), np.uint8)
-        for engine in (eager, exported):
-            engine(images)
+        for backend in (eager, exported):
+            backend(images)
         pairs = [(seconds(eager, images), seconds(exported, images)) for _ in range(ROUNDS)]
         for name, of in FIGURES.items():
             torch_time, onnx_time = (of(times) for times in zip(*pairs, strict=True))
@@ -85,7 +85,7 @@ def test_a_folder_of_files_against_the_bare_network(checkpoint, tmp_path):
         small.save(path)
     paths = sorted(map(str, root.glob("*/*/*.jpeg")))[:FILES]
     predictor = Predictor.load(checkpoint("resnetv2_50"), "cpu")
-    network = predictor.classifier.engine.network
+    network = predictor.backend.network
     batch = torch.zeros(32, 1, 224, 224, dtype=torch.uint8)
 
     def bare():

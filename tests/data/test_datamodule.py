@@ -55,7 +55,7 @@ def test_a_nested_copy_beside_the_splits_counts_for_nothing(kaggle):
 
 @pytest.mark.parametrize("strategy", ["blocks", "random"])
 def test_the_published_val_joins_the_training_images(kaggle, strategy):
-    splits = ready(kaggle, holdout=ValidationSplit(strategy)).splits
+    splits = ready(kaggle, split=ValidationSplit(strategy)).splits
     paths = [*splits["train"].paths, *splits["val"].paths]
     published = sum(len(files) for _, _, files in os.walk(kaggle / "val"))
     trained = sum(len(files) for _, _, files in os.walk(kaggle / "train"))
@@ -65,7 +65,7 @@ def test_the_published_val_joins_the_training_images(kaggle, strategy):
 
 
 def test_with_folder_val_is_as_published(kaggle):
-    splits = ready(kaggle, holdout=ValidationSplit("folder")).splits
+    splits = ready(kaggle, split=ValidationSplit("folder")).splits
     assert all("/val/" in path for path in splits["val"].paths)
     assert len(splits["val"]) == sum(len(files) for _, _, files in os.walk(kaggle / "val"))
     assert all("/train/" in path for path in splits["train"].paths)
@@ -74,7 +74,7 @@ def test_with_folder_val_is_as_published(kaggle):
 def test_with_folder_a_val_that_shares_a_patient_is_refused(kaggle, write_images):
     write_images(kaggle / "val/NORMAL", ["IM-0005-0077.jpeg"])
     with pytest.raises(DataError, match=r"IM-0005-0077\.jpeg"):
-        ready(kaggle, holdout=ValidationSplit("folder"))
+        ready(kaggle, split=ValidationSplit("folder"))
     ready(kaggle)  # otherwise it is one more training image
 
 
@@ -82,12 +82,12 @@ def test_with_folder_a_missing_val_is_refused(kaggle):
     shutil.rmtree(kaggle / "val")
     ready(kaggle)
     with pytest.raises(DataError, match="val is not a folder"):
-        ready(kaggle, holdout=ValidationSplit("folder"))
+        ready(kaggle, split=ValidationSplit("folder"))
 
 
 def test_the_same_seed_splits_the_same_way_and_seeds_of_the_run_do_not_matter(kaggle):
-    first = ready(kaggle, holdout=ValidationSplit("random", seed=3)).splits
-    again = ready(kaggle, holdout=ValidationSplit("random", seed=3), seed=9).splits
+    first = ready(kaggle, split=ValidationSplit("random", seed=3)).splits
+    again = ready(kaggle, split=ValidationSplit("random", seed=3), seed=9).splits
     assert first["val"].paths.tolist() == again["val"].paths.tolist()
 
 
@@ -125,7 +125,7 @@ def test_odd_names_are_refused_and_both_ways_out_work(kaggle, write_images):
         ready(kaggle)
     for patients in (r"([A-Za-z0-9]+[-_]\w+)[-_]", "file"):
         assert (
-            ready(kaggle, patients=patients, holdout=ValidationSplit("random"))
+            ready(kaggle, patients=patients, split=ValidationSplit("random"))
             .splits["val"]
             .paths.size
         )
@@ -180,12 +180,12 @@ def test_workers_that_are_spawned_map_the_cache_themselves(synthetic, tmp_path):
 
 def test_every_holdout_shares_one_cache_and_the_test_has_one_of_its_own(kaggle, tmp_path):
     settings = {"cache_dir": tmp_path / "caches"}
-    for holdout in (
+    for split in (
         ValidationSplit(),
         ValidationSplit("random", seed=3),
         ValidationSplit("folder"),
     ):
-        ready(kaggle, holdout=holdout, **settings)
+        ready(kaggle, split=split, **settings)
     assert len(list_caches(tmp_path / "caches")) == 1
     datamodule = ready(kaggle, **settings)
     assert len(list_caches(tmp_path / "caches")) == 1
@@ -230,7 +230,7 @@ def test_names_with_anything_in_them_go_through(kaggle, write_images):
     odd = ["a b", "a,b", "a=b", "it's", '"q"', "größe", "肺"]
     names = [f"IM-{n:04d}-0001-{word}.png" for n, word in enumerate(odd, 200)]
     write_images(kaggle / "train/NORMAL", names)
-    datamodule = ready(kaggle, patients=r"(\D+\d+)", holdout=ValidationSplit("random"))
+    datamodule = ready(kaggle, patients=r"(\D+\d+)", split=ValidationSplit("random"))
     paths = [*datamodule.splits["train"].paths, *datamodule.splits["val"].paths]
     assert {str(kaggle / "train/NORMAL" / name) for name in names} <= set(paths)
     assert len(list(batches(datamodule, "train"))) > 1
@@ -302,7 +302,7 @@ def test_a_bad_image_met_in_mid_epoch_is_named_in_one_sentence(kaggle, content, 
         ({"num_workers": -1}, "data.num_workers=-1"),
         ({"num_workers": 1000}, "data.num_workers=1000"),
         ({"image_size": 0}, "data.image_size=0"),
-        ({"fit": "zoom"}, "data.fit='zoom'"),
+        ({"resize_mode": "zoom"}, "data.resize_mode='zoom'"),
         ({"sampler": "even"}, "data.sampler='even'"),
     ],
 )

@@ -1,6 +1,7 @@
-"""Items: an image, its label and its row."""
+"""A split on disk: which files are listed, and the items made of them."""
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,106 +10,182 @@ import pytest
 import torch
 
 from pneumonia.data.cache import open_cache
-from pneumonia.data.dataset import ChestXrayDataset, read_split
+from pneumonia.data.dataset import ChestXrayDataset, ChestXrayFolder, read_split
 from pneumonia.data.image_io import Preprocessing
 from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import DataError
 
 
 @pytest.fixture
-def radiographs(kaggle):
+def train(tmp_path, write_images):
+    write_images(tmp_path / "train/NORMAL", ["IM-0001-0001.jpeg", "IM-0002-0001.jpeg"])
+    write_images(tmp_path / "train/PNEUMONIA", ["person1_virus_1.jpeg", "person1_bacteria_1.png"])
+    return tmp_path / "train"
+
+
+def files(train):
+    return read_split(train.parent, "train").paths.tolist()
+
+
+def test_normal_is_0_and_pneumonia_is_1(train):
+    folder = ChestXrayFolder(train)
+    assert folder.class_to_idx == {"NORMAL": 0, "PNEUMONIA": 1}
+    for path, label in folder.samples:
+        assert f"/{folder.classes[label]}/" in path
+    assert [path.rpartition("/")[2] for path in files(train)] == [
+        "IM-0001-0001.jpeg",
+        "IM-0002-0001.jpeg",
+        "person1_bacteria_1.png",
+        "person1_virus_1.jpeg",
+    ]
+
+
+@pytest.mark.parametrize(
+    "debris",
+    [
+        "train/__MACOSX/NORMAL/._IM-0001-0001.jpeg",
+        "train/NORMAL/__MACOSX/IM-0009-0001.jpeg",
+        "train/NORMAL/._IM-0001-0001.jpeg",
+        "train/.DS_Store",
+        "train/NORMAL/.hidden/x.jpeg",
+        "train/PNEUMONIA/labels.csv",
+        "train/readme.txt",
+        "chest_xray/train/NORMAL/IM-0001-0001.jpeg",
+        "__MACOSX/chest_xray/train/NORMAL/._IM-0001-0001.jpeg",
+    ],
+)
+def test_debris_is_not_listed(train, debris):
+    before = files(train)
+    path = train.parent / debris
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"debris")
+    assert files(train) == before
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "png", "tiff", "bmp", "webp", "pgm", "DCM"])
+def test_image_files_of_all_kinds_are_listed(train, suffix):
+    (train / f"NORMAL/IM-0003-0001.{suffix}").write_bytes(b"not read here")
+    assert str(train / f"NORMAL/IM-0003-0001.{suffix}") in files(train)
+
+
+@pytest.mark.parametrize("name", ["COVID", "normal", "chest_xray", "IM-0001-0001.jpeg"])
+def test_what_belongs_to_no_class_is_named(train, write_images, name):
+    write_images(train, [name if name.endswith(".jpeg") else f"{name}/x.jpeg"])
+    with pytest.raises(DataError, match=f"{train} .*{name}"):
+        files(train)
+
+
+def test_a_folder_inside_a_class_is_named(train, write_images):
+    write_images(train / "PNEUMONIA/bacteria", ["person1_bacteria_1.jpeg"])
+    with pytest.raises(DataError, match="PNEUMONIA .*bacteria"):
+        files(train)
+
+
+def test_a_missing_or_empty_class_is_named(train):
+    for path in (train / "PNEUMONIA").iterdir():
+        path.rename(path.with_suffix(".txt"))
+    with pytest.raises(DataError, match=f"{train / 'PNEUMONIA'} "):
+        files(train)
+    shutil.rmtree(train / "NORMAL")
+    with pytest.raises(DataError, match=f"{train} has no folder NORMAL"):
+        files(train)
+
+
+def test_a_missing_split_is_named(train):
+    with pytest.raises(DataError, match=str(train.parent / "test")):
+        read_split(train.parent, "test")
+
+
+def test_patients_are_identified_as_requested(train, write_images):
+    write_images(train / "NORMAL", ["scan-7-a.png"])
+    with pytest.raises(DataError, match=r"scan-7-a\.png"):
+        read_split(train.parent, "train")
+    assert len(set(read_split(train.parent, "train", "file").patients)) == 5
+
+
+@pytest.mark.shared
+@pytest.mark.parametrize(
+    ("split", "normal", "pneumonia"), [("train", 1190, 3263), ("val", 8, 8), ("test", 151, 612)]
+)
+def test_the_real_splits_have_their_published_counts(shared, split, normal, pneumonia):
+    samples = read_split(shared / "data/chest_xray", split)
+    assert samples.class_counts() == (normal, pneumonia)
+    assert set(samples.subtypes) <= {"normal", "bacterial", "viral"}
+
+
+@pytest.fixture
+def make(kaggle):
     """Makes a dataset of the small training split."""
     samples = read_split(kaggle, "train")
-
-    def make(augmentation: Augmentation | None = None, seed: int = 0) -> ChestXrayDataset:
-        return ChestXrayDataset(samples, Preprocessing(32), augmentation, seed)
-
-    return make
+    return lambda augmentation=None, seed=0: ChestXrayDataset(
+        samples, Preprocessing(32), augmentation, seed
+    )
 
 
-def test_an_item_is_an_image_its_label_and_its_row(radiographs):
-    dataset = radiographs()
+def test_an_item_is_an_image_its_label_and_its_row(make):
+    dataset = make()
     item = dataset[3]
     assert set(item) == {"image", "label", "index"}
-    assert item["image"].dtype == torch.uint8
-    assert item["image"].shape == (1, 32, 32)
+    assert (item["image"].dtype, item["image"].shape) == (torch.uint8, (1, 32, 32))
     assert (item["label"], item["index"]) == (dataset.samples.labels[3], 3)
-    assert {dataset[row]["label"] for row in range(len(dataset))} == {0, 1}
+    assert torch.equal(item["image"], dataset[5, 3]["image"])  # the epoch does not matter
 
 
-def test_without_augmentation_the_epoch_does_not_matter(radiographs):
-    dataset = radiographs()
-    assert torch.equal(dataset[3]["image"], dataset[5, 3]["image"])
-    assert dataset[5, 3]["index"] == 3
-
-
-def test_augmentation_depends_on_seed_epoch_and_row_alone(radiographs):
-    image = radiographs(Augmentation(), seed=1)[2, 3]["image"]
+def test_augmentation_depends_on_seed_epoch_row_and_repeat_only(make):
+    image = make(Augmentation(), seed=1)[2, 3]["image"]
     torch.manual_seed(99)
-    again = radiographs(Augmentation(), seed=1)
-    again[0, 0]  # what was drawn before does not matter
+    again = make(Augmentation(), seed=1)
+    again[0, 0]  # earlier draws do not matter
     assert torch.equal(again[2, 3]["image"], image)
     assert not torch.equal(again[1, 3]["image"], image)
-    assert not torch.equal(radiographs(Augmentation(), seed=2)[2, 3]["image"], image)
+    assert not torch.equal(again[2, 3, 0]["image"], again[2, 3, 1]["image"])
+    assert not torch.equal(make(Augmentation(), seed=2)[2, 3]["image"], image)
 
 
-def test_an_unreadable_file_is_named(radiographs):
-    dataset = radiographs()
+def test_an_unreadable_file_is_named(make):
+    dataset = make()
     os.truncate(dataset.samples.paths[3], 200)
     with pytest.raises(DataError, match=str(dataset.samples.paths[3])):
         dataset[0, 3]
 
 
-@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
-def test_the_cache_changes_no_bit(synthetic, tmp_path, fit):
+@pytest.mark.parametrize("mode", ["squash", "pad", "crop"])
+def test_the_cache_changes_no_bit(synthetic, tmp_path, mode):
     samples = read_split(synthetic, "train")
-    preprocessing = Preprocessing(48, fit)
+    preprocessing = Preprocessing(48, mode)
     cache = open_cache(samples.paths, preprocessing, tmp_path, workers=1)
     some = samples.take(np.arange(20, 2, -3))
     for augmentation in (None, Augmentation()):
         plain = ChestXrayDataset(some, preprocessing, augmentation, seed=4)
         cached = ChestXrayDataset(some, preprocessing, augmentation, seed=4, cache=cache)
         for row in range(len(some)):
-            one, other = plain[7, row], cached[7, row]
-            assert torch.equal(one["image"], other["image"])
-            assert (one["label"], one["index"]) == (other["label"], other["index"])
-
-
-def test_an_image_drawn_again_is_augmented_in_its_own_way(radiographs):
-    dataset = radiographs(Augmentation())
-    first, second = dataset[2, 3, 0]["image"], dataset[2, 3, 1]["image"]
-    assert not torch.equal(first, second)
-    assert torch.equal(dataset[2, 3, 1]["image"], second)
+            assert torch.equal(plain[7, row]["image"], cached[7, row]["image"])
 
 
 MEMORY = """
 import sys
 import numpy as np
 from pathlib import Path
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from pneumonia.data.cache import Cache
 from pneumonia.data.dataset import ChestXrayDataset
 from pneumonia.data.image_io import Preprocessing
-from pneumonia.data.cache import Pixels, write_pixels
-from pneumonia.data.manifest import Samples
+from pneumonia.data.manifest import Manifest
 
-count = int(sys.argv[1])
-file = Path(sys.argv[2])
-image = np.zeros((128, 128), np.uint8)
-write_pixels(file, (image for _ in range(count)), count, 128, bytes(32))
+count, file = int(sys.argv[1]), Path(sys.argv[2])
+np.save(file, np.zeros((count, 128, 128), np.uint8))
 paths = [f"person{n:06d}_virus_{n}.jpeg" for n in range(count)]
-samples = Samples.identified(paths, [1] * count)
+samples = Manifest.from_paths(paths, [1] * count)
 
 class Spying(ChestXrayDataset):
     def __getitem__(self, key):
         item = super().__getitem__(key)
         if key == count - 1:
             lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-            (resident,) = [int(line.split()[1]) for line in lines if line.startswith("Rss:")]
-            item["index"] = resident
+            (item["index"],) = [int(line.split()[1]) for line in lines if line.startswith("Rss:")]
         return item
 
-dataset = Spying(samples, Preprocessing(128), cache=Cache(np.array(paths), Pixels(file)))
+dataset = Spying(samples, Preprocessing(128), cache=Cache(file, np.array(paths)))
 for batch in DataLoader(dataset, 32, num_workers=1):
     pass
 print(int(batch["index"][-1]))
@@ -119,8 +196,8 @@ print(int(batch["index"][-1]))
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_the_memory_of_a_worker_does_not_grow_with_the_data_set(tmp_path):
     def kilobytes(count: int) -> int:
-        command = [sys.executable, "-c", MEMORY, str(count), str(tmp_path / f"{count}.pixels")]
+        command = [sys.executable, "-c", MEMORY, str(count), str(tmp_path / f"{count}.npy")]
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     small, large = kilobytes(500), kilobytes(20_000)  # 8 MB and 328 MB of pixels
-    assert large - small < 8_000
+    assert large - small < 20_000

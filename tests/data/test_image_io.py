@@ -137,7 +137,7 @@ def test_nearest_picks_pixels_where_bilinear_averages():
     ("settings", "key"),
     [
         ({"image_size": 15}, "data.image_size=15"),
-        ({"fit": "stretch"}, "data.fit='stretch'"),
+        ({"resize_mode": "stretch"}, "data.resize_mode='stretch'"),
         ({"interpolation": "lanczos"}, "data.interpolation='lanczos'"),
     ],
 )
@@ -209,7 +209,7 @@ def test_bytes_give_the_pixels_of_their_file(tmp_path, large, suffix):
     large.save(path)
     whole = read_grey(path.read_bytes())
     assert np.array_equal(whole, read_grey(path))
-    for settings in ({"image_size": 64}, {"image_size": 224, "fit": "pad"}):
+    for settings in ({"image_size": 64}, {"image_size": 224, "resize_mode": "pad"}):
         preprocessing = Preprocessing(**settings)
         assert np.array_equal(preprocessing.read(path.read_bytes()), preprocessing.read(path))
         assert np.array_equal(preprocessing.read(str(path)), preprocessing.read(path))

@@ -1,15 +1,21 @@
-"""The table of images."""
+"""The table of images, and the CSV file that can list them."""
+
+import csv
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from pneumonia.data.manifest import Manifest
+from pneumonia.data.dataset import read_split
+from pneumonia.data.manifest import COLUMN, Manifest, read_table
+from pneumonia.data.split import ValidationSplit, check_disjoint
+from pneumonia.errors import ConfigError, DataError
 
 
 @pytest.fixture
 def samples() -> Manifest:
     paths = ["IM-0001-0001.jpeg", "person1_virus_1.jpeg", "person1_virus_2.jpeg"]
-    return Manifest.identified([*paths, "person2_bacteria_1.jpeg"], [0, 1, 1, 1])
+    return Manifest.from_paths([*paths, "person2_bacteria_1.jpeg"], [0, 1, 1, 1])
 
 
 def test_every_row_has_path_label_patient_and_subtype(samples):
@@ -21,17 +27,13 @@ def test_every_row_has_path_label_patient_and_subtype(samples):
     assert samples.subtypes.tolist() == ["normal", "viral", "viral", "bacterial"]
 
 
-def test_rows_are_taken_by_mask_and_by_index_with_all_columns(samples):
+def test_rows_are_taken_by_mask_and_by_index_and_tables_add_up(samples):
     assert samples.take(samples.labels == 0).paths.tolist() == ["IM-0001-0001.jpeg"]
     assert samples.take(np.array([3, 0])).patients.tolist() == ["bacteria/2", "IM/1"]
-
-
-def test_tables_add_up_even_with_longer_names(samples):
-    longer = Manifest.identified(["NORMAL2-IM-123456-0001-0002-0003.jpeg"], [0])
+    longer = Manifest.from_paths(["NORMAL2-IM-123456-0001-0002-0003.jpeg"], [0])
     both = samples + longer
     assert len(both) == 5
-    assert both.paths[-1] == longer.paths[0]
-    assert both.patients[-1] == "NORMAL2-IM/123456"
+    assert (both.paths[-1], both.patients[-1]) == (longer.paths[0], "NORMAL2-IM/123456")
 
 
 def test_the_summary_counts_images_patients_classes_and_subtypes(samples):
@@ -39,3 +41,213 @@ def test_the_summary_counts_images_patients_classes_and_subtypes(samples):
     assert samples.summary() == (
         "4 images of 3 patients: 1 NORMAL, 3 PNEUMONIA (1 bacterial, 2 viral)"
     )
+
+
+@pytest.fixture
+def write(tmp_path, write_images):
+    """Writes a CSV file, and the images that it names unless told otherwise."""
+
+    def table(header: str, *rows: str, images: bool = True) -> Path:
+        file = tmp_path / "table.csv"
+        file.write_text("\n".join([header, *rows]) + "\n", encoding="utf-8")
+        if images:
+            place = header.split(",").index("path")
+            paths = [cells[place] for cells in csv.reader(rows)]
+            write_images(tmp_path, [path for path in paths if not (tmp_path / path).exists()])
+        return file
+
+    return table
+
+
+def test_a_table_of_kaggles_folders_gives_the_same_images(kaggle):
+    file = kaggle / "table.csv"
+    with file.open("w", newline="") as text:
+        writer = csv.writer(text)
+        writer.writerow(["path", "label", "split"])
+        for path in sorted(kaggle.rglob("*.jpeg")):
+            name = path.relative_to(kaggle)
+            writer.writerow([name, name.parts[1], name.parts[0]])
+    table = read_table(file)
+    for split in ("train", "val", "test"):
+        for patients in (None, "file"):
+            one, other = table.read(split, patients), read_split(kaggle, split, patients)
+            for column, expected in vars(other).items():
+                assert np.array_equal(getattr(one, column), expected)
+
+
+def test_labels_are_class_names_or_digits(write):
+    file = write("path,label", "IM-1-1.png,0", "IM-2-1.png, NORMAL ", "person1_virus_1.png,1")
+    assert read_table(file).read("train").labels.tolist() == [0, 0, 1]
+
+
+def test_relative_paths_start_from_the_tables_folder_or_a_given_root(write, tmp_path):
+    elsewhere = str(tmp_path / "IM-2-1.png")
+    file = write("path,label", "sub/IM-1-1.png,0", f"{elsewhere},0", "person1_virus_1.png,1")
+    paths = [str(tmp_path / "sub/IM-1-1.png"), elsewhere, str(tmp_path / "person1_virus_1.png")]
+    assert read_table(file).read("train").paths.tolist() == paths
+    (tmp_path / "tables").mkdir()
+    moved = file.rename(tmp_path / "tables/table.csv")
+    assert read_table(moved, tmp_path).read("train").paths.tolist() == paths
+    with pytest.raises(DataError, match="tables/sub"):
+        read_table(moved)
+
+
+def test_without_a_column_split_all_rows_are_train(write):
+    table = read_table(write("path,label", "IM-1-1.png,0", "person1_virus_1.png,1"))
+    assert (table.has_split("train"), table.has_split("val")) == (True, False)
+    assert len(table.read("train")) == 2
+    with pytest.raises(DataError, match="column split"):
+        table.read("test")
+
+
+def test_a_split_without_a_class_is_named(write):
+    rows = ("IM-1-1.png,0,train", "person1_virus_1.png,1,train", "IM-2-1.png,0,test")
+    table = read_table(write("path,label,split", *rows))
+    with pytest.raises(DataError, match="PNEUMONIA .*split test"):
+        table.read("test")
+    with pytest.raises(DataError, match="split val"):
+        table.read("val")
+
+
+def test_patients_come_from_the_column_on_request(write):
+    rows = ("a.png,0,Ann", "b.png,1,Ann", "c.png,1,Bob", "d.png,0, Bob ", "e.png,0,7")
+    samples = read_table(write("path,label,patient", *rows)).read("train", COLUMN)
+    assert samples.patients.tolist() == ["Ann", "Ann", "Bob", "Bob", "7"]
+    assert samples.subtypes.tolist() == ["normal", "unknown", "unknown", "normal", "normal"]
+    with pytest.raises(DataError, match=r"data\.split\.strategy=random"):
+        ValidationSplit("blocks").mask(samples)
+
+
+def test_a_patient_of_both_classes_stays_on_one_side(write):
+    rows = [f"{n}-{k}.png,{k},patient {n}" for n in range(20) for k in (0, 1)]
+    samples = read_table(write("path,label,patient", *rows)).read("train", COLUMN)
+    validation = ValidationSplit("random", fraction=0.2).mask(samples)
+    assert set(samples.patients[validation]).isdisjoint(samples.patients[~validation])
+    assert validation.sum() == 8
+
+
+def test_a_patient_in_two_splits_is_found(write):
+    rows = ("a.png,0,Ann,train", "b.png,1,Bob,train", "c.png,0,Ann,test", "d.png,1,Eve,test")
+    table = read_table(write("path,label,patient,split", *rows))
+    train, test = (table.read(split, COLUMN) for split in ("train", "test"))
+    with pytest.raises(DataError, match=r"c\.png"):
+        check_disjoint(train, test, "the test split")
+
+
+def test_patients_can_be_identified_by_file_or_expression_as_in_folders(write):
+    table = read_table(write("path,label", "x/7_a.png,0", "x/7_b.png,1", "x/8_a.png,1"))
+    assert len(set(table.read("train", "file").patients)) == 3
+    assert table.read("train", r"^(\d+)_").patients.tolist() == ["7", "7", "8"]
+    with pytest.raises(DataError, match=r"7_a\.png, 7_b\.png, 8_a\.png"):
+        table.read("train")
+    with pytest.raises(ConfigError, match=r"data\.patients=column"):
+        table.read("train", COLUMN)
+
+
+def test_unknown_patients_are_named(write):
+    table = read_table(write("path,label,patient", "a.png,0,Ann", "b.png,1, "))
+    with pytest.raises(DataError, match=r"a\.png, b\.png.*data\.patients=column"):
+        table.read("train")
+    with pytest.raises(DataError, match="line 3"):
+        table.read("train", COLUMN)
+
+
+def test_a_label_that_contradicts_a_kaggle_name_is_refused(write):
+    table = read_table(write("path,label", "IM-1-1.png,0", "person1_virus_1.png,0", "a.png,1"))
+    with pytest.raises(DataError, match=r"person1_virus_1\.png"):
+        table.read("train")
+
+
+def test_a_stated_subtype_wins_and_the_others_come_from_the_names(write):
+    rows = ("IM-1-1.png,0,", "person1_virus_1.png,1,", "person2_virus_2.png,1,bacterial")
+    file = write("path,label,subtype", *rows, "person3_virus_3.png,1,unknown")
+    subtypes = read_table(file).read("train").subtypes.tolist()
+    assert subtypes == ["normal", "viral", "bacterial", "unknown"]
+
+
+def test_other_columns_are_ignored_and_logged(write, caplog):
+    caplog.set_level("INFO", "pneumonia")
+    file = write("age,path,label,site", "3,IM-1-1.png,0,A", "4,person1_virus_1.png,1,B")
+    assert len(read_table(file).read("train")) == 2
+    assert "age, site" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["a, b.png", 'a "b" c.png', "größe.png", "胸部.png", " a.png"])
+def test_any_file_name_can_be_listed(tmp_path, write_images, name):
+    write_images(tmp_path, [name, "normal.png"])
+    file = tmp_path / "table.csv"
+    with file.open("w", encoding="utf-8", newline="") as text:
+        csv.writer(text).writerows([("path", "label"), (name, 1), ("normal.png", 0)])
+    samples = read_table(file).read("train", "file")
+    assert samples.paths.tolist() == [str(tmp_path / name), str(tmp_path / "normal.png")]
+
+
+@pytest.mark.parametrize("form", ["BOM", "CRLF", "blank lines", "no last line end"])
+def test_what_spreadsheets_write_is_read(write, form):
+    file = write("path,label", "IM-1-1.png,0", "person1_virus_1.png,1")
+    text = file.read_bytes()
+    forms = {"BOM": b"\xef\xbb\xbf" + text, "CRLF": text.replace(b"\n", b"\r\n")}
+    forms |= {"blank lines": text.replace(b"\n", b"\n\n"), "no last line end": text.rstrip()}
+    file.write_bytes(forms[form])
+    assert read_table(file).read("train").class_counts() == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("content", "named"),
+    [
+        (b"", "column path"),
+        (b"path,label\n", "no rows"),
+        (b"file,label\na.png,0\n", "column path"),
+        (b"path;label\na.png;0\n", "path;label"),
+        (b"path,label,label\na.png,0,1\n", "two columns label"),
+        ("path,label\ngröße.png,0\n".encode("latin-1"), "UTF-8"),
+        ("path,label\na.png,0\n".encode("utf-16"), "UTF-8"),
+        (b'path,label\n"a.png,0\n', "line 2"),
+        (b"path,label\na, b.png,0\n", "line 2: 3 cells"),
+        (b"path,label\na.png\n", "line 2: 1 cells"),
+    ],
+)
+def test_what_is_no_table_is_refused(tmp_path, content, named):
+    file = tmp_path / "table.csv"
+    file.write_bytes(content)
+    with pytest.raises(DataError, match=f"{file}.*{named}"):
+        read_table(file)
+
+
+def test_a_missing_table_is_named(tmp_path):
+    for file in (tmp_path / "nowhere.csv", tmp_path):
+        with pytest.raises(DataError, match=f"data.table={file} "):
+            read_table(file)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [("label", "normal"), ("label", "2"), ("label", ""), ("split", "dev"), ("split", "")]
+    + [("subtype", "fungal"), ("subtype", "normal")],
+)
+def test_the_first_three_invalid_rows_are_named(write, column, value):
+    values = {"label": "PNEUMONIA", "split": "train", "subtype": "viral"} | {column: value}
+    bad = ",".join(values.values())
+    rows = ["a.png,NORMAL,train,normal", *(f"{name}.png,{bad}" for name in "bcdef")]
+    with pytest.raises(DataError, match=f"5 rows .*line 3: .*{column}.*line 5: ") as refusal:
+        read_table(write("path,label,split,subtype", *rows))
+    assert "line 6" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["gone.png", "folder", "loop.png", "", "A.PNG.gz", "a\0.png"])
+def test_a_missing_file_is_named(write, tmp_path, name):
+    write("path,label", "a.png,0", "b.png,1")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    with pytest.raises(DataError, match="line 4: "):
+        read_table(write("path,label", "a.png,0", "b.png,1", f"{name},0", images=False))
+
+
+@pytest.mark.parametrize("again", ["a.png", "sub/../a.png", "link.png", "hard.png", "absolute"])
+def test_a_file_with_two_rows_is_refused_however_it_is_spelt(write, tmp_path, again):
+    write("path,label", "a.png,0", "sub/b.png,1")
+    (tmp_path / "link.png").symlink_to("a.png")
+    (tmp_path / "hard.png").hardlink_to(tmp_path / "a.png")
+    again = str(tmp_path / "a.png") if again == "absolute" else again
+    with pytest.raises(DataError, match="line 4: .* line 2"):
+        read_table(write("path,label", "a.png,0", "sub/b.png,1", f"{again},1", images=False))

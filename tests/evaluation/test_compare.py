@@ -1,5 +1,6 @@
-"""Two models on the same images: differences are paired, and no evidence is said to be none."""
+"""Two models on the same images: differences are paired, and chance is not a difference."""
 
+import json
 import math
 
 import numpy as np
@@ -7,19 +8,26 @@ import pytest
 from scipy.stats import binomtest
 
 from pneumonia.errors import EvaluationError
-from pneumonia.evaluation import compare as module
-from pneumonia.evaluation.compare import NO_EVIDENCE, UNKNOWN, compare, mcnemar, same_images
-from pneumonia.evaluation.predictions import Sample, sigmoid
+from pneumonia.evaluation.compare import NO_EVIDENCE, UNKNOWN, compare, compare_files
+from pneumonia.evaluation.predictions import PredictionTable
 
 
-def models(seed: int = 0, loss: float = 0.0, noise: float = 0.3) -> tuple[Sample, Sample]:
+def models(
+    seed: int = 0, loss: float = 0.0, noise: float = 0.3
+) -> tuple[PredictionTable, PredictionTable]:
     """The second has logits `loss` lower for PNEUMONIA, and some noise of its own."""
     rng = np.random.default_rng(seed)
     patients = np.repeat(np.arange(160), rng.integers(1, 6, 160))
     labels = patients % 2
     x = 2.4 * labels - 1.2 + rng.normal(size=160)[patients] + rng.normal(size=patients.size)
     z = x - loss * labels + noise * rng.normal(size=x.size)
-    return Sample.of(labels, sigmoid(x), patients, x), Sample.of(labels, sigmoid(z), patients, z)
+    a, b = (PredictionTable(label=labels, logit=logits, patient=patients) for logits in (x, z))
+    return a, b
+
+
+def table(*probabilities: float) -> PredictionTable:
+    p = np.array(probabilities)
+    return PredictionTable(label=np.arange(p.size) % 2, probability=p)
 
 
 def test_equal_models_give_no_evidence():
@@ -30,11 +38,11 @@ def test_equal_models_give_no_evidence():
     assert found.mcnemar.p_value == 1
 
 
-def test_a_worse_model_is_called_worse():
+def test_worse_model():
     a, b = models(loss=1.0)
     found = compare(a, b, (0.4, 0.4), replicates=500)
     differences = found.differences
-    for name in ("sensitivity", "at_0.5/sensitivity", "auroc", "auroc_obuchowski", "brier"):
+    for name in ("recall", "at_0.5/recall", "auroc", "auroc_obuchowski", "brier"):
         assert differences[name].verdict == "A is better", name
     assert differences["specificity"].verdict == NO_EVIDENCE
     assert differences["calibration_intercept"].verdict == "B is higher"
@@ -57,12 +65,14 @@ def test_pairing_narrows_the_interval():
 def test_each_model_has_its_own_threshold():
     a, _ = models()
     d = compare(a, a, (0.2, 0.8), replicates=200).differences
-    assert d["sensitivity"].verdict == "A is better"
+    assert d["recall"].verdict == "A is better"
     assert d["specificity"].verdict == "B is better"
-    assert d["at_0.5/sensitivity"].difference.value == 0
+    assert d["at_0.5/recall"].difference.value == 0
+    with pytest.raises(EvaluationError, match="threshold"):
+        compare(a, a, (0.5, 2))
 
 
-def test_small_noise_is_rarely_called_a_difference():
+def test_noise_is_rarely_a_difference():
     verdicts = [
         compare(*models(seed, noise=0.5), replicates=200).differences["specificity"].verdict
         for seed in range(20)
@@ -70,56 +80,75 @@ def test_small_noise_is_rarely_called_a_difference():
     assert verdicts.count(NO_EVIDENCE) >= 16
 
 
-def test_a_difference_without_an_interval_is_unknown():
-    labels = np.arange(40) % 2
-    right, wrong = 0.2 + 0.6 * labels, 0.8 - 0.6 * labels
-    found = compare(Sample.of(labels, right), Sample.of(labels, wrong), replicates=200)
-    d = found.differences["sensitivity"]
+def test_difference_without_an_interval_is_unknown():
+    found = compare(table(*[0.2, 0.8] * 20), table(*[0.8, 0.2] * 20), replicates=200)
+    d = found.differences["recall"]
     assert (d.a, d.b, d.verdict) == (1, 0, UNKNOWN)
     assert math.isnan(d.difference.low)
-    assert found.differences["calibration_slope"].verdict == UNKNOWN
     assert found.mcnemar.p_value == pytest.approx(2 * 0.5**40)
 
 
-@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (6, 16), (25, 11), (3, 3), (900, 1000)])
-def test_mcnemar_is_the_binomial_test(only_a, only_b):
-    right_a = np.r_[np.ones(only_a, bool), np.zeros(only_b, bool), True, False]
-    right_b = np.r_[np.zeros(only_a, bool), np.ones(only_b, bool), True, False]
-    found = mcnemar(right_a, right_b)
-    assert (found.only_a_right, found.only_b_right) == (only_a, only_b)
-    expected = binomtest(only_a, only_a + only_b).pvalue if only_a else 1
-    assert found.p_value == pytest.approx(expected)
+def test_mcnemar_counts_images_that_one_model_gets_right():
+    a = table(*[0.2, 0.8] * 10)
+    b = table(*[0.7, 0.8] * 3, *[0.2, 0.8] * 7)
+    found = compare(a, b, replicates=200).mcnemar
+    assert (found.only_a_right, found.only_b_right) == (3, 0)
+    assert found.p_value == pytest.approx(binomtest(3, 3).pvalue)
     assert "assumes independent images" in found.method
 
 
-def test_other_images_are_refused():
+def test_tables_must_agree():
     a, b = models()
-    images = np.arange(len(a)) > 0
-    with pytest.raises(EvaluationError, match=f"Found {len(a)} images in the first.*{len(a) - 1}"):
-        compare(a, b.subset(images))
-    flipped = np.where(images, b.labels, ~b.labels)
-    with pytest.raises(EvaluationError, match=r"differ in labels of 1 of .* at index 0"):
-        compare(a, Sample.of(flipped, b.probabilities, b.patients))
-    with pytest.raises(EvaluationError, match="differ in patients"):
-        compare(a, Sample.of(b.labels, b.probabilities))
-    with pytest.raises(EvaluationError, match="threshold is 2"):
-        compare(a, b, (0.5, 2))
+    with pytest.raises(EvaluationError, match="images"):
+        compare(a, b.take(np.arange(len(a) - 1)))
+    flipped = np.where(np.arange(len(b)) == 0, 1 - b.label, b.label)
+    with pytest.raises(EvaluationError, match="column label"):
+        compare(a, PredictionTable(label=flipped, logit=b.logit, patient=b.patient))
+    with pytest.raises(EvaluationError, match="column patient"):
+        compare(a, PredictionTable(label=b.label, logit=b.logit))
 
 
-def test_images_are_matched_by_name():
-    assert same_images(["a", "b", "c"], ["c", "a", "b"]).tolist() == [1, 2, 0]
+def test_files_are_matched_by_path_and_use_their_own_threshold(tmp_path):
+    a, b = models()
+    path = np.array([f"{i}.jpeg" for i in range(len(a))])
+    for name, t, order in (("one", a, 1), ("other", b, -1)):
+        (tmp_path / name).mkdir()
+        whole = PredictionTable(label=t.label, logit=t.logit, path=path)
+        whole.take(np.arange(len(t))[::order]).write(tmp_path / name / "predictions.csv")
+    metrics = {"test/threshold": {"value": 0.3}}
+    (tmp_path / "one" / "metrics.json").write_text(json.dumps(metrics))
+    files = [tmp_path / name / "predictions.csv" for name in ("one", "other")]
+    found = compare_files(*files, replicates=200)
+    assert found.thresholds[0].startswith("0.3, from ")
+    assert found.thresholds[1].startswith("0.5, default")
+    expected = compare(
+        *(PredictionTable(label=t.label, logit=t.logit) for t in (a, b)), (0.3, 0.5), replicates=200
+    )
+    assert repr(found.differences) == repr(expected.differences)
+    given = compare_files(*files, (0.1, 0.2), replicates=200)
+    assert given.thresholds == ("0.1, given", "0.2, given")
+
+
+def test_patients_of_one_file_are_used_for_both(tmp_path):
+    rows = "".join(f"{i}.jpeg,{i % 2},0.{i % 9},p{i // 2}\n" for i in range(20))
+    (tmp_path / "a.csv").write_text("path,label,probability,patient\n" + rows)
+    (tmp_path / "b.csv").write_text("path,label,probability,other\n" + rows)
+    for pair in (("a.csv", "b.csv"), ("b.csv", "a.csv")):
+        found = compare_files(*(tmp_path / name for name in pair), replicates=200)
+        assert found.differences["accuracy"].verdict == NO_EVIDENCE
 
 
 @pytest.mark.parametrize(
-    ("paths", "others", "sentence"),
+    ("other", "named"),
     [
-        (["a", "b"], ["a", "c"], r"1 only in the first \(b\) and 1 only in the second \(c\)"),
-        (["a"], list("abcdef"), r"5 only in the second \(b, c, d, \.\.\.\)"),
-        (["a", "a"], ["a", "b"], r"The first predictions name 1 images more than once \(a\)"),
-        (["a", "b"], ["b", "b"], "The second predictions name 1 images"),
+        ("path,label,probability\na,0,0.5\nc,1,0.6\n", "column path.*such as b.*such as c"),
+        ("path,label,probability\na,0,0.5\nb,1,0.6\nc,1,0.6\n", "column path"),
+        ("label,probability\n0,0.5\n1,0.6\n", "column path"),
+        ("path,label,probability\na,1,0.5\nb,0,0.6\n", "column label"),
     ],
 )
-def test_images_that_do_not_match_are_named(paths, others, sentence):
-    with pytest.raises(EvaluationError, match=sentence):
-        same_images(paths, others)
-    assert module.same_images(["x"], ["x"]).tolist() == [0]
+def test_files_of_other_images_are_refused(tmp_path, other, named):
+    (tmp_path / "a.csv").write_text("path,label,probability\na,0,0.5\nb,1,0.6\n")
+    (tmp_path / "b.csv").write_text(other)
+    with pytest.raises(EvaluationError, match=named):
+        compare_files(tmp_path / "a.csv", tmp_path / "b.csv", replicates=200)

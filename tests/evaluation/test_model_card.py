@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from pneumonia.evaluation.evaluate import EvaluatedModel, build_result
-from pneumonia.evaluation.predictions import Cases
+from pneumonia.evaluation.evaluate import EvaluatedModel, evaluate_predictions
+from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.report.model_card import model_card
 from pneumonia.evaluation.threshold import choose_threshold
 
@@ -20,13 +20,13 @@ def card(subject: EvaluatedModel, probabilities=None) -> str:
     random = np.random.default_rng(0)
     logits = random.normal(4.0 * labels - 2, 1.5)
     values = 1 / (1 + np.exp(-logits)) if probabilities is None else probabilities
-    found = Cases(labels, values, logits, patients=np.arange(100).astype(np.str_))
-    if subject.checkpoint and subject.metadata:
+    found = PredictionTable(labels, values, logits, patients=np.arange(100).astype(np.str_))
+    if subject.is_checkpoint and subject.metadata:
         point = choose_threshold(labels, found.probabilities, found.patients)
         subject = EvaluatedModel(
             subject.name, subject.data, True, (1.5, 0.2), point, subject.metadata
         )
-    return model_card(build_result(found, subject, replicates=200))
+    return model_card(evaluate_predictions(found, subject, replicates=200))
 
 
 def test_holds_what_the_issue_asks_for():

@@ -15,8 +15,13 @@ from pneumonia.errors import EvaluationError
 from pneumonia.evaluation.abstention import ABOVE_ONE, Abstention, fit_abstention
 from pneumonia.evaluation.compare import compare_files
 from pneumonia.evaluation.confidence import Estimate
-from pneumonia.evaluation.evaluate import MEANING, EvaluatedModel, ShortcutProbe, build_result
-from pneumonia.evaluation.predictions import Cases, read_cases
+from pneumonia.evaluation.evaluate import (
+    PROBE_MEANING,
+    EvaluatedModel,
+    ShortcutProbe,
+    evaluate_predictions,
+)
+from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.report.console import console_summary
 from pneumonia.evaluation.report.html import render_html
 from pneumonia.evaluation.report.model_card import model_card
@@ -63,7 +68,7 @@ class Page(html.parser.HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
-def cases(n: int = 120, seed: int = 0, **columns) -> Cases:
+def cases(n: int = 120, seed: int = 0, **columns) -> PredictionTable:
     random = np.random.default_rng(seed)
     labels = np.arange(n) % 2
     logits = random.normal(2.0 * (2 * labels - 1), 1.5)
@@ -74,10 +79,10 @@ def cases(n: int = 120, seed: int = 0, **columns) -> Cases:
             labels == 1, np.where(np.arange(n) % 4 == 1, "viral", "bacterial"), "normal"
         ),
     }
-    return Cases(labels, 1 / (1 + np.exp(-logits)), logits, **(known | columns))
+    return PredictionTable(labels, 1 / (1 + np.exp(-logits)), logits, **(known | columns))
 
 
-def checkpoint(found: Cases, **metadata) -> EvaluatedModel:
+def checkpoint(found: PredictionTable, **metadata) -> EvaluatedModel:
     point = choose_threshold(found.labels, found.probabilities, found.patients)
     return EvaluatedModel("best.ckpt", "split test", True, (1.5, 0.0), point, metadata)
 
@@ -87,19 +92,19 @@ def page(dossier) -> Page:
 
 
 def test_sections_in_order_and_nothing_from_outside():
-    found = page(build_result(cases(), EvaluatedModel("a", "b"), replicates=200))
+    found = page(evaluate_predictions(cases(), EvaluatedModel("a", "b"), replicates=200))
     assert found.ids == ORDER
     assert all(link.startswith(("#", "data:")) for link in found.links)
     assert not {"script", "link", "iframe"} & found.tags
     assert (
-        len(render_html(build_result(cases(), EvaluatedModel("a", "b"), replicates=200)))
+        len(render_html(evaluate_predictions(cases(), EvaluatedModel("a", "b"), replicates=200)))
         < 3_000_000
     )
 
 
 def test_verdict_stands_first_with_promise_and_counts_in_words():
     found = cases()
-    text = page(build_result(found, checkpoint(found), replicates=200)).text
+    text = page(evaluate_predictions(found, checkpoint(found), replicates=200)).text
     assert "Of 100 X-rays showing pneumonia it misses" in text
     assert (
         "chosen on the hold-out, before any test was seen, for a sensitivity of at least 0.95"
@@ -111,7 +116,7 @@ def test_verdict_stands_first_with_promise_and_counts_in_words():
     assert "CC BY 4.0" in text
 
 
-def with_band(found: Cases, *, prevalence_moved: bool = False) -> EvaluatedModel:
+def with_band(found: PredictionTable, *, prevalence_moved: bool = False) -> EvaluatedModel:
     subject = checkpoint(found)
     point = subject.operating_point
     assert point is not None
@@ -122,11 +127,11 @@ def with_band(found: Cases, *, prevalence_moved: bool = False) -> EvaluatedModel
 
 def test_band_stands_with_its_coverage_and_to_whom_it_promises_nothing():
     found = cases(seed=3)
-    dossier = build_result(found, with_band(found), replicates=200)
+    dossier = evaluate_predictions(found, with_band(found), replicates=200)
     written, console = page(dossier), Console(width=200, record=True, file=io.StringIO())
     console.print(console_summary(dossier))
-    coverage = figure(dossier.assessment.metrics["coverage"])
-    assert 0 < dossier.assessment.metrics["coverage"].value < 1
+    coverage = figure(dossier.metrics["coverage"])
+    assert 0 < dossier.metrics["coverage"].value < 1
     for text in (written.text, model_card(dossier), " ".join(console.export_text().split())):
         assert coverage.partition(" ")[0] in text
         assert "The band was chosen on the hold-out so that of patients like those" in text
@@ -138,9 +143,11 @@ def test_band_stands_with_its_coverage_and_to_whom_it_promises_nothing():
 
 def test_a_band_of_a_site_says_so_and_a_checkpoint_without_one_says_nothing():
     found = cases()
-    site = page(build_result(found, with_band(found, prevalence_moved=True), replicates=200))
+    site = page(
+        evaluate_predictions(found, with_band(found, prevalence_moved=True), replicates=200)
+    )
     assert "The band was chosen on a site's own labelled images" in site.text
-    older = page(build_result(found, checkpoint(found), replicates=200)).text
+    older = page(evaluate_predictions(found, checkpoint(found), replicates=200)).text
     assert "undecided" not in older
     assert "coverage" not in older
 
@@ -163,8 +170,8 @@ def test_a_band_in_words(ends, words):
 
 def test_degenerate_classifier_is_the_first_line():
     found = cases()
-    everyone = Cases(found.labels, np.full(len(found), 0.9), None, found.paths)
-    written = page(build_result(everyone, EvaluatedModel("a", "b"), replicates=200))
+    everyone = PredictionTable(found.labels, np.full(len(found), 0.9), None, found.paths)
+    written = page(evaluate_predictions(everyone, EvaluatedModel("a", "b"), replicates=200))
     body = written.text[written.text.index("}") :].rpartition("} }")[2]  # behind the style sheet
     assert body.strip().startswith("Degenerate classifier: calls 60 of 60 NORMAL images PNEUMONIA")
     assert "tells none apart" in written.text
@@ -180,8 +187,8 @@ def test_degenerate_classifier_is_the_first_line():
     ],
 )
 def test_says_where_the_threshold_comes_from(subject, threshold, words):
-    dossier = build_result(cases(), subject, threshold, replicates=200)
-    assert dossier.assessment.threshold == (threshold or 0.5)
+    dossier = evaluate_predictions(cases(), subject, threshold, replicates=200)
+    assert dossier.threshold == (threshold or 0.5)
     assert words in page(dossier).text
 
 
@@ -205,16 +212,19 @@ def test_everything_from_outside_is_escaped():
         (EVIL,),
     )
     probe = ShortcutProbe(EVIL, EVIL, Estimate.exact(0.5, EVIL), np.zeros((8, 8), np.uint8))
-    dossier = build_result(found, subject, probes=[probe], replicates=200)
+    dossier = evaluate_predictions(found, subject, probes=[probe], replicates=200)
     written = render_html(dossier)
     assert "<script" not in written
-    assert MEANING in written
+    assert PROBE_MEANING in written
 
 
 @pytest.mark.parametrize("metadata", [{}, {"data": 3, "training": "x"}, {"data": {"splits": [1]}}])
 def test_facts_may_be_missing_or_strange(metadata):
     found = cases()
-    assert page(build_result(found, checkpoint(found, **metadata), replicates=200)).ids == ORDER
+    assert (
+        page(evaluate_predictions(found, checkpoint(found, **metadata), replicates=200)).ids
+        == ORDER
+    )
 
 
 def test_gallery_shows_the_surest_errors_with_their_images():
@@ -226,7 +236,7 @@ def test_gallery_shows_the_surest_errors_with_their_images():
         return np.full((300, 500), 7, np.uint8)
 
     text = render_html(
-        build_result(found, EvaluatedModel("a", "b"), picture=picture, replicates=200)
+        evaluate_predictions(found, EvaluatedModel("a", "b"), picture=picture, replicates=200)
     )
     wrong = (found.probabilities >= 0.5) != (found.labels == 1)
     misses = np.flatnonzero(wrong & (found.labels == 1))
@@ -241,7 +251,7 @@ def test_claim_has_all_items_once():
 
 
 def test_files_and_loss(tmp_path):
-    dossier = build_result(cases(), EvaluatedModel("a", "b"), replicates=200)
+    dossier = evaluate_predictions(cases(), EvaluatedModel("a", "b"), replicates=200)
     files = write_report(dossier, tmp_path / "new", tmp_path / "new/card.md")
     assert [file.name for file in files] == [
         "metrics.json",
@@ -251,14 +261,14 @@ def test_files_and_loss(tmp_path):
     ]
     metrics = json.loads(files[0].read_text())
     assert metrics["test/loss"] == metrics["test/log_loss"]
-    again = read_cases(files[1])
-    np.testing.assert_array_equal(again.probabilities, dossier.cases.probabilities)
-    np.testing.assert_array_equal(again.patients, dossier.cases.patients)
+    again = PredictionTable.read(files[1])
+    np.testing.assert_array_equal(again.probabilities, dossier.table.probabilities)
+    np.testing.assert_array_equal(again.patients, dossier.table.patients)
 
 
 def test_a_folder_that_cannot_be_is_a_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    dossier = build_result(cases(), EvaluatedModel("a", "b"), replicates=200)
+    dossier = evaluate_predictions(cases(), EvaluatedModel("a", "b"), replicates=200)
     with pytest.raises(EvaluationError, match="cannot be written"):
         write_report(dossier, tmp_path / "file")
 
@@ -289,7 +299,11 @@ TEN = "label,probability\n" + "\n".join(f"{i % 2},{0.1 * i:.1f}" for i in range(
 
 
 def test_ten_images_are_evaluated_with_doubts(tmp_path):
-    found = page(build_result(read_cases(write(tmp_path / "a.csv", TEN)), EvaluatedModel("a", "b")))
+    found = page(
+        evaluate_predictions(
+            PredictionTable.read(write(tmp_path / "a.csv", TEN)), EvaluatedModel("a", "b")
+        )
+    )
     assert "fewer than 30" in found.text
     assert "whose patients nobody named" in found.text
 
@@ -298,17 +312,19 @@ def test_labels_numbers_and_names_are_read_alike(tmp_path):
     rows = [("NORMAL", "0", "0.0"), (" pneumonia ", "1", "1.0")]
     for column in range(3):
         text = " Label ,PROBABILITY\n" + "\n".join(f"{row[column]},0.5" for row in rows)
-        assert read_cases(write(tmp_path / "a.csv", text)).labels.tolist() == [0, 1]
+        assert PredictionTable.read(write(tmp_path / "a.csv", text)).labels.tolist() == [0, 1]
 
 
 def test_probability_wins_over_a_contradicting_logit(tmp_path):
     text = "label,logit,probability\n0,5,0.1\n1,-5,0.9\n"
-    found = read_cases(write(tmp_path / "a.csv", text))
+    found = PredictionTable.read(write(tmp_path / "a.csv", text))
     assert found.probabilities.tolist() == [0.1, 0.9]
     assert found.scores.tolist() == [0.1, 0.9]
-    agreeing = read_cases(write(tmp_path / "b.csv", "label,logit,probability\n0,40,1\n1,50,1\n"))
+    agreeing = PredictionTable.read(
+        write(tmp_path / "b.csv", "label,logit,probability\n0,40,1\n1,50,1\n")
+    )
     assert agreeing.scores.tolist() == [40, 50]
-    alone = read_cases(write(tmp_path / "c.csv", "label,logit\n0,0\n1,0\n"))
+    alone = PredictionTable.read(write(tmp_path / "c.csv", "label,logit\n0,0\n1,0\n"))
     assert alone.probabilities.tolist() == [0.5, 0.5]
 
 
@@ -333,15 +349,15 @@ def test_probability_wins_over_a_contradicting_logit(tmp_path):
 )
 def test_bad_tables_are_refused_in_a_sentence(tmp_path, text, message):
     with pytest.raises(EvaluationError, match=message) as error:
-        read_cases(write(tmp_path / "a.csv", text))
+        PredictionTable.read(write(tmp_path / "a.csv", text))
     assert "a.csv" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 def test_a_patient_with_both_labels_is_noted(tmp_path):
     rows = "\n".join(f"{i % 2},{0.05 + 0.1 * (i % 10):.2f},p{i // 2}" for i in range(80))
-    found = read_cases(write(tmp_path / "a.csv", f"label,probability,patient\n{rows}"))
-    notes = build_result(found, EvaluatedModel("a", "b"), replicates=200).assessment.notes
+    found = PredictionTable.read(write(tmp_path / "a.csv", f"label,probability,patient\n{rows}"))
+    notes = evaluate_predictions(found, EvaluatedModel("a", "b"), replicates=200).assessment.notes
     assert any("both classes" in note for note in notes)
 
 
@@ -351,9 +367,11 @@ def test_a_patient_with_both_labels_is_noted(tmp_path):
 def test_compare_matches_rows_by_path_and_takes_the_threshold_beside(tmp_path):
     found = cases()
     one, other = tmp_path / "one", tmp_path / "other"
-    write_report(build_result(found, EvaluatedModel("a", "b"), 0.3, replicates=200), one)
+    write_report(evaluate_predictions(found, EvaluatedModel("a", "b"), 0.3, replicates=200), one)
     backwards = found.take(np.arange(len(found))[::-1])
-    write_report(build_result(backwards, EvaluatedModel("a", "b"), 0.3, replicates=200), other)
+    write_report(
+        evaluate_predictions(backwards, EvaluatedModel("a", "b"), 0.3, replicates=200), other
+    )
     pair = compare_files(one / "predictions.csv", other / "predictions.csv", replicates=200)
     assert pair.thresholds[0].startswith("0.3, from ")
     assert {d.verdict for d in pair.comparison.differences.values()} == {

@@ -75,9 +75,11 @@ def sealed_file(older_file, synthetic, tmp_path_factory) -> Path:
     images = np.stack([classifier.pixels(file) for file in split.paths])
     batch = torch.from_numpy(images).unsqueeze(1)
     with torch.no_grad():
-        _, embeddings = classifier.engine.network.embed(batch)
+        _, embeddings = classifier.backend.network.embed(batch)
     detector = OODDetector.fit(batch, embeddings, split.patients)
-    torch.save(content | {"abstention": band.to_dict(), "detector": detector.to_dict()}, path)
+    content |= {"abstention": band.to_dict()}
+    content |= {"ood_detector": detector.to_dict(), "ood_threshold": detector.threshold}
+    torch.save(content, path)
     return path
 
 
@@ -133,11 +135,13 @@ def trained_file(shared, tmp_path_factory) -> Path:
     labels, patients = split.labels[held], split.patients[held]
     temperature = fit_temperature(labels, logits.numpy())
     probabilities = sigmoid(logits.double().numpy() / temperature)
+    detector = OODDetector.fit(batch, embeddings, patients)
     finalize_checkpoint(
         path,
         calibration={"temperature": temperature},
         operating_point=choose_threshold(labels, probabilities, patients, "youden", None).to_dict(),
-        detector=OODDetector.fit(batch, embeddings, patients).to_dict(),
+        ood_detector=detector.to_dict(),
+        ood_threshold=detector.threshold,
     )
     return path
 

@@ -1,4 +1,4 @@
-"""A checkpoint and a folder -> files; and what training calls at its end."""
+"""Evaluating a checkpoint: from a folder, and from the predictions at the end of a run."""
 
 import json
 
@@ -6,35 +6,29 @@ import numpy as np
 import torch
 
 from pneumonia.data.dataset import read_split
-from pneumonia.evaluation.predictions import Predictions, sigmoid
+from pneumonia.evaluation.predictions import PredictionTable, sigmoid
 from pneumonia.evaluation.threshold import choose_threshold
 from pneumonia.inference.evaluate import evaluate_checkpoint, write_evaluation
 from pneumonia.inference.predictor import InferenceModel
 
 
-def test_an_older_checkpoint_is_tested_at_a_half_and_says_so(model_file, synthetic, tmp_path):
-    dossier, files = evaluate_checkpoint(model_file, synthetic, tmp_path / "out")
-    assert {file.name for file in files} == {
-        "metrics.json",
-        "predictions.csv",
-        "report.html",
-        "MODEL_CARD.md",
-    }
-    assert dossier.assessment.threshold == 0.5
-    text = (tmp_path / "out/report.html").read_text()
-    assert "holds neither an operating point nor a calibration" in text
-    assert "This checkpoint holds no calibration" in text
-    assert "fingerprint of the tested images" in text
-    assert Predictions.read(tmp_path / "out/predictions.csv").path.size == len(dossier.cases)
+def test_checkpoint_without_threshold_is_evaluated_at_one_half(model_file, synthetic, tmp_path):
+    result, files = evaluate_checkpoint(model_file, synthetic, tmp_path / "out")
+    names = {"metrics.json", "predictions.csv", "report.html", "MODEL_CARD.md"}
+    assert {file.name for file in files} == names
+    assert (result.threshold_origin, result.threshold) == ("missing", 0.5)
+    assert "fingerprint of the tested images" in (tmp_path / "out/report.html").read_text()
+    table = PredictionTable.read(tmp_path / "out/predictions.csv")
+    assert table.path.size == len(read_split(synthetic, "test"))
 
 
-def test_other_splits_flatter_and_say_so(model_file, synthetic, tmp_path):
-    dossier, _ = evaluate_checkpoint(model_file, synthetic, tmp_path, "train")
-    assert "flatter" in dossier.subject.warnings[0]
-    assert "are no test" in (tmp_path / "report.html").read_text()
+def test_other_splits_than_test_have_a_warning(model_file, synthetic, tmp_path):
+    result, _ = evaluate_checkpoint(model_file, synthetic, tmp_path, "train")
+    (warning,) = result.model.warnings
+    assert "train" in warning
 
 
-def test_what_training_calls(model_file, synthetic, tmp_path):
+def test_end_of_a_run_is_written_from_its_predictions(model_file, synthetic, tmp_path):
     samples = read_split(synthetic, "test")
     logits = InferenceModel.load(model_file).logits([str(path) for path in samples.paths])
     probabilities = sigmoid(logits / 2)
@@ -42,19 +36,21 @@ def test_what_training_calls(model_file, synthetic, tmp_path):
     checkpoint = tmp_path / "checkpoints/best.ckpt"
     checkpoint.parent.mkdir()
     content = torch.load(model_file, weights_only=True)
-    metadata = {"data": {"root": "some/where"}, "training": {"commit": "abc", "config": "seed: 0"}}
     content |= {"calibration": {"temperature": 2.0}, "operating_point": point.to_dict()}
-    torch.save(content | {"metadata": metadata}, checkpoint)
-    predictions = Predictions(
-        samples.paths, samples.labels, logits, probabilities, samples.patients, samples.subtypes
+    content["metadata"] = {"data": {"root": "some/where"}, "training": {"commit": "abc"}}
+    torch.save(content, checkpoint)
+    predictions = PredictionTable(
+        path=samples.paths,
+        label=samples.labels,
+        logit=logits,
+        probability=probabilities,
+        patient=samples.patients,
     )
-    found = write_evaluation(checkpoint, predictions, tmp_path, "split test of some/where")
-    assert found.assessment.threshold == point.threshold
+    result = write_evaluation(checkpoint, predictions, tmp_path, "split test of some/where")
+    assert result.threshold == point.threshold
     assert "split test of some/where" in (tmp_path / "report.html").read_text()
     assert "abc" in (checkpoint.parent / "MODEL_CARD.md").read_text()
     metrics = json.loads((tmp_path / "metrics.json").read_text())
-    assert metrics["test/sensitivity"]["value"] == point.sensitivity
-    assert metrics["test/recall"] == metrics["test/sensitivity"]
-    np.testing.assert_array_equal(
-        Predictions.read(tmp_path / "predictions.csv").probability, probabilities
-    )
+    assert metrics["test/recall"]["value"] == point.sensitivity
+    written = PredictionTable.read(tmp_path / "predictions.csv")
+    np.testing.assert_array_equal(written.probability, probabilities)

@@ -47,7 +47,7 @@ def rows_of(table: Path) -> list[dict[str, str]]:
             assert tuple(header) == COLUMNS
             rows = [dict(zip(COLUMNS, row, strict=True)) for row in cells]
     for row in rows:
-        assert bool(row["error"]) != bool(row["decision"])
+        assert bool(row["error"]) != bool(row["predicted_class"])
     return rows
 
 

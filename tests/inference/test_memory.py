@@ -10,7 +10,6 @@ import psutil
 import pytest
 from PIL import Image
 
-from pneumonia.inference.export import export
 from pneumonia.inference.predictor import Predictor
 
 PEAK = """
@@ -29,39 +28,37 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the peak is read fro
 
 
 @pytest.fixture(params=["ckpt", "onnx"])
-def model(request, sealed_file, tmp_path) -> Path:
-    """A model of either kind."""
-    if request.param == "ckpt":
-        return sealed_file
-    return export(sealed_file, tmp_path / "model.onnx")
+def model(request, sealed_file, exported) -> Path:
+    return sealed_file if request.param == "ckpt" else exported
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(1800)
-def test_memory_and_open_files_stay_as_they_are_over_20_000_predictions(images, model):
-    predictor, me = Predictor.load(model), psutil.Process()
+def test_20_000_predictions_need_no_more_memory_and_open_files_than_5_000(images, model):
+    predictor, process = Predictor.load(model), psutil.Process()
     paths = [str(images[number % 7]) for number in range(20_000)]
-    looks: list[tuple[int, int, int]] = []
-    for number, _ in enumerate(predictor.stream(paths), start=1):
-        if number % 100 == 0:
-            looks.append((number, me.memory_full_info().uss, me.num_fds()))
+    samples = [
+        (number, process.memory_full_info().uss, process.num_fds())
+        for number, _ in enumerate(predictor.stream(paths), start=1)
+        if number % 100 == 0
+    ]
 
-    def median(first: int, last: int) -> tuple[float, float]:
-        some = [(memory, files) for number, memory, files in looks if first <= number <= last]
-        return statistics.median(m for m, _ in some), statistics.median(f for _, f in some)
+    def medians(first: int, last: int) -> list[float]:
+        some = [values for number, *values in samples if first <= number <= last]
+        return [statistics.median(column) for column in zip(*some, strict=True)]
 
-    warm, end = median(3000, 5000), median(18_000, 20_000)
-    print(f"{model.suffix}: {warm} after 4,000, {end} after 20,000, {end[0] / warm[0] - 1:+.2%}")
-    assert end[0] < 1.02 * warm[0]
-    assert end[1] <= warm[1]
+    (memory, files), (last_memory, last_files) = medians(3000, 5000), medians(18_000, 20_000)
+    print(f"{model.suffix}: memory {last_memory / memory - 1:+.2%}, {last_files} open files")
+    assert last_memory < 1.02 * memory
+    assert last_files <= files
 
 
 @LINUX
-def test_originals_wait_for_the_network_as_what_it_sees_of_them(images, exported, tmp_path):
+def test_decoded_originals_are_not_kept_in_memory(images, exported, tmp_path):
     large = tmp_path / "large.jpeg"
     with Image.open(images[0]) as image:
         image.resize((1800, 1400)).save(large)
-    few, many = (_peak(exported, [large], number, tmp_path) for number in (2, 150))
+    few, many = (peak(exported, [large], number, tmp_path) for number in (2, 150))
     decoded = 1800 * 1400 // 1024
     assert many - few < 10 * decoded
 
@@ -70,13 +67,13 @@ def test_originals_wait_for_the_network_as_what_it_sees_of_them(images, exported
 @pytest.mark.timeout(1800)
 @LINUX
 def test_10_000_files_need_no_more_memory_than_100(images, model, tmp_path):
-    few, many = (_peak(model, images[:7], number, tmp_path) for number in (100, 10_000))
+    few, many = (peak(model, images[:7], number, tmp_path) for number in (100, 10_000))
     print(f"{model.suffix}: peak of {few} KiB for 100 files, {many} for 10,000")
     assert many < 1.02 * few
 
 
-def _peak(model: Path, images: list[Path], count: int, folder: Path) -> int:
-    """KiB of a process that answers so many files, which are some images again and again."""
+def peak(model: Path, images: list[Path], count: int, folder: Path) -> int:
+    """Peak memory, in KiB, of a process that predicts a number of files, copies of some images."""
     files, table = folder / str(count), folder / f"{count}.csv"
     files.mkdir()
     for number in range(count):

@@ -30,9 +30,9 @@ def test_a_path_gives_a_typed_result(model, files):
     assert isinstance(found, pneumonia.Prediction)
     assert found.path == str(files[0])
     assert 0 <= found.probability <= 1
-    assert found.decision == CLASSES[found.probability >= model.operating_point.threshold]
+    assert found.predicted_class == CLASSES[found.probability >= model.operating_point.threshold]
     assert isinstance(found.uncertain, bool)
-    assert isinstance(found.unlike, bool)
+    assert isinstance(found.is_ood, bool)
     assert found.warnings == ()
 
 
@@ -64,9 +64,9 @@ def test_a_list_is_answered_in_its_order_and_may_mix_kinds(model, files):
 
 def test_probabilities_are_those_of_the_data_loader(model, synthetic):
     split = read_split(synthetic, "test")
-    loaded = ChestXrayDataset(split, model.classifier.preprocessing)
+    loaded = ChestXrayDataset(split, model.preprocessing)
     images = np.stack([np.asarray(loaded[row]["image"])[0] for row in range(len(split))])
-    expected = model.classifier.probabilities(model.classifier.engine(images).logits)
+    expected = model.probabilities(model.backend(images).logits)
     found = [one.probability for one in model.predict(list(split.paths))]
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
@@ -110,7 +110,7 @@ def test_a_small_image_is_answered_with_a_warning(sealed_file, model, files):
     with Image.open(files[0]) as picture:
         small = picture.resize((32, 32))
     (warning,) = pneumonia.load(sealed_file).predict(small).warnings or ("",)
-    side = model.classifier.preprocessing.image_size
+    side = model.preprocessing.image_size
     assert (f"enlarged to {side}" in warning) == (side > 64)
 
 

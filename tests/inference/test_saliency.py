@@ -1,22 +1,37 @@
-"""Heat maps lie where the evidence is, or are refused by name, and leave the network as it was."""
+"""Heat maps lie where the evidence is, keep the shape of the image, and get one picture a file."""
+
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch import nn
 
-from pneumonia.errors import ModelError
-from pneumonia.inference.saliency import GRAD_CAM, INTEGRATED, Saliency
+from pneumonia.data.image_io import Preprocessing
+from pneumonia.errors import ConfigError, DataError, ModelError
+from pneumonia.inference import image_loading
+from pneumonia.inference.predictor import Predictor
+from pneumonia.inference.saliency import (
+    CAVEAT,
+    GRAD_CAM,
+    INTEGRATED_GRADIENTS,
+    HeatMaps,
+    Saliency,
+    draw,
+    overlay_heat_map,
+    undo_resize,
+)
+from pneumonia.inference.types import FailedPrediction, Prediction
 from pneumonia.labels import NORMAL, PNEUMONIA
 from pneumonia.model.network import PneumoniaNetwork
 
-SQUARE = 16
-CASES = 40
+SQUARE, IMAGES = 16, 40
 
 
-def picture(random: np.random.Generator, side: int, label: int) -> tuple[np.ndarray, np.ndarray]:
-    """Blotches and grain; in PNEUMONIA a bright square at a random place, whose middle is given."""
+def draw_image(random: np.random.Generator, side: int, label: int) -> tuple[np.ndarray, np.ndarray]:
+    """Noise; with PNEUMONIA a bright square at a random place, whose centre is returned."""
     blotches = np.kron(random.normal(0, 12, (side // 8, side // 8)), np.ones((8, 8)))
     pixels = random.uniform(60, 110) + blotches + random.normal(0, 8, (side, side))
     row, column = random.integers(0, side - SQUARE, 2)
@@ -25,43 +40,36 @@ def picture(random: np.random.Generator, side: int, label: int) -> tuple[np.ndar
     return pixels.clip(0, 255).astype(np.uint8), np.array([row, column]) + SQUARE // 2
 
 
-def taught(backbone: str, side: int, steps: int, early: bool) -> PneumoniaNetwork:
-    """A network that has learnt to tell whether there is a square: not every start leads there.
-
-    `early`: only the first block of a transformer lets its tokens take from each other, so that
-    behind it the class token alone holds what was found.
-    """
-    random = np.random.default_rng(2)
-    labels = np.arange(200) % 2
-    unseen = np.stack([picture(random, side, label)[0] for label in labels])
-    for seed in range(5):
-        network = trained(backbone, side, steps, early, seed)
-        with torch.no_grad():
-            logits = network(torch.from_numpy(unseen)[:, None])
-        if roc_auc_score(labels, logits) > 0.98:
-            return network
-    raise AssertionError(f"{backbone} has learnt nothing that a map could show")
-
-
-def trained(backbone: str, side: int, steps: int, early: bool, seed: int) -> PneumoniaNetwork:
+def train(backbone: str, side: int, steps: int, early: bool, seed: int) -> PneumoniaNetwork:
+    """With `early` only the first transformer block mixes tokens: the class token has it all."""
     torch.manual_seed(seed)
     network = PneumoniaNetwork(backbone, image_size=side)
     for block in network.backbone.blocks[1:] if early else ():
         for parameter in block.attn.proj.parameters():
             nn.init.zeros_(parameter.requires_grad_(False))
-    learning = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learning, 2e-3)
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], 2e-3)
     random = np.random.default_rng(0)
     labels = torch.arange(32) % 2
     for _ in range(steps):
-        batch = np.stack([picture(random, side, int(label))[0] for label in labels])
+        batch = np.stack([draw_image(random, side, int(label))[0] for label in labels])
         logits = network(torch.from_numpy(batch)[:, None])
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, labels.float())
         optimizer.zero_grad()
-        loss.backward()
+        nn.functional.binary_cross_entropy_with_logits(logits, labels.float()).backward()
         optimizer.step()
     optimizer.zero_grad()
     return network.eval()
+
+
+def train_until_accurate(backbone: str, side: int, steps: int, early: bool) -> PneumoniaNetwork:
+    random, labels = np.random.default_rng(2), np.arange(200) % 2
+    images = np.stack([draw_image(random, side, label)[0] for label in labels])
+    for seed in range(5):
+        network = train(backbone, side, steps, early, seed)
+        with torch.no_grad():
+            logits = network(torch.from_numpy(images)[:, None])
+        if roc_auc_score(labels, logits) > 0.98:
+            return network
+    raise AssertionError(f"{backbone} does not learn the square")
 
 
 SLOW = pytest.mark.slow
@@ -71,56 +79,38 @@ SLOW = pytest.mark.slow
     ("backbone", "side", "steps", "early", "method"),
     [
         pytest.param("test_efficientnet", 128, 60, False, GRAD_CAM, id="convolutions"),
-        pytest.param("test_vit", 96, 160, False, INTEGRATED, id="class token", marks=SLOW),
-        pytest.param("test_vit", 96, 160, True, INTEGRATED, id="class token that reads early"),
-        pytest.param("test_vit2", 96, 160, False, INTEGRATED, id="mean", marks=SLOW),
+        pytest.param("test_vit", 96, 160, False, INTEGRATED_GRADIENTS, id="class", marks=SLOW),
+        pytest.param("test_vit", 96, 160, True, INTEGRATED_GRADIENTS, id="class token read early"),
+        pytest.param("test_vit2", 96, 160, False, INTEGRATED_GRADIENTS, id="mean", marks=SLOW),
     ],
 )
-def test_the_map_of_a_trained_network_lies_where_the_evidence_is(
-    backbone, side, steps, early, method
-):
+def test_map_of_a_trained_network_lies_on_the_evidence(backbone, side, steps, early, method):
     cell = 32 if method == GRAD_CAM else 16  # pixels of one place of the map
-    network, random = taught(backbone, side, steps, early), np.random.default_rng(1)
+    network, random = train_until_accurate(backbone, side, steps, early), np.random.default_rng(1)
     saliency = Saliency(network, side)
     assert saliency.method == method
     hits = 0
-    for _ in range(CASES):
-        pixels, middle = picture(random, side, PNEUMONIA)
+    for _ in range(IMAGES):
+        pixels, centre = draw_image(random, side, PNEUMONIA)
         heat = saliency(pixels, PNEUMONIA)
         assert (heat.shape, heat.dtype, heat.min() >= 0) == ((side, side), np.float32, True)
         hottest = np.unravel_index(heat.argmax(), heat.shape)
-        hits += int(heat.max() == 1 and np.abs(hottest - middle).max() <= cell)
-    assert hits >= 0.9 * CASES
+        hits += int(heat.max() == 1 and np.abs(hottest - centre).max() <= cell)
+    assert hits >= 0.9 * IMAGES
 
 
 @pytest.mark.parametrize("backbone", ["test_efficientnet", "test_vit"])
-def test_the_network_is_left_as_it_was(backbone):
+def test_network_is_not_changed(backbone):
     torch.manual_seed(0)
     network = PneumoniaNetwork(backbone, image_size=64).eval()
-    pixels, _ = picture(np.random.default_rng(1), 64, PNEUMONIA)
+    pixels, _ = draw_image(np.random.default_rng(1), 64, PNEUMONIA)
     before = {name: value.clone() for name, value in network.state_dict().items()}
-    images = torch.from_numpy(pixels)[None, None]
-    logits = network(images).detach()
     first = Saliency(network, 64)(pixels, PNEUMONIA)
     with torch.inference_mode():  # as Lightning validates
         assert np.array_equal(Saliency(network, 64)(pixels, PNEUMONIA), first)
-    assert torch.equal(network(images), logits)
     assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
     assert all(parameter.grad is None for parameter in network.parameters())
     assert not any(module._forward_hooks for module in network.modules())
-
-
-def test_what_speaks_for_a_class_says_how_much_the_logit_rises_in_all():
-    """Integrated gradients are complete: all places add up to the change of the logit."""
-    torch.manual_seed(0)
-    network = PneumoniaNetwork("test_vit", image_size=64).eval()
-    pixels, _ = picture(np.random.default_rng(1), 64, PNEUMONIA)
-    images = torch.from_numpy(pixels)[None, None].float()
-    with torch.no_grad():
-        change = network(images) - network(torch.full_like(images, float(images.mean())))
-    found = Saliency(network, 64)._places(images, -1)
-    assert found.shape == (1, 1, 4, 4)
-    assert float(found.detach().sum()) == pytest.approx(-float(change), rel=0.02)
 
 
 @pytest.mark.parametrize(
@@ -135,16 +125,16 @@ def test_what_speaks_for_a_class_says_how_much_the_logit_rises_in_all():
         ("test_convnext", 64, GRAD_CAM),
         ("swin_tiny_patch4_window7_224", 224, GRAD_CAM),
         ("maxvit_rmlp_pico_rw_256", 256, GRAD_CAM),
-        ("test_vit", 64, INTEGRATED),
-        ("test_vit2", 64, INTEGRATED),
-        ("test_vit3", 64, INTEGRATED),
-        ("deit_tiny_distilled_patch16_224", 64, INTEGRATED),
-        ("eva02_tiny_patch14_224", 56, INTEGRATED),
-        ("cait_xxs24_224", 64, INTEGRATED),
-        ("vit_small_patch16_18x2_224", 32, INTEGRATED),
+        ("test_vit", 64, INTEGRATED_GRADIENTS),
+        ("test_vit2", 64, INTEGRATED_GRADIENTS),
+        ("test_vit3", 64, INTEGRATED_GRADIENTS),
+        ("deit_tiny_distilled_patch16_224", 64, INTEGRATED_GRADIENTS),
+        ("eva02_tiny_patch14_224", 56, INTEGRATED_GRADIENTS),
+        ("cait_xxs24_224", 64, INTEGRATED_GRADIENTS),
+        ("vit_small_patch16_18x2_224", 32, INTEGRATED_GRADIENTS),
     ],
 )
-def test_convolutions_and_vision_transformers_are_drawn(backbone, size, method):
+def test_convolutional_networks_and_vision_transformers_have_maps(backbone, size, method):
     torch.manual_seed(0)
     network = PneumoniaNetwork(backbone, image_size=size).eval()
     pixels = np.random.default_rng(0).integers(0, 256, (size, size), np.uint8)
@@ -169,6 +159,175 @@ def test_convolutions_and_vision_transformers_are_drawn(backbone, size, method):
         "hiera_tiny_224",
     ],
 )
-def test_another_architecture_is_refused_by_name(backbone):
-    with pytest.raises(ModelError, match=f"The architecture {backbone} "):
+def test_other_architectures_are_refused_by_name(backbone):
+    with pytest.raises(ModelError, match=backbone):
         Saliency(PneumoniaNetwork(backbone, image_size=224).eval(), 224)
+
+
+def centre_of_mass(heat: np.ndarray) -> list[float]:
+    weight = np.nan_to_num(heat)
+    return [float((index * weight).sum() / weight.sum()) for index in np.indices(heat.shape)]
+
+
+@pytest.mark.parametrize("size", [(200, 100), (100, 200), (120, 120)])
+@pytest.mark.parametrize("mode", ["squash", "pad", "crop"])
+def test_map_lies_on_the_pixels_it_was_computed_from(mode, size):
+    width, height = size
+    original = np.zeros((height, width), np.uint8)
+    row, column = height // 2 - 20, width // 2 + 8
+    original[row : row + 24, column : column + 24] = 255
+    preprocessing = Preprocessing(64, mode)
+    heat = preprocessing(Image.fromarray(original)).astype(np.float32) / 255
+    found = undo_resize(heat, size, preprocessing)
+    assert np.isnan(found).any() == (mode == "crop" and width != height)
+    assert np.allclose(centre_of_mass(found), centre_of_mass(original / 255), atol=2.5)
+    inside = ~np.isnan(found)
+    assert np.abs(found[inside] - original[inside] / 255).mean() < 0.06
+
+
+def test_overlay_is_proportional_to_the_heat_and_leaves_out_nan():
+    image = np.full((2, 2), 100, np.uint8)
+    shown = overlay_heat_map(image, np.array([[0, 1], [np.nan, 0.5]], np.float32)).astype(int)
+    change = np.abs(shown - 100).sum(axis=-1)
+    assert change[0, 0] == change[1, 0] == 0
+    assert change[0, 1] > change[1, 1] > 0
+
+
+SURE = Prediction("x.jpeg", 0.9, "PNEUMONIA", False, False, 0.1, ())
+DOUBTFUL = Prediction(
+    "x" * 90 + ".jpeg",
+    0.5,
+    "NORMAL",
+    True,
+    True,
+    9.0,
+    ("low contrast: 12 of 256 grey levels", "unusual shape: 400 x 1600 pixels", "too small " * 15),
+)
+
+
+@pytest.mark.parametrize("shape", [(300, 400), (100, 800), (800, 200)])
+@pytest.mark.parametrize("prediction", [SURE, DOUBTFUL], ids=["sure", "doubtful"])
+def test_picture_shows_everything_without_overlap_and_keeps_the_aspect_ratio(prediction, shape):
+    image, heat = np.zeros(shape, np.uint8), np.full(shape, np.nan, np.float32)
+    figure = draw(prediction, image, heat, GRAD_CAM)
+    figure.draw_without_rendering()
+    header, footer = figure._suptitle, figure._supxlabel
+    for text in (header, footer):
+        box = text.get_window_extent()
+        assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert 0 <= box.y0 < box.y1 <= figure.bbox.y1
+    assert len(figure.axes) == 3  # the image, the overlay and the colour bar
+    for axes in figure.axes:
+        box = axes.get_tightbbox()
+        assert footer.get_window_extent().y1 <= box.y0
+        assert box.y1 <= header.get_window_extent().y0
+    for axes in figure.axes[:2]:
+        assert axes.bbox.width / axes.bbox.height == pytest.approx(shape[1] / shape[0], rel=0.01)
+    assert CAVEAT in " ".join(footer.get_text().split())
+    words = " ".join(header.get_text().split())
+    assert prediction.predicted_class in words
+    assert ("OUT OF DISTRIBUTION" in words) == bool(prediction.is_ood)
+    assert all(warning.strip() in words for warning in prediction.warnings)
+
+
+def test_readme_states_the_caveat(pytestconfig):
+    readme = (pytestconfig.rootpath / "README.md").read_text(encoding="utf-8")
+    assert CAVEAT in " ".join(readme.split())
+
+
+def test_explanation_keeps_the_aspect_ratio_and_is_saved_as_one_file(sealed_file, tmp_path):
+    predictor = Predictor.load(sealed_file)
+    pixels = np.random.default_rng(0).integers(0, 256, (900, 2000), np.uint8)
+    found = predictor.explain(pixels)
+    assert found.image.shape == found.heat.shape == (461, 1024)
+    assert found.prediction == predictor.predict(pixels)
+    assert np.array_equal(found.heat, predictor.explain(pixels).heat)
+    found.save(tmp_path / "new" / "x.png")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.png"]
+    with Image.open(BytesIO(found.to_png())) as picture:
+        assert picture.width == 1200
+    with pytest.raises(ConfigError, match="/proc/nowhere"):
+        found.save("/proc/nowhere/x.png")
+
+
+def test_file_is_read_once_for_its_prediction_and_its_map(sealed_file, synthetic, monkeypatch):
+    predictor = Predictor.load(sealed_file)
+    path = next((synthetic / "test/NORMAL").iterdir())
+    reads, read = [], image_loading.read_grey
+    monkeypatch.setattr(
+        image_loading, "read_grey", lambda *a, **k: reads.append(a) or read(*a, **k)
+    )
+    predictor.explain(path)
+    assert len(reads) == 1
+
+
+def heat_maps(model, folder, paths) -> HeatMaps:
+    predictor = Predictor.load(model)
+    return HeatMaps(predictor.backend, predictor.preprocessing, folder, paths)
+
+
+def test_what_has_no_heat_map_is_refused_before_anything_is_written(
+    sealed_file, exported, tmp_path
+):
+    with pytest.raises(ModelError, match="checkpoint"):
+        heat_maps(exported, tmp_path / "heat", [])
+    assert not (tmp_path / "heat").exists()
+    with pytest.raises(ConfigError, match="/proc/nowhere"):
+        heat_maps(sealed_file, "/proc/nowhere", [])
+    with pytest.raises(DataError, match="image 1"):
+        Predictor.load(sealed_file).explain(b"no image")
+
+
+@pytest.fixture
+def files(synthetic, tmp_path):
+    """Two files of the same stem in two folders, and a third of another."""
+    names = ["a/x.jpeg", "b/X.jpeg", "c/y.jpeg"]
+    for name, image in zip(names, sorted((synthetic / "test").glob("*/*")), strict=False):
+        path = tmp_path / "in" / name
+        path.parent.mkdir(parents=True)
+        path.write_bytes(image.read_bytes())
+    return tmp_path / "in"
+
+
+def pictures(folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_every_prediction_gets_a_picture_inside_the_folder(sealed_file, files, tmp_path):
+    (files / "c/y.jpeg").rename(files / "c/...jpeg")
+    paths = sorted(map(str, files.glob("*/*")))
+    maps = heat_maps(sealed_file, tmp_path / "heat", [*paths, "/etc/passwd"])
+    results = Predictor.load(sealed_file).predict(paths)
+    maps.write([*results, FailedPrediction("/etc/passwd", "no image")])
+    names = list(pictures(tmp_path / "heat"))
+    assert len({name.lower() for name in names}) == len(names) == 3
+    assert all(name.endswith(".png") and not name.startswith(".") for name in names)
+
+
+def test_shards_draw_the_same_pictures_as_one_job(predict, files, tmp_path):
+    assert predict(files, "--explain", tmp_path / "whole") == 0
+    for shard in ("1/3", "2/3", "3/3"):
+        assert predict(files, "--shard", shard, "--explain", tmp_path / "parts") == 0
+    assert len(pictures(tmp_path / "whole")) == 3
+    assert "y.png" in pictures(tmp_path / "whole")
+    assert pictures(tmp_path / "parts") == pictures(tmp_path / "whole")
+
+
+def test_resume_draws_missing_pictures_only(predict, files, tmp_path, capsys):
+    (files / "d.jpeg").write_bytes(b"no image")
+    table, folder = tmp_path / "o.csv", tmp_path / "heat"
+    assert predict(files, "--out", table, "--explain", folder) == 1
+    rows, before = table.read_text(), pictures(folder)
+    assert len(before) == 3
+    (folder / "y.png").unlink()  # as a kill between row and picture leaves it
+    kept = next(folder.iterdir())
+    kept.write_bytes(b"drawn before")
+    assert predict(files, "--out", table, "--explain", folder, "--resume") == 1
+    assert table.read_text() == rows
+    assert pictures(folder) == before | {kept.name: b"drawn before"}
+    (folder / "y.png").unlink()
+    (files / "c/y.jpeg").write_bytes(b"no image any more")
+    capsys.readouterr()
+    assert predict(files, "--out", table, "--explain", folder, "--resume") == 1
+    assert "y.jpeg" in capsys.readouterr().err
+    assert "y.png" not in pictures(folder)

@@ -3,67 +3,73 @@
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.metrics import roc_auc_score
 
 from pneumonia.data.dataset import read_split
 from pneumonia.data.manifest import Manifest
-from pneumonia.evaluation.metrics import auroc
+from pneumonia.errors import DataError
 from pneumonia.inference.predictor import InferenceModel
 from pneumonia.inference.shortcut_probe import (
+    TRANSFORMS,
     attribute_scores,
-    black_centre,
-    blurred,
-    only_centre,
+    blur,
+    keep_lungs,
+    mask_lungs,
     probe_shortcuts,
 )
 
 
-def test_masks_are_what_they_say():
+def test_masks_cover_the_middle_80_percent_and_blurring_keeps_the_mean():
     pixels = np.random.default_rng(0).integers(1, 256, (160, 160), dtype=np.uint8)
-    frame, centre = black_centre(pixels), only_centre(pixels)
+    frame = mask_lungs(pixels)
     assert (frame[16:144, 16:144] == 0).all()
     assert (frame == 0).sum() == 128**2
-    np.testing.assert_array_equal(frame + centre, pixels)
-    soft = blurred(pixels)
-    assert soft.shape == pixels.shape
-    assert soft.std() < pixels.std() / 4
-    assert soft.mean() == pytest.approx(pixels.mean(), abs=1)
+    np.testing.assert_array_equal(frame + keep_lungs(pixels), pixels)
+    blurred = blur(pixels)
+    assert blurred.shape == pixels.shape
+    assert blurred.std() < pixels.std() / 4
+    assert blurred.mean() == pytest.approx(pixels.mean(), abs=1)
 
 
-def samples(tmp_path, sizes, patients=None) -> Manifest:
-    paths, labels = [], []
-    for number, (label, size) in enumerate(sizes):
-        name = f"{patients[number]}_{number}.png" if patients else f"{number}.png"
-        Image.new("L", size).save(tmp_path / name)
-        paths.append(str(tmp_path / name))
-        labels.append(label)
-    return Manifest.identified(paths, labels, r"^(\w+)_" if patients else "file")
+def write_samples(folder, widths, patients=None) -> Manifest:
+    paths, labels = [], np.arange(len(widths)) % 2
+    for number, width in enumerate(widths):
+        paths.append(
+            str(folder / f"p{number if patients is None else patients[number]}_{number}.png")
+        )
+        Image.new("L", (int(width), 40)).save(paths[-1])
+    return Manifest.from_paths(paths, labels, r"^(\w+)_")
 
 
 def test_attributes_find_a_shortcut_and_no_other(tmp_path):
-    random = np.random.default_rng(0)
-    leaky = [(i % 2, (40 + 10 * (i % 2), 40)) for i in range(60)]
-    found = samples(tmp_path, leaky)
-    assert auroc(found.labels, attribute_scores(found)) == 1
-    blind = [(i % 2, (int(random.integers(30, 60)), 40)) for i in range(400)]
-    found = samples(tmp_path, blind)
-    assert auroc(found.labels, attribute_scores(found)) == pytest.approx(0.5, abs=0.12)
+    leaky = write_samples(tmp_path, [40, 50] * 30)
+    assert roc_auc_score(leaky.labels, attribute_scores(leaky)) == 1
+    random = write_samples(tmp_path, np.random.default_rng(0).integers(30, 60, 400))
+    assert roc_auc_score(random.labels, attribute_scores(random)) == pytest.approx(0.5, abs=0.12)
 
 
-def test_attributes_need_patients_to_leave_out(tmp_path):
-    few = [(i % 2, (40, 40)) for i in range(20)]
-    found = samples(tmp_path, few, [f"p{i % 4}" for i in range(20)])
-    assert attribute_scores(found) is None
+def test_attributes_are_fitted_to_other_patients(tmp_path):
+    """The width tells every patient, and nothing of the class: it must not help."""
+    patients = np.arange(120) // 10 * 2 + np.arange(120) % 2
+    samples = write_samples(tmp_path, 30 + 7 * patients % 31, patients)
+    assert roc_auc_score(samples.labels, attribute_scores(samples)) < 0.8
+    few = write_samples(tmp_path, [40] * 20, np.arange(20) % 4)
+    assert attribute_scores(few) is None
+
+
+def test_an_unreadable_file_is_named(tmp_path):
+    samples = write_samples(tmp_path, [40, 50] * 10)
+    (tmp_path / "p3_3.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"p3_3\.png"):
+        attribute_scores(samples)
 
 
 def test_probe_of_a_model(model_file, synthetic):
-    classifier, split = InferenceModel.load(model_file), read_split(synthetic, "train")
-    logits = classifier.logits([str(path) for path in split.paths])
-    rows = probe_shortcuts(classifier, split, logits)
-    assert rows[0].auroc.value == pytest.approx(auroc(split.labels, logits))
-    assert [row.name for row in rows][1:4] == [
-        "lung field blacked out",
-        "only the lung field",
-        "blurred",
-    ]
-    assert "80%" in rows[1].geometry
-    assert "cross-validated by patient" in rows[-1].geometry
+    model, split = InferenceModel.load(model_file), read_split(synthetic, "train")
+    logits = model.logits([str(path) for path in split.paths])
+    original, *transformed, attributes = probe_shortcuts(model, split, logits)
+    assert original.auroc.value == pytest.approx(roc_auc_score(split.labels, logits))
+    assert [row.name for row in transformed] == list(TRANSFORMS)
+    assert all(row.picture.shape == original.picture.shape for row in transformed)
+    assert attributes.picture is None
+    assert 0 <= attributes.auroc.value <= 1

@@ -1,4 +1,6 @@
-"""Grey pixels to one logit, with any backbone of timm."""
+"""Any timm backbone: grey pixels to one logit."""
+
+import re
 
 import pytest
 import timm
@@ -16,8 +18,8 @@ def pixels(size: int = 96, count: int = 2) -> torch.Tensor:
     return torch.randint(0, 256, (count, 1, size, size), dtype=torch.uint8, generator=random)
 
 
-def lively(model: torch.nn.Module) -> torch.nn.Module:
-    """Moves a fresh model's tensors about, so that its outputs tell something."""
+def perturbed(model: torch.nn.Module) -> torch.nn.Module:
+    """Perturb the tensors of an untrained model, so that its outputs differ between images."""
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -28,24 +30,16 @@ def lively(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("backbone", BACKBONES)
-def test_any_backbone_gives_one_finite_logit_per_grey_image(backbone):
-    network = PneumoniaNetwork(backbone, image_size=96).eval()
-    with torch.no_grad():
-        logits = network(pixels())
-    assert logits.shape == (2,)
-    assert logits.dtype == torch.float32
-    assert logits.isfinite().all()
-
-
 @pytest.mark.parametrize("backbone", [*BACKBONES, "test_convnext", "test_efficientnet"])
-def test_the_embedding_comes_with_the_very_logits_of_forward(backbone):
-    network = lively(PneumoniaNetwork(backbone, image_size=96))
+def test_embed_returns_embeddings_and_the_logits_of_forward(backbone):
+    network = perturbed(PneumoniaNetwork(backbone, image_size=96))
     with torch.no_grad():
         logits, embedding = network.embed(pixels())
         assert torch.equal(logits, network(pixels()))
+    assert logits.shape == (2,)
+    assert logits.dtype == embedding.dtype == torch.float32
+    assert logits.isfinite().all()
     assert embedding.shape == (2, network.backbone.head_hidden_size)
-    assert embedding.dtype == torch.float32
     assert not torch.equal(embedding[0], embedding[1])
 
 
@@ -54,30 +48,24 @@ def test_a_batch_of_one_keeps_its_dimension():
 
 
 @pytest.mark.parametrize("backbone", ["test_resnet", "resnet10t"])
-def test_the_backbone_sees_pixels_normalised_with_its_own_statistics(backbone):
+def test_the_backbone_gets_pixels_normalised_with_its_own_statistics(backbone):
     network = PneumoniaNetwork(backbone).eval()
-    seen = []
-    network.backbone.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
-    network(pixels(32))
+    inputs = []
+    network.backbone.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+    assert torch.equal(network(pixels(32)), network(pixels(32).float()))
     cfg = timm.get_pretrained_cfg(backbone)
     mean, std = sum(cfg.mean) / 3, sum(cfg.std) / 3
     expected = (pixels(32).double() / 255 - mean) / std
-    assert torch.allclose(seen[0].double(), expected, atol=1e-5)
-    assert 1.5 < seen[0].max() - seen[0].min() < 5
-
-
-def test_pixels_as_floats_of_the_same_range_give_the_same():
-    network = PneumoniaNetwork("test_resnet").eval()
-    assert torch.equal(network(pixels(32)), network(pixels(32).float()))
+    assert torch.allclose(inputs[0].double(), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 @pytest.mark.parametrize("backbone", ["test_resnet", "tf_efficientnet_lite0", "test_vit"])
-def test_rgb_weights_do_for_grey_what_they_did_for_grey_repeated_three_times(
+def test_rgb_weights_give_the_logits_of_the_grey_image_repeated_three_times(
     tmp_path, backbone, suffix
 ):
     size = {"img_size": 96} if "vit" in backbone else {}
-    rgb = lively(timm.create_model(backbone, num_classes=1, **size))
+    rgb = perturbed(timm.create_model(backbone, num_classes=1, **size))
     file = str(tmp_path / f"weights.{suffix}")
     if suffix == "pth":
         torch.save({"state_dict": rgb.state_dict()}, file)
@@ -94,35 +82,29 @@ def test_rgb_weights_do_for_grey_what_they_did_for_grey_repeated_three_times(
     assert torch.allclose(logits, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_state_holds_the_backbone_and_nothing_that_a_config_must_know():
+def test_the_state_is_that_of_the_backbone():
     assert all(key.startswith("backbone.") for key in PneumoniaNetwork("test_resnet").state_dict())
 
 
 @pytest.mark.parametrize(
-    ("backbone", "close"),
-    [("resnetv2_5", "resnetv2_50"), ("tf_eficientnet_lite0", "tf_efficientnet_lite0")],
+    ("backbone", "named"),
+    [
+        ("resnetv2_5", "resnetv2_50"),
+        ("tf_eficientnet_lite0", "tf_efficientnet_lite0"),
+        ("", "list_models"),
+        ("zzzzzzzz", "list_models"),
+        ("resnet10t.nope", "resnet10t.c3_in1k"),
+    ],
 )
-def test_an_unknown_backbone_is_refused_with_close_names(backbone, close):
-    with pytest.raises(
-        ModelError, match=f"model.backbone={backbone} is no .*did you mean .*{close}"
-    ):
+def test_an_unknown_backbone_is_refused_with_known_names(backbone, named):
+    with pytest.raises(ModelError, match=re.escape(named)) as refusal:
         PneumoniaNetwork(backbone)
-
-
-@pytest.mark.parametrize("backbone", ["", "zzzzzzzz"])
-def test_a_backbone_like_no_other_is_refused_with_where_to_look(backbone):
-    with pytest.raises(ModelError, match="list_models"):
-        PneumoniaNetwork(backbone)
-
-
-def test_an_unknown_weights_tag_is_refused_with_those_there_are():
-    with pytest.raises(ModelError, match=r"resnet10t\.nope .*resnet10t\.c3_in1k"):
-        PneumoniaNetwork("resnet10t.nope")
+    assert f"model.backbone={backbone} " in str(refusal.value)
 
 
 @pytest.mark.parametrize(
     ("backbone", "size"), [("xcit_nano_12_p16_224", 20), ("levit_128s", 100), ("test_vit", 8)]
 )
-def test_a_size_that_a_backbone_cannot_have_is_one_sentence(backbone, size):
+def test_an_image_size_that_a_backbone_cannot_take_is_refused(backbone, size):
     with pytest.raises(ModelError, match=f"model.backbone={backbone} .*{size} pixels .*image_size"):
         PneumoniaNetwork(backbone, image_size=size)

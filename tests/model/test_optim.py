@@ -1,6 +1,7 @@
-"""Optimiser and schedule by name, with nothing between the user and the factory."""
+"""Optimizer and schedule by name."""
 
 import math
+import re
 from itertools import pairwise
 
 import pytest
@@ -17,23 +18,11 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
 
 
-def steps(model: nn.Module, optimizer: torch.optim.Optimizer, count: int = 5) -> torch.Tensor:
-    inputs = torch.arange(12.0).view(4, 3)
-    for _ in range(count):
-        optimizer.zero_grad()
-        model(inputs).square().sum().backward()
-        optimizer.step()
-    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-
-
-def test_adam_of_the_notebook_is_exactly_torchs():
-    ours, reference = network(), network()
+def test_adam_of_the_keras_notebook_is_torchs():
     settings = {"name": "adam", "lr": 1e-3, "betas": (0.9, 0.999), "weight_decay": 0.0}
-    optimizer = build_optimizer(ours, settings)
-    expected = torch.optim.Adam(reference.parameters(), lr=1e-3, betas=(0.9, 0.999))
+    optimizer = build_optimizer(network(), settings)
     assert type(optimizer) is torch.optim.Adam
-    assert optimizer.defaults == expected.defaults
-    assert torch.equal(steps(ours, optimizer), steps(reference, expected))
+    assert optimizer.defaults == torch.optim.Adam(network().parameters(), lr=1e-3).defaults
 
 
 @pytest.mark.parametrize(
@@ -44,12 +33,11 @@ def test_adam_of_the_notebook_is_exactly_torchs():
         ({"name": "lamb", "lr": 1e-3}, timm.optim.Lamb),
     ],
 )
-def test_an_optimiser_has_its_name_and_keywords(settings, kind):
+def test_an_optimizer_has_its_name_and_keywords(settings, kind):
     optimizer = build_optimizer(network(), settings)
     assert isinstance(optimizer, kind)
     group = optimizer.param_groups[-1]
-    for key in set(settings) - {"name"}:
-        assert group[key] == settings[key]
+    assert {key: group[key] for key in settings if key != "name"}.items() <= settings.items()
 
 
 def test_biases_and_norms_do_not_decay():
@@ -62,45 +50,42 @@ def test_biases_and_norms_do_not_decay():
     assert decays == {True: 0.05, False: 0.0}
 
 
-def test_layer_decay_gives_earlier_layers_smaller_rates_and_the_head_the_whole():
+def test_layer_decay_halves_the_rate_layer_by_layer_also_under_a_schedule():
     backbone = timm.create_model("test_vit", in_chans=1, num_classes=1)
-    settings = {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05, "layer_decay": 0.5}
-    groups = build_optimizer(backbone, settings).param_groups
-    rate = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
-    assert len(rate) == len(list(backbone.parameters()))
+    settings = {"name": "sgd", "lr": 0.1, "layer_decay": 0.5}
+    optimizer = build_optimizer(backbone, settings)
     layers = [backbone.patch_embed.proj, *(block.mlp.fc1 for block in backbone.blocks)]
-    found = [rate[id(layer.weight)] for layer in layers]
+
+    def rates() -> dict[int, float]:
+        return {id(p): group["lr"] for group in optimizer.param_groups for p in group["params"]}
+
+    before = rates()
+    assert len(before) == len(list(backbone.parameters()))
+    found = [before[id(layer.weight)] for layer in layers]
     assert all(later == 2 * earlier for earlier, later in pairwise(found))
-    assert rate[id(backbone.get_classifier().weight)] == 1e-3
-
-
-def test_a_schedule_keeps_the_ratios_of_layer_decay():
-    backbone = timm.create_model("test_vit", in_chans=1, num_classes=1)
-    optimizer = build_optimizer(backbone, {"name": "sgd", "lr": 0.1, "layer_decay": 0.5})
-    before = [group["lr"] for group in optimizer.param_groups]
+    assert before[id(backbone.get_classifier().weight)] == 0.1
     schedule = build_schedule(optimizer, {"name": "OneCycleLR"}, 20, 4)["scheduler"]
     for _ in range(10):
         optimizer.step()
         schedule.step()
-    ratios = [group["lr"] / lr for group, lr in zip(optimizer.param_groups, before, strict=True)]
+    ratios = [rate / before[key] for key, rate in rates().items()]
     assert ratios == pytest.approx([ratios[0]] * len(ratios))
-    assert len(set(before)) > 2
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "named"),
     [
-        ({"name": "adamm", "lr": 1e-3}, "model.optimizer.name=adamm is unknown"),
+        ({"name": "adamm", "lr": 1e-3}, "model.optimizer.name=adamm"),
         ({"name": "adam", "learning_rate": 1e-3}, "learning_rate"),
         ({"name": "adam", "lr": -1.0}, "-1.0"),
         ({"name": "adam", "lr": 1e-3, "betas": (0.9, 1.5)}, "1.5"),
-        ({"lr": 1e-3}, "model.optimizer needs a name"),
+        ({"lr": 1e-3}, "model.optimizer.name"),
     ],
 )
-def test_an_unusable_optimiser_is_refused(settings, says):
-    with pytest.raises(ConfigError, match=r"^model\.optimizer") as refusal:
+def test_invalid_optimizer_settings_are_refused(settings, named):
+    with pytest.raises(ConfigError, match=re.escape(named)) as refusal:
         build_optimizer(network(), settings)
-    assert says in str(refusal.value)
+    assert str(refusal.value).startswith("model.optimizer")
 
 
 def rates(settings: dict, total: int = 20, epochs: int = 4) -> tuple[str, list[float]]:
@@ -115,28 +100,22 @@ def rates(settings: dict, total: int = 20, epochs: int = 4) -> tuple[str, list[f
     return schedule["interval"], found
 
 
-def test_one_cycle_spans_the_run_and_peaks_at_the_optimisers_rate():
+def test_one_cycle_spans_the_run_and_peaks_at_the_rate_of_the_optimizer():
     interval, found = rates({"name": "OneCycleLR", "pct_start": 0.25})
     assert (interval, len(found)) == ("step", 20)
-    assert found[0] == pytest.approx(0.1 / 25)
     assert max(found) == pytest.approx(0.1) == found[4]
     assert found[-1] == pytest.approx(0.1 / 25 / 1e4)
 
 
 @pytest.mark.parametrize(("interval", "length"), [("step", 20), ("epoch", 4)])
-def test_cosine_falls_over_the_run_by_step_or_by_epoch(interval, length):
+def test_cosine_spans_the_run_by_step_or_by_epoch(interval, length):
     kind, found = rates({"name": "CosineAnnealingLR", "interval": interval})
     expected = [0.05 * (1 + math.cos(math.pi * n / length)) for n in range(length)]
     assert kind == interval
     assert found == pytest.approx(expected)
 
 
-def test_a_step_schedule_can_go_by_epochs():
-    settings = {"name": "StepLR", "step_size": 2, "gamma": 0.1, "interval": "epoch"}
-    assert rates(settings) == ("epoch", pytest.approx([0.1, 0.1, 0.01, 0.01]))
-
-
-def test_a_given_length_and_rate_go_before_those_of_the_run():
+def test_a_given_length_and_rate_take_precedence():
     _, found = rates({"name": "OneCycleLR", "total_steps": 30, "max_lr": 0.5, "pct_start": 0.5})
     assert max(found) == pytest.approx(0.5, rel=0.01)
     assert found[-1] > 0.2
@@ -151,36 +130,32 @@ def test_a_plateau_follows_a_logged_metric_by_epoch():
 
 
 @pytest.mark.parametrize(
-    ("settings", "says"),
+    ("settings", "named"),
     [
         ({"name": "OneCycle"}, "OneCycleLR"),
-        ({"name": "LRScheduler"}, "model.schedule.name=LRScheduler is unknown"),
+        ({"name": "LRScheduler"}, "model.schedule.name=LRScheduler"),
         ({"name": "StepLR"}, "step_size"),
         ({"name": "CosineAnnealingLR", "t_max": 3}, "t_max"),
         ({"name": "CosineAnnealingLR", "interval": "batch"}, "model.schedule.interval=batch"),
         ({"name": "OneCycleLR", "pct_start": 2.0}, "pct_start"),
-        ({"interval": "step"}, "model.schedule needs a name"),
+        ({"interval": "step"}, "model.schedule.name"),
     ],
 )
-def test_an_unusable_schedule_is_refused(settings, says):
-    with pytest.raises(ConfigError, match=r"^model\.schedule") as refusal:
+def test_invalid_schedule_settings_are_refused(settings, named):
+    with pytest.raises(ConfigError, match=re.escape(named)) as refusal:
         rates(settings)
-    assert says in str(refusal.value)
+    assert str(refusal.value).startswith("model.schedule")
 
 
-@pytest.mark.parametrize(
-    ("interval", "total", "epochs"), [("step", math.inf, -1), ("epoch", 9, -1)]
-)
-def test_a_schedule_over_a_run_without_end_is_refused(interval, total, epochs):
+@pytest.mark.parametrize("interval", ["step", "epoch"])
+def test_a_schedule_over_an_endless_run_needs_a_length(interval):
     optimizer = build_optimizer(network(), {"name": "sgd", "lr": 0.1})
     settings = {"name": "CosineAnnealingLR", "interval": interval}
     with pytest.raises(ConfigError, match=r"trainer\.max_epochs"):
-        build_schedule(optimizer, settings, total, epochs)
-    build_schedule(optimizer, settings | {"T_max": 10}, total, epochs)
+        build_schedule(optimizer, settings, math.inf, -1)
+    build_schedule(optimizer, settings | {"T_max": 10}, math.inf, -1)
 
 
-def test_a_run_too_short_for_its_schedule_is_refused_with_its_length():
-    optimizer = build_optimizer(network(), {"name": "sgd", "lr": 0.1})
-    settings = {"name": "OneCycleLR", "pct_start": 0.25}
-    with pytest.raises(ConfigError, match="a run of 4 steps"):
-        build_schedule(optimizer, settings, 4, 1)
+def test_a_schedule_longer_than_the_run_is_refused():
+    with pytest.raises(ConfigError, match=r"model\.schedule\.name=OneCycleLR .*4 steps"):
+        rates({"name": "OneCycleLR", "pct_start": 0.25}, total=4)

@@ -94,8 +94,11 @@ def test_a_misspelt_key_fails(composed):
         ("trainer.max_epochs=many", "trainer.max_epochs='many' is of the wrong type"),
         ("data.image_size=large", "data.image_size='large' .* expected int"),
         ("data.batch_size=3.5", "data.batch_size=3.5 .* expected int"),
-        ("data.fit=stretch", "data.fit='stretch' .* expected squash or pad or crop"),
-        ("data.holdout.strategy=blocs", "data.holdout.strategy='blocs' .* expected blocks"),
+        (
+            "data.resize_mode=stretch",
+            "data.resize_mode='stretch' .* expected squash or pad or crop",
+        ),
+        ("data.split.strategy=blocs", "data.split.strategy='blocs' .* expected blocks"),
         ("model.pretrained=maybe", "model.pretrained='maybe' .* expected bool"),
         (
             "model.pos_weight=heavy",
@@ -105,7 +108,7 @@ def test_a_misspelt_key_fails(composed):
         ("mode=upwards", "mode='upwards' .* expected min or max"),
         ("model.backbone=resnetv2_5O", "model.backbone=resnetv2_5O .* did you mean resnetv2_50"),
         ("data.num_workers=1000", "data.num_workers=1000"),
-        ("data.holdout.fraction=1.5", "data.holdout.fraction=1.5"),
+        ("data.split.fraction=1.5", "data.split.fraction=1.5"),
         ("trainer.accelerator=abacus", "trainer: .*abacus"),
         ("callbacks.best._target_=lightning.Nothing", "callbacks.best._target_=lightning.Nothing"),
         ("+callbacks.odd={_target_: builtins.dict}", "callbacks: .* dict"),

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from pneumonia.data.synthetic import write_synthetic
 from pneumonia.errors import ConfigError, DataError
-from pneumonia.evaluation.predictions import Predictions
+from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.training.config import run_name
 from pneumonia.training.distributed import is_rank_zero, rank
@@ -179,7 +179,7 @@ def assert_same(one, other, within=1e-9):
     for a, b in zip(logged(one), logged(other), strict=True):
         assert a == pytest.approx(b, abs=1e-4)
     is_rank_zero, second = (
-        Predictions.read(run.directory / "predictions.csv") for run in (one, other)
+        PredictionTable.read(run.directory / "predictions.csv") for run in (one, other)
     )
     assert np.array_equal(is_rank_zero.path, second.path)
     assert is_rank_zero.logit == pytest.approx(second.logit, abs=1e-4)
@@ -229,7 +229,7 @@ def test_several_processes_do_what_one_does_and_the_first_alone_speaks(alone, ne
     tested = len(list((root / "test").rglob("*.jpeg")))
     assert held % 2 == tested % 2 == 1
     assert run.metrics()["test/n"] == tested
-    assert len(set(Predictions.read(run.directory / "predictions.csv").path)) == tested
+    assert len(set(PredictionTable.read(run.directory / "predictions.csv").path)) == tested
     metadata = read_checkpoint(run.directory / "checkpoints/best.ckpt")["metadata"]
     assert metadata["data"]["splits"]["val"]["images"] == held
     # One directory with one set of files, none of them by another process; one cache.

@@ -129,8 +129,8 @@ def test_runs_with_other_monitors_stand_apart(make, tmp_path):
 
 
 def test_figures_of_different_holdouts_come_with_a_caution(make, tmp_path):
-    make("a", data={"root": "data/chest_xray", "holdout": {"fold": 0}})
-    make("b", data={"root": "data/chest_xray", "holdout": {"fold": 1}})
+    make("a", data={"root": "data/chest_xray", "split": {"fold": 0}})
+    make("b", data={"root": "data/chest_xray", "split": {"fold": 1}})
     assert "Caution" in show(tmp_path)
 
 

@@ -200,10 +200,10 @@ def draw_views(
                 labels.append(label)
     if not paths:
         raise DataError(f"{root} holds no readable image; `pneumonia data audit` says why.")
-    samples = Manifest.identified(paths, labels, "file")
+    samples = Manifest.from_paths(paths, labels, "file")
     plain = ChestXrayDataset(samples, preprocessing)
     changed = ChestXrayDataset(samples, preprocessing, augmentation, seed)
-    heads = ["original", f"validation: {preprocessing.fit}, {preprocessing.image_size} px"]
+    heads = ["original", f"validation: {preprocessing.resize_mode}, {preprocessing.image_size} px"]
     heads += [f"augmented, epoch {epoch}" for epoch in range(_AUGMENTED)]
     rows = []
     for row, (path, label) in enumerate(zip(paths, labels, strict=True)):

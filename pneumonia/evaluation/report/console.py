@@ -9,14 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from pneumonia.evaluation.compare import NO_EVIDENCE, Comparison
-from pneumonia.evaluation.evaluate import MEANING, EvaluationResult
+from pneumonia.evaluation.evaluate import EvaluationResult
 from pneumonia.evaluation.report import wording
 from pneumonia.evaluation.report.wording import metrics_table
 
 _COMPARED = (
-    "sensitivity",
+    "recall",
     "specificity",
-    "ppv",
+    "precision",
     "npv",
     "accuracy",
     "balanced_accuracy",
@@ -40,26 +40,26 @@ def console_summary(dossier: EvaluationResult) -> Group:
     Returns:
         The figures, the verdict in words, and what to doubt.
     """
-    found = dossier.assessment
+    found = dossier
     parts = [metrics_table(found), *_probes(dossier)]
-    parts.append(Text(" ".join(wording.verdict(found, dossier.subject, dossier.origin))))
-    if found.band is not None:
+    parts.append(Text(" ".join(wording.verdict(found, dossier.model, dossier.threshold_origin))))
+    if found.abstention is not None:
         parts.append(
-            Text(f"{wording.abstention(found)} {wording.guarantee(found.band, dossier.origin)}")
+            Text(
+                f"{wording.abstention(found)}"
+                f" {wording.guarantee(found.abstention, dossier.threshold_origin)}"
+            )
         )
-    parts += [Text(w, "yellow") for w in (*dossier.subject.warnings, *found.notes)]
+    parts += [Text(w, "yellow") for w in (*dossier.model.warnings, *found.notes)]
     return Group(*parts, Text(wording.NOT_A_DEVICE))
 
 
-def console_comparison(
-    result: Comparison, names: tuple[str, str], thresholds: tuple[str, str]
-) -> Group:
+def console_comparison(result: Comparison, names: tuple[str, str]) -> Group:
     """Lay a comparison out.
 
     Args:
         result: The comparison.
         names: Of the two models.
-        thresholds: Of each: the number and where it comes from.
     """
     grid = Table(title="B - A on the same images", title_justify="left", box=box.SIMPLE)
     for column in ("metric", "A", "B", "difference, 95% interval", "verdict"):
@@ -83,8 +83,8 @@ def console_comparison(
         else f"p = {result.auroc_p_value:.3g}, {area.difference.method}"
     )
     sentences = [
-        f"A: {names[0]}, threshold {thresholds[0]}",
-        f"B: {names[1]}, threshold {thresholds[1]}",
+        f"A: {names[0]}, threshold {result.thresholds[0]}",
+        f"B: {names[1]}, threshold {result.thresholds[1]}",
         (
             f"AUROC: {area.verdict} ({p_value})."
             f" Only A right on {test.only_a_right} images, only B on {test.only_b_right}"
@@ -106,4 +106,4 @@ def _probes(dossier: EvaluationResult) -> Iterator[Table | Text]:
     for probe in dossier.probes:
         grid.add_row(probe.name, wording.figure(probe.auroc))
     yield grid
-    yield Text(MEANING)
+    yield Text(wording.PROBE_MEANING)

@@ -14,12 +14,11 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 from PIL import Image
 
-from pneumonia.evaluation import evaluate, plots
-from pneumonia.evaluation.calibration import brier, ece, log_losses
+from pneumonia.evaluation import plots
 from pneumonia.evaluation.confidence import Estimate
 from pneumonia.evaluation.evaluate import EvaluationResult
-from pneumonia.evaluation.metrics import PREVALENCES, predictive_name
-from pneumonia.evaluation.predictions import sigmoid
+from pneumonia.evaluation.metrics import PREVALENCE_METRICS, PREVALENCES, metric_values
+from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.report import wording
 from pneumonia.evaluation.report.wording import counts, degenerate
 from pneumonia.labels import CLASSES, PNEUMONIA, SUBTYPES
@@ -60,8 +59,14 @@ DECIDED = (
     ("accuracy among the decided (1 - selective risk)", "decided/accuracy"),
 )
 PROMISED = (
-    ("PNEUMONIA patients with an image confidently called NORMAL", "decided/missed_patients"),
-    ("NORMAL patients with an image confidently called PNEUMONIA", "decided/alarmed_patients"),
+    (
+        "PNEUMONIA patients with an image confidently called NORMAL",
+        "decided/false_negative_patients",
+    ),
+    (
+        "NORMAL patients with an image confidently called PNEUMONIA",
+        "decided/false_positive_patients",
+    ),
 )
 
 
@@ -83,8 +88,8 @@ def render_html(dossier: EvaluationResult) -> str:
 
 
 def _content(dossier: EvaluationResult) -> dict[str, Any]:
-    subject, cases, found = dossier.subject, dossier.cases, dossier.assessment
-    logits = cases.logits if subject.calibration is not None else None
+    subject, cases, found = dossier.model, dossier.table, dossier
+    logits = cases.logit if subject.calibration is not None else None
     return {
         "subject": subject,
         "assessment": found,
@@ -92,9 +97,11 @@ def _content(dossier: EvaluationResult) -> dict[str, Any]:
         "metrics": found.metrics,
         "notes": found.notes,
         "degenerate": degenerate(found.confusion),
-        "verdict": wording.verdict(found, subject, dossier.origin),
-        "origin": wording.threshold_origin(dossier.origin, subject.operating_point),
-        "point": subject.operating_point if dossier.origin in {"hold-out", "site"} else None,
+        "verdict": wording.verdict(found, subject, dossier.threshold_origin),
+        "origin": wording.threshold_origin(dossier.threshold_origin, subject.operating_point),
+        "point": subject.operating_point
+        if dossier.threshold_origin in {"validation", "site"}
+        else None,
         "promise": wording.promise,
         "band": _band(dossier),
         "counts": counts(found.confusion),
@@ -102,30 +109,36 @@ def _content(dossier: EvaluationResult) -> dict[str, Any]:
         "threshold_free": THRESHOLD_FREE,
         "roc": _drawn(plots.roc_svg(cases, found)),
         "precision_recall": _drawn(plots.precision_recall_svg(cases, found)),
-        "reliability": _drawn(plots.reliability_diagram(cases.labels, cases.probabilities, logits)),
+        "reliability": _drawn(plots.reliability_diagram(cases.label, cases.probability, logits)),
         "calibration": _calibration(dossier),
-        "decision": _drawn(plots.decision_curve(found.decision, found.threshold)),
+        "decision": _drawn(plots.decision_curve(found.decision_curve, found.threshold)),
         "subtypes": _subtypes(dossier),
         "prevalences": [
-            (f"{p:.0%}", *(found.metrics[predictive_name(v, p)] for v in ("ppv", "npv")))
-            for p in PREVALENCES
+            (f"{p:.0%}", found.metrics[ppv.name], found.metrics[npv.name])
+            for p, ppv, npv in zip(
+                PREVALENCES, PREVALENCE_METRICS[::2], PREVALENCE_METRICS[1::2], strict=True
+            )
         ],
         "of_hundred": wording.of_hundred,
         "errors": _errors(dossier),
-        "pictures": dossier.picture is not None and cases.paths is not None,
+        "pictures": dossier.load_image is not None and cases.path is not None,
         "probes": [(probe, _picture(probe.picture)) for probe in dossier.probes],
-        "probe_meaning": evaluate.MEANING,
+        "probe_meaning": wording.PROBE_MEANING,
         "cohort": cohort(dossier),
-        "holdout": _plain(subject.table("holdout")),
+        "holdout": _plain(subject.section("holdout")),
         "fingerprints": _plain(
-            {k: v for k, v in subject.table("data").items() if not isinstance(v, dict)}
+            {k: v for k, v in subject.section("data").items() if not isinstance(v, dict)}
         ),
-        "model": _plain(subject.table("model")),
+        "model": _plain(subject.section("model")),
         "training": _plain(
-            {k: v for k, v in subject.table("training").items() if k not in {"config", "versions"}}
+            {
+                k: v
+                for k, v in subject.section("training").items()
+                if k not in {"config", "versions"}
+            }
         ),
-        "versions": _plain(subject.table("training", "versions")),
-        "config": subject.fact("training", "config"),
+        "versions": _plain(subject.section("training", "versions")),
+        "config": subject.lookup("training", "config"),
         "history": [json.dumps(entry, indent=1, default=str) for entry in subject.history],
         "limits": wording.limits(subject),
         "attribution": wording.ATTRIBUTION,
@@ -145,56 +158,51 @@ def cohort(dossier: EvaluationResult) -> list[dict[str, str]]:
         A row for each split: its name, and counts by the names of the columns.
     """
     rows = []
-    for name, known in dossier.subject.table("data", "splits").items():
+    for name, known in dossier.model.section("data", "splits").items():
         if isinstance(known, dict) and name != "test":
             title = "val, the hold-out" if name == "val" else str(name)
             rows.append({"split": title, **{str(k): str(v) for k, v in known.items()}})
-    cases = dossier.cases
+    cases = dossier.table
     tested = {"split": "tested here", "images": str(len(cases))}
-    if cases.patients is not None:
-        tested["patients"] = str(np.unique(cases.patients).size)
+    if cases.patient is not None:
+        tested["patients"] = str(np.unique(cases.patient).size)
     for label, name in enumerate(CLASSES):
-        tested[name] = str(int((cases.labels == label).sum()))
-    if cases.subtypes is not None:
-        kinds = Counter(cases.subtypes[cases.labels == PNEUMONIA].tolist())
+        tested[name] = str(int((cases.label == label).sum()))
+    if cases.subtype is not None:
+        kinds = Counter(cases.subtype[cases.label == PNEUMONIA].tolist())
         tested |= {kind: str(n) for kind, n in kinds.items() if kind}
     return [*rows, tested]
 
 
 def _calibration(dossier: EvaluationResult) -> list[tuple[str, str, str]]:
     """Give what calibration changed on the tested images: name, before, after."""
-    calibration, cases = dossier.subject.calibration, dossier.cases
-    if calibration is None or cases.logits is None:
+    calibration, cases = dossier.model.calibration, dossier.table
+    if calibration is None or cases.logit is None:
         return []
-    raw, truth = sigmoid(cases.logits), cases.labels == PNEUMONIA
-    before = {
-        "brier": brier(truth, raw),
-        "log_loss": float(log_losses(truth, raw).mean()),
-        "ece": ece(truth, raw),
-    }
+    before = metric_values(PredictionTable(label=cases.label, logit=cases.logit), {})
     return [
-        (name, f"{before[key]:.3f}", wording.figure(dossier.assessment.metrics[key]))
+        (name, f"{before[key]:.3f}", wording.figure(dossier.metrics[key]))
         for name, key in THRESHOLD_FREE
-        if key in before
+        if key in {"brier", "log_loss", "ece"}
     ]
 
 
 def _band(dossier: EvaluationResult) -> dict[str, Any] | None:
     """Give what is said and drawn of a band of abstention."""
-    band, found = dossier.assessment.band, dossier.assessment
+    band, found = dossier.abstention, dossier
     if band is None:
         return None
     return {
         "undecided": wording.undecided(band),
-        "guarantee": wording.guarantee(band, dossier.origin),
+        "guarantee": wording.guarantee(band, dossier.threshold_origin),
         "promised": [(name, found.metrics[key]) for name, key in PROMISED],
         "decided": [(name, found.metrics[key]) for name, key in DECIDED],
-        "drawn": _drawn(plots.undecided(dossier.cases, found)),
+        "drawn": _drawn(plots.undecided(dossier.table, found)),
     }
 
 
 def _subtypes(dossier: EvaluationResult) -> list[tuple[str, int, Estimate, Estimate]]:
-    found = dossier.assessment.metrics
+    found = dossier.metrics
     names = [name.removesuffix("/sensitivity") for name in found if name.endswith("/sensitivity")]
     return [
         (
@@ -210,9 +218,9 @@ def _subtypes(dossier: EvaluationResult) -> list[tuple[str, int, Estimate, Estim
 
 def _errors(dossier: EvaluationResult) -> list[dict[str, Any]]:
     """Choose the surest misses, and the surest false alarms, with their images."""
-    cases, cut = dossier.cases, dossier.assessment.threshold
-    called = cases.probabilities >= cut
-    truth = cases.labels == PNEUMONIA
+    cases, cut = dossier.table, dossier.threshold
+    called = cases.probability >= cut
+    truth = cases.label == PNEUMONIA
     shown = []
     for title, wrong, sign in (
         ("Missed pneumonias", truth & ~called, 1),
@@ -226,16 +234,16 @@ def _errors(dossier: EvaluationResult) -> list[dict[str, Any]]:
 
 
 def _entry(dossier: EvaluationResult, row: int) -> dict[str, Any]:
-    cases = dossier.cases
-    path = None if cases.paths is None else str(cases.paths[row])
-    picture = None if dossier.picture is None or path is None else dossier.picture(path)
-    subtype = "" if cases.subtypes is None else str(cases.subtypes[row])
+    cases = dossier.table
+    path = None if cases.path is None else str(cases.path[row])
+    picture = None if dossier.load_image is None or path is None else dossier.load_image(path)
+    subtype = "" if cases.subtype is None else str(cases.subtype[row])
     return {
         "name": f"row {row + 1}" if path is None else Path(path).name,
         "picture": _picture(picture),
-        "probability": _probability(float(cases.probabilities[row])),
+        "probability": _probability(float(cases.probability[row])),
         "kind": subtype if subtype not in {"", SUBTYPES[0]} else "",
-        "patient": "" if cases.patients is None else str(cases.patients[row]),
+        "patient": "" if cases.patient is None else str(cases.patient[row]),
     }
 
 
@@ -248,7 +256,7 @@ def _probability(value: float) -> str:
 def _claim(dossier: EvaluationResult) -> list[tuple[wording.Item, str]]:
     """Give each item of the checklist with what this very report has of it."""
     lacking = {
-        "training": None if dossier.subject.fact("training") else "not recorded by this model",
+        "training": None if dossier.model.lookup("training") else "not recorded by this model",
         "probe": None if dossier.probes else "not run; evaluate with --probe",
     }
     return [(item, lacking.get(item.section or "") or item.remark) for item in wording.ITEMS]

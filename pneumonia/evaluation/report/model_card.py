@@ -26,15 +26,15 @@ def model_card(dossier: EvaluationResult) -> str:
     Returns:
         Markdown; text from outside cannot break out of its place.
     """
-    subject, found = dossier.subject, dossier.assessment
-    point, fact = subject.operating_point, subject.fact
+    subject, found = dossier.model, dossier
+    point, fact = subject.operating_point, subject.lookup
     side = fact("model", "image_size")
     broken = degenerate(found.confusion)
     lines = [
         f"# Model card: {_safe(subject.name)}",
         "",
         *([f"**{broken}**", ""] if broken else []),
-        " ".join(wording.verdict(found, subject, dossier.origin)),
+        " ".join(wording.verdict(found, subject, dossier.threshold_origin)),
         "",
         "## Intended use",
         "",
@@ -51,14 +51,14 @@ def model_card(dossier: EvaluationResult) -> str:
                 ("input", f"one grey channel, {side} x {side} pixels" if side else "not recorded"),
                 ("input range", "0 (black) to 255 (white), uint8; normalised inside the model"),
                 ("output", "one logit"),
-                *subject.table("model").items(),
+                *subject.section("model").items(),
             ]
         ),
         "## Operating point and calibration",
         "",
         (
             f"{CLASSES[1]} means probability >= {found.threshold:.6g}:"
-            f" {wording.threshold_origin(dossier.origin, point)}."
+            f" {wording.threshold_origin(dossier.threshold_origin, point)}."
         ),
         "",
         _calibration(dossier),
@@ -92,13 +92,17 @@ def model_card(dossier: EvaluationResult) -> str:
             for row in cohort(dossier)
         ),
         "",
-        *_rows((k, v) for k, v in subject.table("data").items() if not isinstance(v, dict)),
-        *_section("Hold-out", subject.table("holdout")),
+        *_rows((k, v) for k, v in subject.section("data").items() if not isinstance(v, dict)),
+        *_section("Hold-out", subject.section("holdout")),
         *_section(
             "Training",
-            {k: v for k, v in subject.table("training").items() if k not in {"config", "versions"}},
+            {
+                k: v
+                for k, v in subject.section("training").items()
+                if k not in {"config", "versions"}
+            },
         ),
-        *_section("Versions", subject.table("training", "versions")),
+        *_section("Versions", subject.section("training", "versions")),
         "## Limits",
         "",
         *(f"- {_safe(limit)}" for limit in wording.limits(subject)),
@@ -110,7 +114,7 @@ def model_card(dossier: EvaluationResult) -> str:
 
 
 def _calibration(dossier: EvaluationResult) -> str:
-    calibration = dossier.subject.calibration
+    calibration = dossier.model.calibration
     if calibration is None:
         return "No calibration is recorded: probabilities are the sigmoid of the raw logits."
     temperature, offset = calibration
@@ -119,7 +123,7 @@ def _calibration(dossier: EvaluationResult) -> str:
 
 
 def _promise(dossier: EvaluationResult) -> list[str]:
-    point = dossier.subject.operating_point
+    point = dossier.model.operating_point
     if point is None:
         return []
     return [
@@ -132,10 +136,14 @@ def _promise(dossier: EvaluationResult) -> list[str]:
 
 
 def _band(dossier: EvaluationResult) -> list[str]:
-    found = dossier.assessment
-    if found.band is None:
+    found = dossier
+    if found.abstention is None:
         return []
-    return [f"{wording.abstention(found)} {wording.guarantee(found.band, dossier.origin)}", ""]
+    return [
+        wording.abstention(found)
+        + f" {wording.guarantee(found.abstention, dossier.threshold_origin)}",
+        "",
+    ]
 
 
 def _counts(row: dict[str, str]) -> list[str]:

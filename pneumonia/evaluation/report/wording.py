@@ -8,7 +8,7 @@ from rich.text import Text
 
 from pneumonia.evaluation.abstention import Abstention
 from pneumonia.evaluation.confidence import Estimate
-from pneumonia.evaluation.evaluate import AT_HALF, Assessment, EvaluatedModel, Origin
+from pneumonia.evaluation.evaluate import AT_HALF, EvaluatedModel, EvaluationResult, Origin
 from pneumonia.evaluation.metrics import Confusion
 from pneumonia.evaluation.threshold import OperatingPoint
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
@@ -67,7 +67,7 @@ def counts(confusion: Confusion) -> str:
     )
 
 
-def metrics_table(assessment: Assessment, title: str = "Test") -> Table:
+def metrics_table(assessment: EvaluationResult, title: str = "Test") -> Table:
     """Lay a result out for the terminal, 80 columns or fewer.
 
     Args:
@@ -175,11 +175,11 @@ def threshold_origin(origin: Origin, point: OperatingPoint | None) -> str:
         origin: As `EvaluatedModel.origin` gave it.
         point: The operating point, where there is one.
     """
-    if origin in {"hold-out", "site"} and point is not None:
+    if origin in {"validation", "site"} and point is not None:
         target = f"{point.target:g}" if point.target is not None else ""
         where = (
             "chosen on the hold-out, before any test was seen"
-            if origin == "hold-out"
+            if origin == "validation"
             else "chosen on a site's own labelled images"
         )
         return f"{where}, for {_POLICY[point.policy].format(target)}"
@@ -191,7 +191,9 @@ def threshold_origin(origin: Origin, point: OperatingPoint | None) -> str:
     }.get(origin, "the default; it was not chosen on a hold-out")
 
 
-def verdict(assessment: Assessment, subject: EvaluatedModel, origin: Origin) -> tuple[str, str]:
+def verdict(
+    assessment: EvaluationResult, subject: EvaluatedModel, origin: Origin
+) -> tuple[str, str]:
     """Put a result in two sentences: the errors of both kinds, and what they rest on.
 
     Args:
@@ -209,8 +211,8 @@ def verdict(assessment: Assessment, subject: EvaluatedModel, origin: Origin) -> 
         f"That is at the threshold {assessment.threshold:.3g} ({threshold_origin(origin, point)}),"
         f" on {size(assessment)}, which it ranks with an AUROC of {figure(m['auroc'])}"
     )
-    if point is not None and origin in {"hold-out", "site"}:
-        whose = "hold-out" if origin == "hold-out" else "site's images"
+    if point is not None and origin in {"validation", "site"}:
+        whose = "hold-out" if origin == "validation" else "site's images"
         second += (
             f"; the {whose} had promised a sensitivity of {point.sensitivity:.3f} and a"
             f" specificity of {point.specificity:.3f}"
@@ -218,21 +220,21 @@ def verdict(assessment: Assessment, subject: EvaluatedModel, origin: Origin) -> 
     return first, f"{second}."
 
 
-def abstention(assessment: Assessment) -> str:
+def abstention(assessment: EvaluationResult) -> str:
     """Say what a band of abstention left decided, and how right that was.
 
     Args:
         assessment: The result, with a band.
     """
-    m, band = assessment.metrics, assessment.band
+    m, band = assessment.metrics, assessment.abstention
     if band is None:
         return ""
     return (
         f"{undecided(band)} That leaves a coverage of {figure(m['coverage'])}, the share of images"
         f" decided; among these the sensitivity is {figure(m['decided/sensitivity'])} and the"
         f" specificity {figure(m['decided/specificity'])}. An image is confidently called wrong in"
-        f" {figure(m['decided/missed_patients'])} of PNEUMONIA patients and"
-        f" {figure(m['decided/alarmed_patients'])} of NORMAL ones."
+        f" {figure(m['decided/false_negative_patients'])} of PNEUMONIA patients and"
+        f" {figure(m['decided/false_positive_patients'])} of NORMAL ones."
     )
 
 
@@ -266,15 +268,15 @@ def guarantee(band: Abstention, origin: Origin) -> str:
     return (
         f"The band was chosen on {whose} so that of patients like those"
         f" ({band.n_patients_positive} PNEUMONIA, {band.n_patients_negative} NORMAL) at most"
-        f" {100 * band.error:.3g}% of the PNEUMONIA ones have an image confidently called NORMAL,"
-        f" and at most {100 * band.error:.3g}% of the NORMAL ones an image confidently called"
+        f" {100 * band.alpha:.3g}% of the PNEUMONIA ones have an image confidently called NORMAL,"
+        f" and at most {100 * band.alpha:.3g}% of the NORMAL ones an image confidently called"
         f" PNEUMONIA: on average, within each class, and not of the decided images.{flattered}"
         " No guarantee holds under shift: other hospitals, machines or ages, or Kaggle's own test"
         " split."
     )
 
 
-def size(assessment: Assessment) -> str:
+def size(assessment: EvaluationResult) -> str:
     """Say how many images and patients a result rests on.
 
     Args:
@@ -306,7 +308,7 @@ def limits(subject: EvaluatedModel) -> list[str]:
     Args:
         subject: What it is about.
     """
-    synthetic = bool(subject.fact("data", "synthetic"))
+    synthetic = bool(subject.lookup("data", "synthetic"))
     return [
         *subject.warnings,
         "The images are drawn by a program (synthetics): nothing here says anything of patients."
@@ -339,6 +341,11 @@ def limits(subject: EvaluatedModel) -> list[str]:
         NOT_A_DEVICE,
     ]
 
+
+PROBE_MEANING = (
+    "A high AUROC without the lungs shows that the model can use a shortcut; a low one proves"
+    " nothing."
+)
 
 ATTRIBUTION = (
     "The chest X-rays of the data set that this project is made for: Kermany, Zhang and Goldbaum,"
@@ -381,7 +388,7 @@ ITEMS: tuple[Item, ...] = (
     Item(6, "goal of the study", None, AUTHORS),
     Item(7, "data sources", "cohort", "folder, fingerprint, attribution"),
     Item(8, "eligibility criteria", None, "those of the data set's authors"),
-    Item(9, "preprocessing", "training", "size, fit, interpolation"),
+    Item(9, "preprocessing", "training", "size, resize_mode, interpolation"),
     Item(10, "selection of subsets", "cohort", "splits as used"),
     Item(11, "definitions of data elements", "cohort", "classes and subtypes"),
     Item(12, "de-identification", None, "done by the data set's authors"),

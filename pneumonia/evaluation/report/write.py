@@ -45,7 +45,7 @@ def write_metrics(path: str | os.PathLike[str], metrics: Mapping[str, float | Es
         file.write(json.dumps(keyed, indent=2, sort_keys=True) + "\n")
 
 
-METRICS, PREDICTIONS, REPORT, CARD = (
+METRICS_FILE, PREDICTIONS, REPORT, CARD = (
     "metrics.json",
     "predictions.csv",
     "report.html",
@@ -74,10 +74,10 @@ def write_report(
         EvaluationError: If a file cannot be written.
     """
     folder = Path(directory)
-    files = [folder / METRICS, folder / PREDICTIONS, folder / REPORT]
-    found = dossier.assessment.metrics
+    files = [folder / METRICS_FILE, folder / PREDICTIONS, folder / REPORT]
+    found = dossier.metrics
     try:
-        dossier.cases.write(files[1])
+        dossier.table.write(files[1])
         write_metrics(files[0], {**found, "loss": found["log_loss"]})
         with atomic_write(files[2]) as file:
             file.write(render_html(dossier))

@@ -115,7 +115,7 @@ class Figures(Callback):
             logger.log_metrics(values, step=trainer.global_step)
         if not self.is_due(trainer):
             return
-        predicted = metrics.predict_positive(probabilities, point.threshold)
+        predicted = probabilities >= point.threshold
         confusion = metrics.confusion(labels, predicted)
         histogram = plots.plot_histogram(labels, probabilities, point.threshold)
         reliability = plots.reliability_diagram(labels, probabilities, logits)
@@ -129,7 +129,7 @@ class Figures(Callback):
             f"{name}\n{CLASSES[labels[i]]}, probability {probabilities[i]:.3f}"
             for name, i in zip(_names(trainer, "val", found.rows[worst]), worst, strict=True)
         ]
-        validation = _datamodule(trainer).radiographs("val")
+        validation = _datamodule(trainer).dataset("val")
         images = [validation[int(row)]["image"][0].numpy() for row in found.rows[worst]]
         title = "Worst errors on the validation set, then the images nearest to the threshold"
         _add(trainer, "val/worst_errors", plots.plot_grid(images, captions, title))

@@ -52,7 +52,7 @@ class SanityChecks(Callback):
         check_alpha(self.alpha)
         datamodule: ChestXrayDataModule = trainer.datamodule  # type: ignore[attr-defined]
         if self.test:
-            if not datamodule.has("test"):
+            if not datamodule.has_split("test"):
                 raise DataError(
                     f"{datamodule.root} has no test split to open after the fit. Add one, or set"
                     " test=false."

@@ -247,7 +247,7 @@ def _text(value: Any) -> str | None:
 _SEEDS = ("seed", "data.seed")
 """The second follows the first."""
 
-_HOLDOUT = ("data._target_", "data.root", "data.table", "data.patients", "data.holdout.")
+_HOLDOUT = ("data._target_", "data.root", "data.table", "data.patients", "data.split.")
 _MOST_COLUMNS = 6
 _ORDER = ("finished", "unfinished", "failed", "damaged")
 

@@ -99,7 +99,7 @@ def parse_space(overrides: Sequence[types.Override]) -> Space:
             fixed.append(line)
             continue
         key = override.key_or_group
-        reason = _HOLDOUT if key.startswith("data.holdout") else _NEVER.get(key)
+        reason = _HOLDOUT if key.startswith("data.split") else _NEVER.get(key)
         if reason:
             raise ConfigError(f"{line} cannot be searched: {reason}.")
         try:

@@ -1,1 +1,0 @@
-"""The page: drop X-rays, read answers. `serve` starts it."""

@@ -1,0 +1,1 @@
+"""Web service: a JSON API and a page over one checkpoint."""

@@ -1,0 +1,314 @@
+"""`pneumonia serve`: a page and a JSON API for one model.
+
+Uploads are counted while they are received, stay in memory, and are dropped with the response.
+Nothing of them is logged, neither names nor contents.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from urllib.parse import urlsplit
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import HTMLResponse, JSONResponse
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect
+
+from pneumonia import __version__
+from pneumonia.errors import ConfigError, ExtraError, ModelError, printable
+from pneumonia.inference.batch_predict import model_digest
+from pneumonia.inference.image_loading import load_image
+from pneumonia.inference.predictor import Predictor
+from pneumonia.inference.serve.render import PAGE_POLICY, heat_map_png, render_page
+from pneumonia.inference.types import FailedPrediction, Prediction
+
+log = logging.getLogger(__name__)
+
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+
+_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+_FILES_SCHEMA = {"type": "array", "items": {"type": "string", "format": "binary"}}
+_FORM_SCHEMA = {"type": "object", "required": ["files"], "properties": {"files": _FILES_SCHEMA}}
+_REQUEST_BODY = {"required": True, "content": {"multipart/form-data": {"schema": _FORM_SCHEMA}}}
+"""For /openapi.json, since the form is parsed here and not by FastAPI."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What clients may upload.
+
+    Attributes:
+        files: Files of a request.
+        file_bytes: Bytes of a file; the largest radiographs have about 40 MB.
+        request_bytes: Bytes of a request.
+        total_bytes: Bytes of all requests in flight.
+        requests: Requests in flight, of which one is predicted at a time.
+        seconds: Time to receive a request.
+    """
+
+    files: int = 20
+    file_bytes: int = 128 << 20
+    request_bytes: int = 512 << 20
+    total_bytes: int = 1 << 30
+    requests: int = 16
+    seconds: float = 60.0
+
+
+@dataclass(frozen=True)
+class ServedPrediction(Prediction):
+    """A `Prediction` of the JSON API.
+
+    Attributes:
+        heat_map: PNG of the image under its heat map, base64; None unless `explain` is true.
+    """
+
+    heat_map: str | None = None
+
+
+class _InFlight:
+    """Counts requests and their bytes from the first byte received to the response."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits, self._requests, self._bytes = limits, 0, 0
+
+    @contextlib.contextmanager
+    def admit(self) -> Iterator[Callable[[int], None]]:
+        """Admit a request; its bytes are passed to the function before they are stored."""
+        if self._requests >= self._limits.requests:
+            raise HTTPException(503, "Too many requests at the moment; try again later.")
+        self._requests += 1
+        received = 0
+
+        def count(size: int) -> None:
+            nonlocal received
+            received, self._bytes = received + size, self._bytes + size
+            if received > self._limits.request_bytes:
+                raise HTTPException(413, "The request is too large; send fewer files.")
+            if self._bytes > self._limits.total_bytes:
+                raise HTTPException(503, "Too many uploads at the moment; try again later.")
+
+        try:
+            yield count
+        finally:
+            self._requests -= 1
+            self._bytes -= received
+
+
+class _UploadForm:
+    """Collects the files of a multipart form in memory; its methods are the parser's callbacks."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._name = self._value = self._disposition = b""
+        self.files: list[tuple[str, bytearray]] = []
+        self.complete = False
+
+    def on_header_field(self, data: bytes, start: int, end: int) -> None:
+        self._name += data[start:end]
+
+    def on_header_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def on_header_end(self) -> None:
+        if self._name.lower() == b"content-disposition":
+            self._disposition = self._value
+        self._name = self._value = b""
+
+    def on_headers_finished(self) -> None:
+        _, options = parse_options_header(self._disposition)
+        self._disposition = b""
+        if options.get(b"name") != b"files" or b"filename" not in options:
+            raise HTTPException(422, "Expected only files, in the field 'files'.")
+        if len(self.files) == self._limits.files:
+            raise HTTPException(413, f"More than {self._limits.files} files; send fewer.")
+        self.files.append((_display_name(options[b"filename"]), bytearray()))
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        name, content = self.files[-1]
+        if len(content) + end - start > self._limits.file_bytes:
+            raise HTTPException(413, f"{name} is larger than any radiograph.")
+        content += data[start:end]
+
+    def on_end(self) -> None:
+        self.complete = True
+
+
+async def _read_files(
+    request: Request, limits: Limits, count: Callable[[int], None]
+) -> list[tuple[str, bytearray]]:
+    """Read the names and contents of the uploaded files; at least one."""
+    kind, options = parse_options_header(request.headers.get("content-type"))
+    if kind != b"multipart/form-data" or b"boundary" not in options:
+        raise HTTPException(415, "Expected multipart/form-data with files in the field 'files'.")
+    form = _UploadForm(limits)
+    callbacks = {name: getattr(form, name) for name in dir(form) if name.startswith("on_")}
+    try:
+        async with asyncio.timeout(limits.seconds):
+            parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type]
+            async for chunk in request.stream():
+                count(len(chunk))
+                parser.write(chunk)
+            parser.finalize()
+    except TimeoutError:
+        raise HTTPException(408, "The upload took too long.") from None
+    except FormParserError:
+        raise HTTPException(400, "The form is not valid multipart/form-data.") from None
+    if not form.complete or not form.files:
+        raise HTTPException(422, "Expected at least one file, in the field 'files'.")
+    return form.files
+
+
+def _display_name(filename: bytes) -> str:
+    """Name of an upload for responses: printable, without folders, not too long."""
+    name = PureWindowsPath(filename.decode(errors="replace")).name  # knows both / and \
+    return printable(name)[-100:] or "image"
+
+
+def _predict(
+    predictor: Predictor, files: Sequence[tuple[str, bytearray]], explain: bool
+) -> list[ServedPrediction | FailedPrediction]:
+    contents = [bytes(content) for _, content in files]
+    images = [
+        load_image(content, predictor.preprocessing, name)
+        for (name, _), content in zip(files, contents, strict=True)
+    ]
+    results: list[ServedPrediction | FailedPrediction] = []
+    for content, result in zip(contents, predictor.predict_batch(images), strict=True):
+        if isinstance(result, FailedPrediction):
+            results.append(result)
+        else:
+            heat_map = heat_map_png(predictor.explain(content)) if explain else None
+            results.append(ServedPrediction(**vars(result), heat_map=heat_map))
+    return results
+
+
+def create_app(
+    predictor: Predictor,
+    checkpoint: Path,
+    allowed_hosts: Sequence[str] = LOOPBACK,
+    limits: Limits | None = None,
+) -> FastAPI:
+    """Create the web application.
+
+    Args:
+        predictor: The model.
+        checkpoint: Its file, whose name and digest are shown.
+        allowed_hosts: Host names under which clients may address the service; others are refused,
+            against DNS rebinding.
+        limits: What clients may upload; None for the default limits.
+    """
+    limits = limits or Limits()
+    in_flight, turn = _InFlight(limits), asyncio.Lock()
+    digest = model_digest(checkpoint)
+    app = FastAPI(title="pneumonia", version=__version__, docs_url=None, redoc_url=None)
+
+    @app.middleware("http")
+    async def _protect(
+        request: Request, call_next: Callable[[Request], Awaitable[Response]]
+    ) -> Response:
+        origin = request.headers.get("origin")
+        if origin and urlsplit(origin).netloc.lower() != request.headers["host"].lower():
+            response: Response = JSONResponse({"detail": "Requests from other sites."}, 403)
+        else:
+            try:
+                response = await call_next(request)
+            except ClientDisconnect:
+                response = Response(status_code=400)
+            except Exception as error:  # noqa: BLE001 - its message may quote an upload
+                log.error("A request failed: %s.", type(error).__name__)
+                response = JSONResponse({"detail": "Internal error."}, 500)
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)
+        return response
+
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
+
+    @app.get("/", include_in_schema=False)
+    def page() -> HTMLResponse:
+        nonce = secrets.token_urlsafe()
+        html = render_page(predictor, checkpoint.name, limits.files, nonce)
+        return HTMLResponse(html, headers={"Content-Security-Policy": PAGE_POLICY.format(nonce)})
+
+    @app.get("/health")
+    def health() -> dict[str, str]:
+        """Whether the service is up, and the digest of its checkpoint."""
+        return {"status": "ok", "model": digest, "version": __version__}
+
+    @app.post("/predict", openapi_extra={"requestBody": _REQUEST_BODY})
+    async def predict(
+        request: Request, explain: bool = False
+    ) -> list[ServedPrediction | FailedPrediction]:
+        """Predict the files of the form field `files`: one result or one error for each."""
+        with in_flight.admit() as count:
+            files = await _read_files(request, limits, count)
+            try:
+                async with turn:
+                    return await run_in_threadpool(_predict, predictor, files, explain)
+            except (ExtraError, ModelError) as error:  # no heat maps of this model
+                raise HTTPException(501, str(error)) from error
+
+    return app
+
+
+def serve(
+    checkpoint: Path, host: str = "127.0.0.1", port: int = 8000, allowed_hosts: Sequence[str] = ()
+) -> None:
+    """Serve until SIGINT or SIGTERM.
+
+    Args:
+        checkpoint: A `.ckpt` or `.onnx` file.
+        host: Address to listen on.
+        port: Port to listen on.
+        allowed_hosts: Host names of this machine under which clients address the service, besides
+            `host` and the loopback names.
+
+    Raises:
+        CheckpointError: If the checkpoint cannot be used.
+        ConfigError: If the port is in use, or the address is not of this machine.
+        KeyboardInterrupt: On SIGINT.
+        SystemExit: With 143, on SIGTERM.
+    """
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        raise ConfigError(
+            f"--host {host} --port {port}: cannot listen there ({error.strerror or error})."
+            " Choose another port or address."
+        ) from error
+    shown = f"[{host}]" if ":" in host else host
+    with listener:
+        predictor = Predictor.load(checkpoint)
+        if shown not in LOOPBACK:
+            log.warning("Listening on %s without login or encryption: anyone can use it.", host)
+        app = create_app(predictor, checkpoint, (*LOOPBACK, shown, *allowed_hosts))
+        log.info("Serving on http://%s:%s (Ctrl-C stops)", shown, port)
+        config = uvicorn.Config(
+            app,
+            log_level="critical",  # a URL or an exception could quote an upload
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            limit_concurrency=100,
+            timeout_graceful_shutdown=1,
+        )
+        uvicorn.Server(config).run(sockets=[listener])

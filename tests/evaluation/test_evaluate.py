@@ -1,0 +1,277 @@
+"""The whole result: its metrics, their intervals, abstention, notes, and time."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.stats import betabinom
+
+from pneumonia.errors import EvaluationError
+from pneumonia.evaluation.abstention import Abstention
+from pneumonia.evaluation.evaluate import (
+    EvaluatedModel,
+    EvaluationResult,
+    evaluate_predictions,
+)
+from pneumonia.evaluation.metrics import METRICS, PREVALENCE_METRICS, SYNONYMS, metric_values
+from pneumonia.evaluation.predictions import PredictionTable
+from pneumonia.evaluation.report.write import write_report
+from pneumonia.evaluation.threshold import choose_threshold
+
+MODEL = EvaluatedModel("a.csv", "the images of that table")
+ABSTENTION = Abstention(0.3, 0.7, 0.05, 259, 129)
+
+
+def predictions(seed: int = 0, **changes) -> PredictionTable:
+    """A test set of Kaggle's size."""
+    rng = np.random.default_rng(seed)
+    patients = np.r_[np.arange(234) // 2, 200 + np.arange(390) // 4]
+    labels = np.repeat([0, 1], [234, 390])
+    columns = {
+        "label": labels,
+        "logit": 3 * labels - 1.2 + rng.normal(size=400)[patients] + rng.normal(size=624),
+        "patient": patients,
+        "subtype": np.where(labels == 0, "normal", np.where(patients % 3, "bacterial", "viral")),
+    }
+    return PredictionTable(**columns | changes)
+
+
+def evaluated(table: PredictionTable, threshold: float | None = 0.4, **given) -> EvaluationResult:
+    return evaluate_predictions(table, MODEL, threshold, **{"replicates": 200} | given)
+
+
+def model_with(abstention: Abstention | None = ABSTENTION, **changes) -> EvaluatedModel:
+    table = predictions()
+    point = choose_threshold(table.label, table.probability, None, "fixed", 0.5, quiet=True)
+    return EvaluatedModel("best.ckpt", "split test", True, None, point, abstention, **changes)
+
+
+def test_every_metric_overall_and_by_subtype():
+    at_threshold = {m.name for m in METRICS if m.needs_threshold} | set(SYNONYMS)
+    at_threshold |= {m.name for m in PREVALENCE_METRICS}
+    at_threshold |= {"sensitivity_wilson", "specificity_wilson"}
+    one_set = at_threshold | {f"at_0.5/{name}" for name in at_threshold}
+    one_set |= {m.name for m in METRICS} | {"auroc_obuchowski", "auroc_delong"}
+    one_set |= {"n", "n_positive", "n_patients", "n_patients_positive", "n_patients_negative"}
+    by_subtype = {f"{s}/{name}" for s in ("bacterial", "viral") for name in one_set}
+    found = evaluated(predictions()).metrics
+    assert set(found) == one_set | by_subtype | {"threshold"}
+    for name, e in found.items():
+        assert e.low <= e.value <= e.high, name
+        assert e.method, name
+
+
+def test_values_are_those_of_the_table():
+    table = predictions()
+    result = evaluated(table)
+    for prefix, kept in (("", "all"), ("viral/", "bacterial"), ("bacterial/", "viral")):
+        part = table.take(table.subtype != kept)
+        for name, value in metric_values(part, {"": 0.4, "at_0.5/": 0.5}).items():
+            assert result.metrics[prefix + name].value == value
+        assert result.metrics[f"{prefix}n"].value == len(part)
+    assert result.metrics["n_patients"].value == 117 + 98
+    assert result.metrics["threshold"].value == result.threshold == 0.4
+    assert result.confusion.sensitivity == result.metrics["sensitivity"].value
+    assert result.reliability.images.sum() == 624
+    assert result.notes == ()
+    assert result.values("test/")["test/auroc"] == result.metrics["auroc"].value
+    assert not any("/" in name for name in result.values())
+
+
+def test_unknown_subtypes_are_left_out():
+    names = np.array(["normal", "", "unknown"])[np.r_[np.zeros(234, int), 1 + np.arange(390) % 2]]
+    assert not any(
+        name.startswith("unknown") for name in evaluated(predictions(subtype=names)).metrics
+    )
+
+
+def test_seed_determines_the_result():
+    table = predictions()
+    assert evaluated(table).metrics == evaluated(table).metrics
+    assert evaluated(table).metrics != evaluated(table, seed=1).metrics
+    named = np.array([f"person{n:04d}" for n in table.patient_ids])
+    assert evaluated(predictions(patient=named)).metrics == evaluated(table).metrics
+
+
+def test_decision_curve_by_hand():
+    table = PredictionTable(
+        label=np.array([1, 1, 0, 0, 0]), probability=np.array([0.9, 0.3, 0.5, 0.2, 0.1])
+    )
+    curve = evaluated(table).decision_curve
+    at = [np.flatnonzero(np.isclose(curve.threshold, t))[0] for t in (0.05, 0.25, 0.4, 0.95)]
+    every = 2 / 5 - 3 / 5 * 0.05 / 0.95
+    expected = [every, 2 / 5 - 1 / 5 / 3, 1 / 5 - 1 / 5 * 0.4 / 0.6, 0]
+    assert curve.net_benefit[at] == pytest.approx(expected)
+    assert curve.treat_all[at[0]] == pytest.approx(every)
+    assert (curve.low <= curve.net_benefit).all()
+    assert (curve.net_benefit <= curve.high).all()
+
+
+def test_without_patients_every_method_says_so(caplog):
+    result = evaluated(predictions(patient=None, subtype=None))
+    for name, e in result.metrics.items():
+        assert "assumes independent images" in e.method or e.method in {"count", "given"}, name
+    assert "Patients are unknown" in result.notes[0]
+    assert result.notes[0] in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("changes", "note"),
+    [
+        ({"patient": np.where(np.arange(624) == 623, 0, predictions().patient)}, "both classes"),
+        ({"logit": np.zeros(624)}, "same score"),
+        ({"patient": np.repeat([0, 1], [234, 390])}, "Only 1 NORMAL patients"),
+    ],
+)
+def test_notes(changes, note):
+    assert any(note in line for line in evaluated(predictions(**changes)).notes)
+
+
+@pytest.mark.parametrize(
+    ("model", "threshold", "origin", "cut"),
+    [
+        (MODEL, None, "default", 0.5),
+        (replace(MODEL, is_checkpoint=True), None, "missing", 0.5),
+        (model_with(), None, "validation", 0.5),
+        (model_with(history=({"prevalence": 0.2},)), None, "site", 0.5),
+        (model_with(), 0.9, "given", 0.9),
+    ],
+)
+def test_origin_of_the_threshold(model, threshold, origin, cut):
+    result = evaluate_predictions(predictions(), model, threshold, replicates=200)
+    assert (result.threshold_origin, result.threshold) == (origin, cut)
+    used = origin in {"validation", "site"}  # abstention belongs to the model's own threshold
+    assert result.abstention == (ABSTENTION if used else None)
+
+
+@pytest.mark.parametrize("threshold", [np.nan, 50, -0.1])
+def test_invalid_threshold_is_refused(threshold):
+    with pytest.raises(EvaluationError, match="threshold"):
+        evaluated(predictions(), threshold)
+
+
+def test_metadata():
+    model = replace(MODEL, metadata={"data": {"splits": {"train": 3}, "synthetic": True}})
+    assert model.lookup("data", "synthetic") is True
+    assert model.lookup("data", "synthetic", "deeper") is model.lookup("nothing") is None
+    assert model.section("data", "splits") == {"train": 3}
+    assert model.section("data", "synthetic") == {}
+
+
+SMALL = PredictionTable(
+    label=np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1]),
+    probability=np.array([0.1, 0.2, 0.5, 0.7, 0.29, 0.3, 0.6, 0.8, 0.9, 0.95]),
+    patient=np.array(list("aabcddefgg")),
+)
+
+
+def selective(table: PredictionTable, abstention: Abstention = ABSTENTION) -> EvaluationResult:
+    return evaluate_predictions(table, model_with(abstention), replicates=400)
+
+
+def test_selective_metrics_counted_by_hand():
+    plain = evaluate_predictions(SMALL, model_with(None), replicates=400)
+    result = selective(SMALL)
+    added = {name: e.value for name, e in result.metrics.items() if name not in plain.metrics}
+    assert added == pytest.approx(
+        {
+            "coverage": 7 / 10,  # 0.5, 0.3 and 0.6 are uncertain
+            "coverage_positive": 4 / 6,
+            "coverage_negative": 3 / 4,
+            "decided/sensitivity": 3 / 4,
+            "decided/specificity": 2 / 3,
+            "decided/accuracy": 5 / 7,
+            "decided/false_negative_patients": 1 / 4,  # d, one of whose images is at 0.29
+            "decided/false_positive_patients": 1 / 3,  # c, at the upper end itself
+            "alpha": 0.05,
+            "uncertain_from": 0.3,
+            "uncertain_below": 0.7,
+            "n_decided": 7,
+        }
+    )
+    unchanged = {name: result.metrics[name] for name in plain.metrics}
+    assert repr(unchanged) == repr(plain.metrics)
+    assert result.values()["coverage"] == 0.7
+
+
+def test_selective_intervals_are_by_patient():
+    random = np.random.default_rng(0)
+    names = np.repeat(np.arange(60), 8)
+    labels = names % 2
+    effect = random.normal(size=60)[names] + 0.3 * random.normal(size=names.size)
+    logits = 0.7 * (2 * labels - 1) + effect
+    narrow_range = Abstention(0.4, 0.6, 0.05, 50, 50)
+    table = PredictionTable(label=labels, logit=logits, patient=names)
+    grouped = selective(table, narrow_range).metrics
+    alone = selective(replace(table, patient=None), narrow_range).metrics
+    for name in ("coverage", "decided/sensitivity", "decided/specificity", "decided/accuracy"):
+        wide, narrow = grouped[name], alone[name]
+        assert wide.method == "patient bootstrap"
+        assert narrow.method == "image bootstrap, assumes independent images"
+        assert wide.low <= wide.value <= wide.high
+        assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
+    assert grouped["decided/false_negative_patients"].method == "Wilson 1927 on 30 patients"
+
+
+def test_nothing_decided_and_everything_right():
+    none = selective(SMALL, Abstention(0.0, 1.0, 0.05, 5, 5)).metrics
+    assert none["coverage"].value == 0
+    assert none["coverage"].high > 0.3  # 7 patients do not show more
+    assert math.isnan(none["decided/sensitivity"].value)
+    right = selective(SMALL, Abstention(0.2, 0.8, 0.05, 50, 50)).metrics["decided/sensitivity"]
+    assert (right.value, right.high) == (1, 1)
+    assert right.method == "Clopper-Pearson on 2 patients"
+
+
+def crowd(false_negatives: int, false_positives: int) -> PredictionTable:
+    labels = np.repeat([0, 1], 100)
+    p = np.where(labels == 1, 0.9, 0.1)
+    p[:false_positives], p[100 : 100 + false_negatives] = 0.9, 0.1
+    return PredictionTable(label=labels, probability=p, patient=np.arange(200))
+
+
+@pytest.mark.parametrize(
+    ("false_negatives", "false_positives", "classes"),
+    [(5, 5, []), (6, 0, ["PNEUMONIA"]), (30, 30, ["NORMAL", "PNEUMONIA"])],
+)
+def test_more_confident_errors_than_alpha_are_noted(false_negatives, false_positives, classes):
+    notes = selective(crowd(false_negatives, false_positives)).notes
+    assert len(notes) == len(classes)
+    for note, name in zip(notes, classes, strict=True):
+        assert f"of 100 {name} patients" in note
+        assert ("chance alone" in note) == (false_negatives == 6)
+    if false_negatives == 6:
+        assert f"{betabinom(100, 13, 247).sf(5):.0%}" in notes[0]
+
+
+def test_metrics_json_has_them(tmp_path):
+    write_report(selective(SMALL), tmp_path)
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert written["test/coverage"]["value"] == 0.7
+    assert written["test/decided/sensitivity"]["method"] == "patient bootstrap"
+
+
+@pytest.mark.benchmark
+def test_seconds_of_kaggles_test_on_one_core():
+    """Prints the processor seconds of all metrics, 624 images, 2,000 replicates; wants < 5."""
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from test_evaluate import evaluated, predictions\n"
+        "started = time.process_time(); evaluated(predictions(), replicates=2000)\n"
+        "print(f'{time.process_time() - started:.2f} s')\n"
+    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(Path(__file__).parent)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    print(done.stdout)
