@@ -20,7 +20,7 @@ from pneumonia.training.errors import check_run, handle_errors, run
 from pneumonia.training.finalize import finalize
 from pneumonia.training.pipeline import build_run, record_finish, test
 from pneumonia.training.resume import resolve_run_start
-from pneumonia.training.sweep.launchers import register_plugins
+from pneumonia.training.sweep.optuna import register_sweepers
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="train")
@@ -59,5 +59,5 @@ def main(config: DictConfig) -> float | None:
 
 if __name__ == "__main__":
     register_resolvers()
-    register_plugins()
+    register_sweepers()
     run(main)

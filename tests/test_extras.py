@@ -37,7 +37,6 @@ def test_every_module_can_be_imported():
         behind = {  # imported when they are needed
             "pneumonia.data.dicom",
             "pneumonia.data.dicom",
-            "pneumonia.training.sweep.launchers",
         }
         for module in pkgutil.walk_packages(pneumonia.__path__, "pneumonia."):
             if module.name not in behind:

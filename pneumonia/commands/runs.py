@@ -18,30 +18,23 @@ def runs_command(
         Path | None, typer.Option(help="Write all runs and differing settings here (.csv).")
     ] = None,
 ) -> None:
-    """Compare runs: settings that differ, hold-out figures, best first, spread over seeds."""
+    """Compare runs: settings that differ, validation metrics, best first, spread over seeds."""
     from rich.console import Console
     from rich.text import Text
 
-    from pneumonia.training.sweep.leaderboard import (
-        group_runs,
-        leaderboard_tables,
-        read_runs,
-        write_table,
-    )
+    from pneumonia.training.sweep import leaderboard
 
-    found = group_runs(read_runs(root))
+    groups = leaderboard.group_runs(leaderboard.read_runs(root))
     console = Console(width=None if sys.stdout.isatty() else 200)
-    for section in found:
-        for part in leaderboard_tables(section, root):
-            if isinstance(part, str):
-                console.print(Text(part), soft_wrap=True)
-            else:
-                console.print(part)
-    if len(found) > 1:
-        typer.echo("Runs with different monitors stand in tables of their own.")
+    for runs in groups:
+        for part in leaderboard.leaderboard_tables(runs, root):
+            text = isinstance(part, str)
+            console.print(Text(part) if isinstance(part, str) else part, soft_wrap=text)
+    if len(groups) > 1:
+        typer.echo("Runs with different monitors are in separate tables.")
     if out is not None:
         try:
-            write_table(found, out)
+            leaderboard.write_table(groups, out)
         except OSError as error:
             raise DataError(f"{out} cannot be written ({error.strerror}).") from error
         typer.echo(f"Wrote {out}")

@@ -1,23 +1,23 @@
-"""The composed configuration against the classes it names: unknown keys and wrong types.
+"""Resolvers of the configuration, and a check of it against the classes that it names.
 
-Hydra checks that a key exists in the files; this checks that a value is of the type that the
-class's own signature declares, so that nothing has to be declared twice.
+Hydra checks that a key exists in the files. `check_config` checks that a value has the type that
+the constructor of the class declares, so nothing has to be declared twice.
 """
 
 import difflib
 import inspect
+import json
 import operator
 import os
-import types
 import typing
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from os import PathLike
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from hydra.utils import get_object
 from omegaconf import OmegaConf
+from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from pneumonia.errors import ConfigError
 from pneumonia.evaluation.threshold import Policy
@@ -25,7 +25,7 @@ from pneumonia.training.distributed import detect_launcher, log_handlers, output
 
 
 def precision(accelerator: str) -> str:
-    """The mixed precision that the accelerator is fast and safe with.
+    """Choose the mixed precision that is fast and safe on an accelerator.
 
     Args:
         accelerator: Lightning's name: `auto`, `gpu`, `cuda`, `cpu`, ...
@@ -41,12 +41,12 @@ def precision(accelerator: str) -> str:
 
 
 def run_name() -> str:
-    """Name of a run: the time to the microsecond, or the scheduler's job.
+    """Name a run after the time, or after the job of the scheduler.
 
-    All processes that a scheduler starts must name the same run, and their clocks differ.
+    All processes of a job must use the same name, and their clocks differ.
 
     Raises:
-        ConfigError: If torchrun was started without a name for the run.
+        ConfigError: If torchrun was started without a job id.
     """
     tool, started = detect_launcher()
     if tool == "srun" and started > 1:
@@ -55,15 +55,15 @@ def run_name() -> str:
         name = os.environ["TORCHELASTIC_RUN_ID"]
         if name == "none":
             raise ConfigError(
-                "the processes that torchrun started cannot agree on a name for the run; start it"
-                " with --standalone or --rdzv-id=NAME, or give hydra.run.dir."
+                "torchrun has no job id, which names the run. Start it with --standalone or"
+                " --rdzv-id=NAME, or set hydra.run.dir."
             )
         return f"job-{name}"
     return f"{datetime.now().astimezone():%Y-%m-%d_%H-%M-%S-%f}"
 
 
 def register_resolvers() -> None:
-    """Make `${precision:...}`, `${run_name:}` and the like known to the configuration."""
+    """Register `${precision:...}`, `${run_name:}` and the other resolvers that conf/ uses."""
     OmegaConf.register_new_resolver("log_handlers", log_handlers, replace=True)
     OmegaConf.register_new_resolver("output_subdir", output_subdir, replace=True)
     OmegaConf.register_new_resolver("not", operator.not_, replace=True)
@@ -71,10 +71,10 @@ def register_resolvers() -> None:
     OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)
 
 
-ROOT: dict[str, Any] = {
+ROOT_TYPES: dict[str, Any] = {
     "seed": int,
     "monitor": str,
-    "mode": typing.Literal["min", "max"],
+    "mode": Literal["min", "max"],
     "test": bool | None,
     "ckpt_path": str | None,
     "resume": bool,
@@ -84,13 +84,39 @@ ROOT: dict[str, Any] = {
     "evaluation.target": float | None,
     "evaluation.alpha": float,
 }
-"""Types of the settings that belong to the run itself."""
+"""Types of the settings that no class declares."""
 
-_PARTS = ("data", "model", "trainer")
+RENAMED = {
+    "data.holdout": "data.split",
+    "data.fit": "data.resize_mode",
+    "model.fit": "model.resize_mode",
+    "evaluation.abstention_error": "evaluation.alpha",
+    "data.phantom_seed": "data.synthetic_seed",
+    "data=phantom": "data=synthetic",
+    "experiment=seed": "experiment=keras_notebook",
+}
+"""Keys and choices of release 0.1, and what they are now."""
+
+_CLASSES = ("data", "model", "trainer")
 _COLLECTIONS = ("callbacks", "logger")
 _SECTIONS = ("evaluation", "checkpoint")
-_RESERVED = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
-_PLAIN = (bool, int, float, str, type(None))
+_HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
+
+
+def refuse_renamed_keys(overrides: Sequence[str]) -> None:
+    """Refuse a key or choice of an earlier release, before Hydra says that it does not exist.
+
+    Args:
+        overrides: Words of the command line.
+
+    Raises:
+        ConfigError: At the first one, with its new name.
+    """
+    for override in overrides:
+        words = override.lstrip("+~")
+        for old, new in RENAMED.items():
+            if words == old or words.startswith((f"{old}.", f"{old}=", f"{old},")):
+                raise ConfigError(f"{old} was renamed: use {new}.")
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -100,44 +126,46 @@ def check_config(config: Mapping[str, Any]) -> None:
         config: Plain nested dictionaries; a node with `_target_` is a call.
 
     Raises:
-        ConfigError: At the first unknown key or value of the wrong type, by its full name.
+        ConfigError: At the first unknown key or value of a wrong type, with its full name.
     """
-    for group in (*_PARTS, *_COLLECTIONS, *_SECTIONS):
+    for group in (*_CLASSES, *_COLLECTIONS, *_SECTIONS):
         _check_group(group, config.get(group))
-    for key, hint in ROOT.items():
+    sections = {key.partition(".")[0] for key in ROOT_TYPES}
+    _refuse_unknown("", config, sections | {*_CLASSES, *_COLLECTIONS})
+    for section in _SECTIONS:
+        names = [key.partition(".")[2] for key in ROOT_TYPES if key.startswith(f"{section}.")]
+        _refuse_unknown(f"{section}.", config[section], names)
+    for key, hint in ROOT_TYPES.items():
         section, _, name = key.rpartition(".")
         node = config[section] if section else config
         if name not in node:
-            raise ConfigError(f"{key} is missing; leave it in, with a value of its own.")
+            raise ConfigError(f"{key} is missing.")
         _check_value(key, node[name], hint)
-    sections = {key.partition(".")[0] for key in ROOT}
-    _refuse_unknown("", config, sections | {*_PARTS, *_COLLECTIONS})
-    for section in _SECTIONS:
-        known = {key.partition(".")[2] for key in ROOT if key.startswith(f"{section}.")}
-        _refuse_unknown(f"{section}.", config[section], known)
     for path, node in _calls(config, ""):
         _check_call(path, node)
-
-
-def _refuse_unknown(prefix: str, node: Mapping[str, Any], known: Iterable[str]) -> None:
-    for key in node:
-        if key not in known:
-            close = difflib.get_close_matches(str(key), known, 1)
-            raise ConfigError(
-                f"{prefix}{key} is no setting"
-                + (f"; did you mean {close[0]}?" if close else f"; there is {', '.join(known)}.")
-            )
 
 
 def _check_group(group: str, node: Any) -> None:
     if node is None and group in _COLLECTIONS:
         return
-    whole = isinstance(node, Mapping) and (group not in _PARTS or "_target_" in node)
-    if not whole:
+    if not isinstance(node, Mapping) or (group in _CLASSES and "_target_" not in node):
         raise ConfigError(
-            f"{group}={node!r} is no group of settings; name a file of conf/{group}, or give the"
-            f" settings in it one by one, such as {group}.KEY=VALUE."
+            f"{group}={node!r}: expected the name of a file in conf/{group}. Set single values with"
+            f" {group}.KEY=VALUE."
         )
+
+
+def _refuse_unknown(prefix: str, node: Mapping[str, Any], known: Iterable[str]) -> None:
+    known = sorted(known)
+    for key in node:
+        if key in known or key in _HYDRA_KEYS:
+            continue
+        close = difflib.get_close_matches(str(key), known, 1)
+        if new := RENAMED.get(f"{prefix}{key}"):
+            hint = f"it was renamed to {new}."
+        else:
+            hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}."
+        raise ConfigError(f"Unknown key {prefix}{key}: {hint}")
 
 
 def _calls(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -151,79 +179,50 @@ def _calls(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _check_call(path: str, node: Mapping[str, Any]) -> None:
     try:
         target = get_object(node["_target_"])
-    except Exception as error:  # whatever importing it raised
+    except Exception as error:  # any error of an import
         raise ConfigError(f"{path}._target_={node['_target_']} cannot be imported.") from error
-    hints, open_ended = _parameters(target)
+    hints, takes_any = _parameters(target)
+    if not takes_any:
+        _refuse_unknown(f"{path}.", node, hints)
     for key, value in node.items():
-        if key in _RESERVED:
-            continue
         if key in hints:
             _check_value(f"{path}.{key}", value, hints[key])
-        elif not open_ended:
-            close = difflib.get_close_matches(key, hints, 1)
-            raise ConfigError(
-                f"{path}.{key} is no setting of {getattr(target, '__name__', target)}"
-                + (f"; did you mean {close[0]}?" if close else f", which has {', '.join(hints)}.")
-            )
 
 
 def _parameters(target: Any) -> tuple[dict[str, Any], bool]:
-    """Type hints by parameter name, and whether any further keyword is taken."""
+    """Type hints by parameter name, and whether any other keyword is accepted.
+
+    A constructor with `**kwargs` is taken to pass them to the one of the base class.
+    """
     hints: dict[str, Any] = {}
-    family = target.__mro__ if inspect.isclass(target) else ()
-    callables = [vars(c)["__init__"] for c in family if "__init__" in vars(c)] or [target]
-    for function in callables:
+    bases = target.__mro__ if inspect.isclass(target) else ()
+    for function in [vars(c)["__init__"] for c in bases if "__init__" in vars(c)] or [target]:
         parameters = inspect.signature(function).parameters.values()
-        own = typing.get_type_hints(function) if hasattr(function, "__annotations__") else {}
-        for parameter in parameters:
-            if parameter.name != "self" and parameter.kind not in (
-                parameter.VAR_KEYWORD,
-                parameter.VAR_POSITIONAL,
-            ):
-                hints.setdefault(parameter.name, own.get(parameter.name, Any))
+        types = typing.get_type_hints(function) if hasattr(function, "__annotations__") else {}
+        for p in parameters:
+            if p.name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
+                hints.setdefault(p.name, types.get(p.name, Any))
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             return hints, False
     return hints, True
 
 
 def _check_value(key: str, value: Any, hint: Any) -> None:
-    if not _fits(value, hint):
+    text = json.dumps(value, default=str)
+    if '"_target_"' in text:  # an object, which its user checks
+        return
+    try:
+        adapter = TypeAdapter[Any](hint, config=ConfigDict(arbitrary_types_allowed=True))
+        # Strict: "8" and true are no integers. As JSON: a list may be a tuple, and text a path.
+        adapter.validate_json(text, strict=True)
+    except PydanticSchemaGenerationError:
+        return
+    except ValidationError as error:
+        expected = [
+            e["msg"].removeprefix("Input should be ")
+            for e in error.errors()
+            if e["type"] != "needs_python_object"  # a class, which text can never be
+        ]
         raise ConfigError(
-            f"{key}={value!r} is of the wrong type: expected {' or '.join(_words(hint))}."
-        )
-
-
-def _fits(value: Any, hint: Any) -> bool:  # noqa: C901, PLR0911  one answer for each kind of hint
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any or isinstance(hint, typing.TypeVar):
-        return True
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is typing.Literal:
-        return any(value == a and type(value) is type(a) for a in arguments)
-    if isinstance(value, Mapping) and "_target_" in value:
-        return True
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if hint is None or hint is type(None):
-        return value is None
-    container = origin or hint
-    if not inspect.isclass(container):
-        return True
-    if issubclass(container, PathLike):
-        return isinstance(value, str)
-    if issubclass(container, tuple):
-        return isinstance(value, (list, tuple))
-    return isinstance(value, container) and not (isinstance(value, str) and container is not str)
-
-
-def _words(hint: Any) -> list[str]:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return list(dict.fromkeys(word for a in typing.get_args(hint) for word in _words(a)))
-    if typing.get_origin(hint) is typing.Literal:
-        return [str(argument) for argument in typing.get_args(hint)]
-    if hint is None or hint is type(None):
-        return ["null"]
-    return [getattr(hint, "__name__", str(hint))]
+            f"{key}={value!r}: expected {' or '.join(dict.fromkeys(expected)) or hint}."
+        ) from error

@@ -31,6 +31,7 @@ from pneumonia.errors import (
 )
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.training.callbacks.graceful_shutdown import Stopped
+from pneumonia.training.config import refuse_renamed_keys
 from pneumonia.training.distributed import (
     check_strategy,
     exit_with_parent,
@@ -90,6 +91,7 @@ def run(main: Callable[[], object]) -> None:
     if not _wants_traceback():
         os.environ |= {_FULL_ERROR: "1", _SET_HERE: "1"}  # else Hydra prints a digest of its own
     try:
+        refuse_renamed_keys(sys.argv[1:])
         main()
     except Stopped as stopped:
         if is_rank_zero():

@@ -20,7 +20,7 @@ from pneumonia.training.config import register_resolvers
 from pneumonia.training.errors import check_run, handle_errors, run
 from pneumonia.training.pipeline import build_run
 from pneumonia.training.resume import resolve_run_start
-from pneumonia.training.sweep.launchers import register_plugins
+from pneumonia.training.sweep.optuna import register_sweepers
 
 SMALL = ("model.backbone=test_resnet", "hydra/hydra_logging=none")
 CONF = str(Path(__file__).parents[2] / "conf")
@@ -40,7 +40,7 @@ def all_but_the_fit(config: DictConfig) -> None:
 def begin_fixture(monkeypatch, tmp_path, synthetic, tiny) -> Iterator[Callable[..., str]]:
     """Begins a run in this process; returns its refusal, or nothing."""
     register_resolvers()
-    register_plugins()
+    register_sweepers()
     monkeypatch.chdir(tmp_path)
 
     def begin(*words: str) -> str:

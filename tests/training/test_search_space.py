@@ -1,10 +1,13 @@
-"""What the words of a search space mean to Optuna."""
+"""Search spaces in the syntax of Hydra, translated for Optuna."""
+
+import re
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
-from pneumonia.training.sweep.optuna import parse_space
+from pneumonia.errors import ConfigError
+from pneumonia.training.sweep.optuna import corners, parse_space
 
 
 def space(*words):
@@ -12,7 +15,7 @@ def space(*words):
 
 
 @pytest.mark.parametrize(
-    ("words", "distribution"),
+    ("value", "distribution"),
     [
         ("interval(0,1)", FloatDistribution(0, 1)),
         ("tag(log,interval(1e-5,1e-2))", FloatDistribution(1e-5, 1e-2, log=True)),
@@ -27,16 +30,42 @@ def space(*words):
         ("range(5,6)", CategoricalDistribution(["5"])),
     ],
 )
-def test_words_become_distributions(words, distribution):
-    assert space(f"x={words}").distributions == {"x": distribution}
+def test_a_sweep_override_becomes_a_distribution(value, distribution):
+    assert space(f"x={value}") == ([], {"x": distribution})
 
 
-def test_what_is_no_sweep_is_fixed_as_it_was_typed():
-    found = space("~model.schedule.pct_start", "+data.odd='a b'", "++x=interval(0,1)")
-    assert found.fixed == ["~model.schedule.pct_start", "+data.odd='a b'"]
-    assert found.words({"++x": 0.5}) == [*found.fixed, "++x=0.5"]
+def test_an_override_that_is_no_sweep_is_kept_as_typed():
+    fixed, searched = space("~model.schedule.pct_start", "+data.odd='a b'", "++x=interval(0,1)")
+    assert fixed == ["~model.schedule.pct_start", "+data.odd='a b'"]
+    assert list(searched) == ["++x"]
 
 
 def test_corners_hold_both_ends_and_every_category():
-    corners = list(space("x=interval(0,1)", "y=a,b,c").corners())
-    assert corners == [["x=0.0", "y=a"], ["x=1.0", "y=b"], ["x=0.0", "y=c"]]
+    found = list(corners(*space("seed=1", "x=interval(0,1)", "y=a,b,c")))
+    assert found == [
+        ["seed=1", "x=0.0", "y=a"],
+        ["seed=1", "x=1.0", "y=b"],
+        ["seed=1", "x=0.0", "y=c"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "x=interval(1e-2,1e-4)",
+        "x=tag(log,interval(0,1))",
+        "x=tag(logarithmic,interval(1,2))",
+        "x=tag(log,choice(1,2))",
+        "seed=0,1,2",
+        "monitor=val/loss,val/auroc",
+        "data.split.seed=0,1,2",
+    ],
+)
+def test_an_override_that_cannot_be_searched_is_named(override):
+    with pytest.raises(ConfigError, match=re.escape(override)):
+        space(override)
+
+
+def test_a_search_needs_something_to_search():
+    with pytest.raises(ConfigError, match=r"hydra\.sweeper\.params"):
+        space("x=1")

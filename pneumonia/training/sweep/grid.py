@@ -1,7 +1,7 @@
-"""Many runs from one command: what every sweep has, and the grid.
+"""Sweeps: what all of them share, and the grid.
 
-Where a sweep stands is on disk alone, in the endings of its runs and, with Optuna, in a journal:
-the same command in the same directory goes on after a kill.
+The state of a sweep is in the run records of its jobs, job N in the folder N. A killed sweep
+continues with the same command and hydra.sweep.dir: finished jobs are skipped.
 """
 
 import itertools
@@ -9,6 +9,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Semaphore, Thread
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -21,238 +22,245 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from pneumonia.errors import ConfigError, TrainingError, sentence
-from pneumonia.training.config import check_config
-from pneumonia.training.distributed import check_strategy
+from pneumonia.errors import ConfigError, TrainingError, first_line, sentence
+from pneumonia.training.config import check_config, refuse_renamed_keys
 from pneumonia.training.errors import check_run
 from pneumonia.training.pipeline import to_container
-from pneumonia.training.run_record import (
-    SUMMARY_FILE,
-    RunSummary,
-    read_run_summary,
-    refuse_used_directory,
-)
+from pneumonia.training.run_record import RunSummary, read_run_summary
 
 JOURNAL_FILE = "optuna.journal"
 
 log = logging.getLogger(__name__)
 
 
-class Sweep(Sweeper):
-    """Compose, check and launch the runs of a sweep.
+class RecordingSweeper(Sweeper):
+    """Base of the sweepers: checks jobs, runs them, reads their results from the run records.
 
     Args:
-        params: Values to go through, by key, in the words of Hydra's command line.
+        params: Values by config key, in the syntax of Hydra's command line.
+        n_jobs: Jobs that run at the same time where the launcher starts processes; None: all.
     """
 
-    def __init__(self, params: Mapping[str, Any] | None = None) -> None:
+    config: DictConfig
+    launcher: Launcher
+
+    def __init__(self, params: Mapping[str, Any] | None = None, n_jobs: int | None = None) -> None:
         self.params = dict(params or {})
+        self.n_jobs = n_jobs
 
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Take over Hydra's parts; called by Hydra.
+        """Build the launcher; called by Hydra.
 
         Raises:
-            ConfigError: If this is one of several processes, each of which would be a sweep.
+            ConfigError: If `n_jobs` is not positive or `hydra.sweep.subdir` was changed.
         """
-        check_strategy({}, sweep=True)
-        self.context, self.master = hydra_context, config
-        self.directory = Path(config.hydra.sweep.dir)  # resolved once: every job copies it
-        self.launcher: Launcher = Plugins.instance().instantiate_launcher(
+        if self.n_jobs is not None:
+            check_integer("n_jobs", self.n_jobs, 1)
+        if OmegaConf.to_container(config.hydra.sweep)["subdir"] != "${hydra.job.num}":  # type: ignore[call-overload,index]
+            raise ConfigError("hydra.sweep.subdir: expected ${hydra.job.num}. Leave it out.")
+        self.config_loader, self.config = hydra_context.config_loader, config
+        self.directory = Path(config.hydra.sweep.dir)
+        self.in_process = config.hydra.runtime.choices["hydra/launcher"] == "basic"
+        self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
         )
 
-    def overrides(self, arguments: Sequence[str]) -> list[Override]:
-        """What the configuration and the command line ask for; the command line wins."""
-        parser = OverridesParser.create(config_loader=self.context.config_loader)
-        words = [
-            f"{key}={'null' if value is None else value}" for key, value in self.params.items()
-        ]
-        parsed = parser.parse_overrides([*words, *arguments])
-        return list({override.get_key_element(): override for override in parsed}.values())
+    def parse(self, arguments: Sequence[str]) -> list[Override]:
+        """Parse `params` and the command line, which takes precedence.
 
-    @contextmanager
-    def claimed(self) -> Iterator[None]:
-        """Hold the sweep's directory, against a second process that goes on with it.
+        Args:
+            arguments: Overrides from the command line.
 
         Raises:
-            TrainingError: If another process holds it.
+            ConfigError: If a key was renamed in this release.
+        """
+        params = [f"{k}={'null' if value is None else value}" for k, value in self.params.items()]
+        refuse_renamed_keys([*params, *arguments])
+        parser = OverridesParser.create(config_loader=self.config_loader)
+        overrides = parser.parse_overrides([*params, *arguments])
+        return list({override.get_key_element(): override for override in overrides}.values())
+
+    def check(self, overrides: Sequence[str]) -> DictConfig:
+        """Compose and check the configuration of one job, before any job runs.
+
+        Args:
+            overrides: Those of the job.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            PneumoniaError: If a key is unknown or a value is not allowed.
+            HydraException: If the configuration cannot be composed.
+        """
+        config = self.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = 0
+            config.hydra.runtime.output_dir = str(self.directory / "0")
+            HydraConfig.instance().set_config(config)
+            del config["hydra"]
+        check_config(to_container(config))
+        check_run(config, sweep=True)
+        return config
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second process from working on the same sweep.
+
+        Raises:
+            TrainingError: If another process already does.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.directory / ".lock", timeout=0):
-                OmegaConf.save(self.master, self.directory / "multirun.yaml")
+                OmegaConf.save(self.config, self.directory / "multirun.yaml")
                 yield
         except Timeout as error:
             raise TrainingError(
-                f"{self.directory}: another process works on this sweep; wait for it or end it."
+                f"hydra.sweep.dir={self.directory} is in use by another process."
             ) from error
 
-    def compose(self, overrides: Sequence[str], number: int) -> tuple[DictConfig, Path]:
-        """Configuration and directory of one job."""
-        config = self.context.config_loader.load_sweep_config(self.master, list(overrides))
-        with open_dict(config):
-            config.hydra.job.id = config.hydra.job.num = number
-        with _as_hydra_config(config):
-            return config, self.directory / config.hydra.sweep.subdir
+    def launch(self, jobs: Mapping[int, Sequence[str]]) -> dict[int, RunSummary]:
+        """Run jobs and wait for all of them.
 
-    def vet(self, overrides: Sequence[str]) -> None:
-        """Refuse what could only fail, before any job runs.
-
-        Raises:
-            PneumoniaError: If a setting is unknown, of the wrong type, or impossible.
-            HydraException: If it cannot be composed.
-        """
-        config, directory = self.compose(overrides, 0)
-        with open_dict(config):
-            config.hydra.runtime.output_dir = str(directory)
-        with _as_hydra_config(config):
-            settings = to_container(config)
-        del settings["hydra"]
-        check_config(settings)
-        check_run(OmegaConf.create(settings), sweep=True)
-        if (settings["monitor"], settings["mode"]) != (self.master.monitor, self.master.mode):
-            raise ConfigError(
-                f"a job would monitor {settings['monitor']} ({settings['mode']}) and the sweep"
-                f" {self.master.monitor} ({self.master.mode}); figures of different kinds cannot be"
-                " ranked: give every job the same monitor and mode."
-            )
-
-    def launch(
-        self, jobs: Sequence[Sequence[str]], directories: Sequence[Path], first: int
-    ) -> list[RunSummary]:
-        """Run jobs, and read how they ended.
+        Each job is launched on its own: submitit, given several, stops waiting for the others as
+        soon as one was killed.
 
         Args:
-            jobs: Overrides of each.
-            directories: Where `compose` says that each will go.
-            first: Number of the first job; the others follow.
+            jobs: Overrides by job number.
 
         Returns:
-            One ending for each; a job that was killed, as schedulers do, has failed.
+            How each job ended; one that was killed counts as failed.
 
         Raises:
-            TrainingError: If a directory holds a run, or the launcher itself could not go on.
+            TrainingError: If a job could not be started.
         """
-        if len(set(directories)) < len(directories):
-            raise TrainingError(
-                "several jobs would go into the same directory; let hydra.sweep.subdir contain"
-                " ${hydra.job.num}."
-            )
-        for directory in directories:
-            refuse_used_directory(directory)
+        errors, slots = dict[int, str](), Semaphore(self.n_jobs or len(jobs) or 1)
+
+        def run(number: int, overrides: Sequence[str]) -> None:
+            with slots:
+                try:
+                    self.launcher.launch([list(overrides)], initial_job_idx=number)
+                except Exception as error:  # noqa: BLE001  any error of a scheduler
+                    errors[number] = first_line(error)
+
+        if self.in_process:
+            for job in jobs.items():
+                run(*job)
+        else:
+            threads = [Thread(target=run, args=job, daemon=True) for job in jobs.items()]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+        for number, error in errors.items():
+            if not (self.directory / str(number)).exists():
+                raise TrainingError(f"Job {number} could not be started: {error}")
+        killed = RunSummary(status="failed", error="the job was killed")
+        return {number: self.summary(number) or killed for number in jobs}
+
+    def summary(self, number: int) -> RunSummary | None:
+        """Read how a job ended; None if it was killed, is still running or never started."""
         try:
-            self.launcher.launch(jobs, initial_job_idx=first)
-        except Exception as error:
+            return read_run_summary(self.directory / str(number))
+        except (OSError, ValueError) as error:
+            return RunSummary(status="failed", error=sentence(error))
+
+    def job_numbers(self) -> list[int]:
+        """Numbers of the jobs in the directory of the sweep."""
+        return [int(path.name) for path in self.directory.glob("*/") if path.name.isdecimal()]
+
+    def report(self, errors: Mapping[int, str], total: int, advice: str = "") -> None:
+        """Say where to compare the runs, and which jobs failed.
+
+        Args:
+            errors: One sentence for each failed job, by number.
+            total: Number of jobs.
+            advice: What to do about failed jobs.
+
+        Raises:
+            TrainingError: If a job failed.
+        """
+        log.info("Compare the runs: pneumonia runs %s", self.directory)
+        if errors:
+            sentences = [
+                f"{self.directory / str(number)}: {error.rstrip('.')}."
+                for number, error in errors.items()
+            ]
             raise TrainingError(
-                f"the launcher stopped: {sentence(error).rstrip('.')}; once no job of it runs any"
-                f" more, the same command with hydra.sweep.dir={self.directory} goes on."
-            ) from error
-        unknown = RunSummary(status="failed", error="it was killed, or ended without a word")
-        return [job_summary(directory) or unknown for directory in directories]
+                f"{len(errors)} of {total} jobs failed. {' '.join([*sentences, advice])}".rstrip()
+            )
 
 
-def job_summary(directory: Path) -> RunSummary | None:
-    """How a job ended; None if it was killed, still runs or never started."""
-    try:
-        return read_run_summary(directory)
-    except (OSError, ValueError) as error:
-        return RunSummary(status="failed", error=sentence(error))
+class GridSweeper(RecordingSweeper):
+    """Run every combination of the given values: `hydra/sweeper=grid`."""
 
-
-class GridSweeper(Sweep):
-    """Every combination of the values given; `hydra/sweeper=grid`.
-
-    Args:
-        params: Values to go through, by key: `a,b`, `choice(a,b)`, `range(start,stop,step)`.
-        max_batch_size: Jobs handed to the launcher at once; None: all.
-    """
-
-    def __init__(
-        self, params: Mapping[str, Any] | None = None, max_batch_size: int | None = None
-    ) -> None:
-        super().__init__(params)
-        self.max_batch_size = max_batch_size
-
-    def sweep(self, arguments: list[str]) -> list[RunSummary]:
+    def sweep(self, arguments: list[str]) -> dict[int, RunSummary]:
         """Run every combination that has not finished in the directory yet.
 
         Args:
             arguments: Overrides from the command line.
 
         Returns:
-            How the jobs ended, of those that ran now.
+            How the jobs of this process ended, by job number.
 
         Raises:
-            PneumoniaError: Before any job, if one of them could only fail; after all, if some
+            PneumoniaError: Before any job if a configuration is invalid; at the end if a job
                 failed.
         """
-        points = [list(p) for p in itertools.product(*map(_values, self.overrides(arguments)))]
-        with self.claimed():
+        values = [_values(override) for override in self.parse(arguments)]
+        points = list(dict.fromkeys(itertools.product(*values)))
+        for point in points:
+            self.check(point)
+        with self.locked():
             if (self.directory / JOURNAL_FILE).exists():
                 raise TrainingError(
-                    f"{self.directory} holds a sweep by Optuna; name another hydra.sweep.dir."
+                    f"hydra.sweep.dir={self.directory} holds a search of Optuna. Give another one."
                 )
-            finished = _finished(self.directory)
-            left = [point for point in points if tuple(sorted(point)) not in finished]
-            if len(left) < len(points):
-                log.info("%d of %d jobs have finished", len(points) - len(left), len(points))
-            for point in left:
-                self.vet(point)
-            numbers = [int(p.name) for p in self.directory.iterdir() if p.name.isdecimal()]
-            first, endings = max(numbers, default=-1) + 1, list[RunSummary]()
-            directories = [self.compose(point, first + i)[1] for i, point in enumerate(left)]
-            size = self.max_batch_size or len(points)
-            for start in range(0, len(left), size):
-                batch = slice(start, start + size)
-                endings += self.launch(left[batch], directories[batch], first + start)
-        failed = [
-            f"{directory} ({ending['error'].rstrip('.')})"
-            for directory, ending in zip(directories, endings, strict=True)
-            if ending["status"] == "failed"
-        ]
-        log.info("Compare: pneumonia runs %s", self.directory)
-        if failed:
-            raise TrainingError(
-                f"{len(failed)} of {len(points)} jobs failed: {'; '.join(failed)}; the same command"
-                f" with hydra.sweep.dir={self.directory} runs them again."
-            )
-        return endings
+            numbers = self.job_numbers()
+            finished = {self._overrides(number) for number in numbers if self._finished(number)}
+            remaining = [point for point in points if frozenset(point) not in finished]
+            if len(remaining) < len(points):
+                log.info("%d of %d jobs are finished", len(points) - len(remaining), len(points))
+            summaries = self.launch(dict(enumerate(remaining, 1 + max(numbers, default=-1))))
+        errors = {
+            number: summary.get("error", "unknown error")
+            for number, summary in summaries.items()
+            if summary["status"] != "finished"
+        }
+        advice = f"Run them again: the same command with hydra.sweep.dir={self.directory}"
+        self.report(errors, len(points), advice)
+        return summaries
+
+    def _finished(self, number: int) -> bool:
+        summary = self.summary(number)
+        return summary is not None and summary["status"] == "finished"
+
+    def _overrides(self, number: int) -> frozenset[str]:
+        file = self.directory / str(number) / ".hydra" / "overrides.yaml"
+        return frozenset(map(str, OmegaConf.load(file))) if file.exists() else frozenset()
+
+
+def check_integer(name: str, value: object, minimum: int) -> None:
+    """Refuse a setting of a sweeper that is not an integer or too small.
+
+    Raises:
+        ConfigError: If it is.
+    """
+    if type(value) is not int or value < minimum:
+        raise ConfigError(
+            f"hydra.sweeper.{name}={value!r}: expected an integer of at least {minimum}."
+        )
 
 
 def _values(override: Override) -> list[str]:
-    """One override as the words of each of its values."""
     if not override.is_sweep_override():
         return [str(override.input_line)]
     if not override.is_discrete_sweep():
         raise ConfigError(
-            f"{override.input_line}: a grid needs single values, such as 1e-3,1e-4; intervals are"
-            " for hparams_search=optuna."
+            f"{override.input_line}: a grid needs single values, such as 1e-3,1e-4. To search an"
+            " interval, add hydra/sweeper=optuna."
         )
-    key = override.get_key_element()
-    return [f"{key}={value}" for value in override.sweep_string_iterator()]
-
-
-def _finished(directory: Path) -> set[tuple[str, ...]]:
-    """Overrides of the jobs that have finished in a sweep's directory."""
-    found = set()
-    for file in directory.rglob(SUMMARY_FILE):
-        ending = job_summary(file.parent)
-        if ending and ending["status"] == "finished":
-            overrides = OmegaConf.load(file.parent / ".hydra" / "overrides.yaml")
-            found.add(tuple(sorted(map(str, overrides))))
-    return found
-
-
-@contextmanager
-def _as_hydra_config(config: DictConfig) -> Iterator[None]:
-    """References to `hydra:` go to this configuration meanwhile."""
-    instance = HydraConfig.instance()
-    before = instance.cfg
-    instance.set_config(config)
-    OmegaConf.set_readonly(config.hydra, False)
-    try:
-        yield
-    finally:
-        instance.cfg = before
+    return [f"{override.get_key_element()}={v}" for v in override.sweep_string_iterator()]

@@ -1,175 +1,56 @@
-"""Settings chosen by Optuna, in a sweep that a kill does not end.
+"""A hyperparameter search with Optuna, which continues after a kill.
 
-The study is a journal in the sweep's directory, and a trial's number is its run's: numbers never
-come twice, so no directory does. hydra-optuna-sweeper needs a release of Optuna from 2022, and
-adds all its trials again whenever it is restarted.
+The study is a journal in the directory of the sweep, and trial N is job N. hydra-optuna-sweeper
+needs Optuna 2 and starts all its trials again when it is restarted.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, cast
-
-from hydra.core.override_parser import types
-
-from pneumonia.errors import ConfigError, sentence
-
-if TYPE_CHECKING:  # an extra
-    from optuna.distributions import BaseDistribution
-
 import logging
 import math
 import os
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from pneumonia.errors import TrainingError
-from pneumonia.training.run_record import CONFIG_FILE, RunSummary
+from hydra.core.override_parser.types import IntervalSweep, Override, Sweep
+from hydra.core.plugins import Plugins
+
+from pneumonia.errors import ConfigError, ExtraError, TrainingError
+from pneumonia.training.run_record import RunSummary
 from pneumonia.training.sweep.grid import (
     JOURNAL_FILE,
-    Sweep,
-    job_summary,
+    GridSweeper,
+    RecordingSweeper,
+    check_integer,
 )
 
-if TYPE_CHECKING:  # an extra
+if TYPE_CHECKING:  # an optional extra
     from optuna import Study
+    from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
+_NOT_SEARCHABLE = ("seed", "monitor", "mode", "test", "data.split")
+_KILLED = "killed"
+"""Attribute of a study: numbers of the trials that were killed together with the sweep."""
 
-_NEVER = {
-    "seed": "the luckiest seed would win; fix it, and train the best settings with several seeds",
-    "monitor": "figures of different kinds cannot be ranked",
-    "mode": "figures of different kinds cannot be ranked",
-    "test": "the test split must not choose settings",
-}
-_HOLDOUT = "the easiest hold-out would win; fix it, and check the best settings on other folds"
-
-
-@dataclass(frozen=True)
-class Space:
-    """What a search holds fixed, and what it draws from.
-
-    Attributes:
-        fixed: Overrides that every trial has.
-        distributions: By key as typed, `+` and all; categories are the words of an override.
-    """
-
-    fixed: list[str]
-    distributions: dict[str, BaseDistribution]
-
-    def words(self, values: dict[str, Any]) -> list[str]:
-        """The overrides of one trial.
-
-        Args:
-            values: By key, drawn from the distributions.
-        """
-        return [*self.fixed, *(f"{key}={value}" for key, value in values.items())]
-
-    def corners(self) -> Iterator[list[str]]:
-        """Overrides that together have both ends of every interval, and every category."""
-        ends = {key: _ends(distribution) for key, distribution in self.distributions.items()}
-        for values in itertools.zip_longest(*ends.values()):
-            drawn = {
-                key: ends[key][0] if value is None else value
-                for key, value in zip(ends, values, strict=True)
-            }
-            yield self.words(drawn)
-
-
-def parse_space(overrides: Sequence[types.Override]) -> Space:
-    """Divide overrides into fixed ones and a search space.
-
-    Integers come from `int(interval(...))` and from a `range` of integers; `range` stops before
-    its end, as in a grid.
-
-    Args:
-        overrides: Parsed by Hydra.
-
-    Raises:
-        ConfigError: If there is nothing to search, or a distribution is impossible or unsound.
-    """
-    fixed, distributions = [], {}
-    for override in overrides:
-        line = str(override.input_line)
-        if not override.is_sweep_override():
-            fixed.append(line)
-            continue
-        key = override.key_or_group
-        reason = _HOLDOUT if key.startswith("data.split") else _NEVER.get(key)
-        if reason:
-            raise ConfigError(f"{line} cannot be searched: {reason}.")
-        try:
-            distributions[override.get_key_element()] = _distribution(override)
-        except ValueError as error:
-            raise ConfigError(f"{line} cannot be searched: {sentence(error)}") from error
-    if not distributions:
-        raise ConfigError(
-            "there is nothing to search; give hydra.sweeper.params, or an interval on the command"
-            " line such as 'model.optimizer.lr=tag(log,interval(1e-4,1e-2))'."
-        )
-    return Space(fixed, distributions)
-
-
-def _distribution(override: types.Override) -> BaseDistribution:
-    from optuna.distributions import (  # noqa: PLC0415  an extra
-        CategoricalDistribution,
-        FloatDistribution,
-        IntDistribution,
-    )
-
-    sweep = override.value()
-    tags = sweep.tags if isinstance(sweep, types.Sweep) else set()
-    if tags - {"log"} or (tags and not isinstance(sweep, types.IntervalSweep)):
-        raise ValueError(f"tag({', '.join(sorted(tags))}) is unknown here; intervals take log.")
-    if isinstance(sweep, types.IntervalSweep):
-        low, high = cast(float, sweep.start), cast(float, sweep.end)
-        if low >= high:
-            raise ValueError(f"its lower end {low:g} must be less than its upper end {high:g}.")
-        if tags and low <= 0:
-            raise ValueError(f"on a logarithmic scale its lower end {low:g} must be positive.")
-        if isinstance(low, int) and isinstance(high, int):
-            return IntDistribution(low, high, log=bool(tags))
-        return FloatDistribution(low, high, log=bool(tags))
-    words = list(dict.fromkeys(override.sweep_string_iterator()))
-    if not words:
-        raise ValueError("it holds no value.")
-    if override.is_choice_sweep() or len(words) == 1:
-        return CategoricalDistribution(words)
-    numbers = sorted(cast(Iterator[float], override.sweep_iterator()))
-    low, high, step = numbers[0], numbers[-1], numbers[1] - numbers[0]
-    if all(isinstance(number, int) for number in numbers):
-        return IntDistribution(int(low), int(high), step=int(step))
-    return FloatDistribution(low, round(low + step * (len(numbers) - 1), 12), step=round(step, 12))
-
-
-def _ends(distribution: Any) -> Sequence[Any]:
-    return getattr(distribution, "choices", None) or (distribution.low, distribution.high)
-
-
-_AGAIN = "again"
-"""Attribute of a trial: number of the killed one whose settings it has."""
-
-_DIRECTORY = "directory"
-_ERROR = "error"
+Space = dict[str, "BaseDistribution"]
 
 log = logging.getLogger(__name__)
 
 
-class OptunaSweeper(Sweep):
-    """Trials chosen by the tree-structured Parzen estimator; `hydra/sweeper=optuna`.
+class OptunaSweeper(RecordingSweeper):
+    """Trials chosen by the tree-structured Parzen estimator: `hydra/sweeper=optuna`.
 
     Bergstra et al., Algorithms for Hyper-Parameter Optimization, NeurIPS 2011, section 4.
 
     Args:
-        n_trials: Trials that finish or fail. A killed one is run again, and both count once.
-        n_jobs: Trials chosen and launched at once.
+        n_trials: Trials to finish or fail; those killed together with the sweep do not count.
+        n_jobs: Trials chosen at the same time.
         n_startup: Trials drawn at random before the estimator chooses.
-        seed: Of the choices; each trial's depend on it, on the number and on what has finished.
-        params: The search space, by key.
+        seed: Seed of the sampler.
+        params: The search space, by config key.
     """
 
     def __init__(
@@ -180,197 +61,242 @@ class OptunaSweeper(Sweep):
         seed: int = 0,
         params: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__(params)
-        self.n_trials, self.n_jobs, self.n_startup, self.seed = n_trials, n_jobs, n_startup, seed
+        super().__init__(params, n_jobs)
+        self.n_trials, self.batch, self.n_startup, self.seed = n_trials, n_jobs, n_startup, seed
 
     def sweep(self, arguments: list[str]) -> list[FrozenTrial]:
-        """Run trials until as many have ended as were asked for.
+        """Run trials until `n_trials` have finished or failed.
 
         Args:
             arguments: Overrides from the command line.
 
         Returns:
-            All trials that ended, of this process and of killed ones.
+            All trials that finished or failed, in this process or before.
 
         Raises:
-            PneumoniaError: Before any trial, if the search space is at fault or the directory
-                holds another search; at the end, if every trial failed.
+            PneumoniaError: Before any trial if the search space is invalid or the directory holds
+                another sweep; at the end if a trial failed.
         """
-        self._check_numbers()
-        _require_optuna()
-        space = parse_space(self.overrides(arguments))
-        for corner in space.corners():
-            self.vet(corner)
-        with self.claimed():
-            study = self._study(space)
-            self._take_up(study)
-            while (left := self.n_trials - len(_ended(study))) > 0:
-                self._batch(study, space, min(left, self.n_jobs))
-            return self._conclude(study)
-
-    def _check_numbers(self) -> None:
-        for name, least in {"n_trials": 1, "n_jobs": 1, "n_startup": 0, "seed": 0}.items():
-            value = getattr(self, name)
-            if not isinstance(value, int) or value < least:
+        for name, minimum in {"n_trials": 1, "n_jobs": 1, "n_startup": 0, "seed": 0}.items():
+            check_integer(name, getattr(self, name), minimum)
+        fixed, space = parse_space(self.parse(arguments))
+        for overrides in corners(fixed, space):
+            config = self.check(overrides)
+            if (config.monitor, config.mode) != (self.config.monitor, self.config.mode):
                 raise ConfigError(
-                    f"hydra.sweeper.{name}={value!r} must be a whole number from {least} up."
+                    f"{' '.join(overrides)}: monitor={config.monitor} mode={config.mode} differ"
+                    f" from monitor={self.config.monitor} mode={self.config.mode} of the search."
+                    " Scores of different metrics cannot be compared."
                 )
+        with self.locked():
+            study = self._load_study(fixed, space)
+            self._settle_interrupted(study)
+            while (remaining := self.n_trials - len(_ended(study))) > 0:
+                trials = [study.ask(space) for _ in range(min(remaining, self.batch))]
+                jobs = {trial.number: [*fixed, *_overrides(trial.params)] for trial in trials}
+                for number, summary in self.launch(jobs).items():
+                    self._tell(study, number, summary)
+            return self._finish(study)
 
-    def _study(self, space: Space) -> Study:
-        """The study in the directory, or a new one."""
-        import optuna  # noqa: PLC0415  an extra
+    def _load_study(self, fixed: list[str], space: Space) -> Study:
+        import optuna  # noqa: PLC0415  an optional extra
         from optuna.storages import JournalStorage  # noqa: PLC0415
         from optuna.storages.journal import JournalFileBackend  # noqa: PLC0415
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         journal = self.directory / JOURNAL_FILE
-        if not journal.exists() and any(self.directory.glob(f"*/{CONFIG_FILE}")):
+        if not journal.exists() and self.job_numbers():
             raise TrainingError(
-                f"{self.directory} holds runs, but no search to go on with; leave hydra.sweep.dir"
-                " out for a new directory, or name another."
+                f"hydra.sweep.dir={self.directory} holds runs, but no search of Optuna. Give"
+                " another one."
             )
-        _mend(journal)
+        _repair(journal)
         study = optuna.create_study(
             storage=JournalStorage(JournalFileBackend(str(journal))),
             study_name="sweep",
-            direction="maximize" if self.master.mode == "max" else "minimize",
+            direction="maximize" if self.config.mode == "max" else "minimize",
             load_if_exists=True,
         )
-        asked = {
-            "monitor": [f"{self.master.monitor} ({self.master.mode})"],
-            "search space": [f"{key} from {d}" for key, d in space.distributions.items()],
-            "fixed settings": space.fixed,
-        }
-        for name, words in asked.items():
-            begun = study.user_attrs.get(name)
-            if begun is None:
-                study.set_user_attr(name, words)
-            elif set(begun) != set(words):
-                before, now = sorted(set(begun) - set(words)), sorted(set(words) - set(begun))
-                raise TrainingError(
-                    f"{self.directory} holds a search with another {name}: it began with"
-                    f" {', '.join(before) or 'less'}, and now {', '.join(now) or 'less'} is asked"
-                    " for; go on with the same settings, or name another hydra.sweep.dir."
-                )
+        count = len(study.get_trials(deepcopy=False))
+        study.sampler = optuna.samplers.TPESampler(
+            seed=self.seed + count,  # a continued search does not draw the first trials again
+            n_startup_trials=self.n_startup,
+            constant_liar=self.batch > 1,  # makes the trials of one batch differ
+        )
+        lines = {*fixed, *(f"{key}: {distribution}" for key, distribution in space.items())}
+        search = sorted({f"monitor={self.config.monitor}", f"mode={self.config.mode}", *lines})
+        recorded = study.user_attrs.get("search")
+        if recorded is None:
+            study.set_user_attr("search", search)
+        elif recorded != search:
+            raise TrainingError(
+                f"hydra.sweep.dir={self.directory} holds another search. It was started with"
+                f" {', '.join(sorted(set(recorded) - set(search))) or 'less'}; now it is"
+                f" {', '.join(sorted(set(search) - set(recorded))) or 'less'}. Use the same"
+                " settings or another directory."
+            )
         return study
 
-    def _take_up(self, study: Study) -> None:
-        """Settle the trials that were running when the sweep was killed."""
-        from optuna.trial import TrialState  # noqa: PLC0415
+    def _settle_interrupted(self, study: Study) -> None:
+        """Record the result of trials that were running when the sweep was killed."""
+        from optuna.trial import TrialState  # noqa: PLC0415  an optional extra
 
-        trials = study.get_trials(deepcopy=False)
-        again = {trial.user_attrs.get(_AGAIN) for trial in trials}
-        for trial in trials:
-            if trial.state != TrialState.RUNNING:
-                continue
-            directory = trial.user_attrs.get(_DIRECTORY)
-            ending = job_summary(self.directory / directory) if directory else None
-            if ending is not None:
-                self._tell(study, trial.number, ending)
-                continue
-            if trial.number not in again:  # queued first: killed here, it is not lost
-                study.enqueue_trial(trial.params, user_attrs={_AGAIN: trial.number})
-            study.tell(trial.number, state=TrialState.FAIL)
-            log.info("trial %d was killed; its settings run again", trial.number)
+        for trial in study.get_trials(states=(TrialState.RUNNING,)):
+            summary = self.summary(trial.number)
+            if summary is None:
+                killed = study.user_attrs.get(_KILLED, [])
+                study.set_user_attr(_KILLED, [*killed, trial.number])
+                summary = RunSummary(status="failed", error="killed together with the sweep")
+            self._tell(study, trial.number, summary)
 
-    def _batch(self, study: Study, space: Space, size: int) -> None:
-        """Choose trials, run them, and tell the study how they ended."""
-        numbers, jobs, directories = [], [], []
-        for _ in range(size):
-            study.sampler = self._sampler(len(study.get_trials(deepcopy=False)))
-            trial = study.ask(space.distributions)
-            numbers.append(trial.number)
-            jobs.append(space.words(trial.params))
-            directories.append(self.compose(jobs[-1], trial.number)[1])
-            place = directories[-1].relative_to(self.directory)
-            trial.set_user_attr(_DIRECTORY, str(place))
-        endings = self.launch(jobs, directories, numbers[0])
-        for number, ending in zip(numbers, endings, strict=True):
-            self._tell(study, number, ending)
+    def _tell(self, study: Study, number: int, summary: RunSummary) -> None:
+        from optuna.trial import TrialState  # noqa: PLC0415  an optional extra
 
-    def _sampler(self, number: int) -> Any:
-        """A sampler with random numbers of its own for each trial.
-
-        One that went on from the seed would, after a kill, draw the first trials once more.
-        """
-        from optuna.samplers import TPESampler  # noqa: PLC0415
-
-        return TPESampler(
-            seed=zlib.crc32(f"{self.seed} {number}".encode()),
-            n_startup_trials=self.n_startup,
-            constant_liar=self.n_jobs > 1,  # trials of one batch keep apart
-        )
-
-    def _tell(self, study: Study, number: int, ending: RunSummary) -> None:
-        from optuna.trial import TrialState  # noqa: PLC0415
-
-        score = ending.get("score", math.nan)
-        if ending["status"] == "finished" and math.isfinite(score):
+        score = summary.get("score", math.nan)
+        if summary["status"] == "finished" and math.isfinite(score):
             study.tell(number, score)
-            best = study.best_trial
             log.info(
-                "trial %d: %s %.4f (best: %.4f of trial %d)",
-                number, self.master.monitor, score, best.value, best.number,
+                "trial %d: %s %.4f (best: %.4f, trial %d)",
+                number, self.config.monitor, score, study.best_value, study.best_trial.number,
             )  # fmt: skip
-            return
-        error = ending.get("error", f"{self.master.monitor} was {score}")
-        study.set_user_attr(f"{_ERROR} of trial {number}", error)
-        study.tell(number, state=TrialState.FAIL)
-        log.error("trial %d failed: %s", number, error)
+        else:
+            study.tell(number, state=TrialState.FAIL)
+            log.error("trial %d failed: %s", number, self._error(number, summary))
 
-    def _conclude(self, study: Study) -> list[FrozenTrial]:
-        """Say what was found."""
+    def _error(self, number: int, summary: RunSummary | None) -> str:
+        if summary is None:
+            return "the job was killed"
+        return summary.get("error", f"{self.config.monitor} is {summary.get('score')}")
+
+    def _finish(self, study: Study) -> list[FrozenTrial]:
         trials = _ended(study)
         errors = {
-            trial.number: study.user_attrs.get(f"{_ERROR} of trial {trial.number}", "unknown")
+            trial.number: self._error(trial.number, self.summary(trial.number))
             for trial in trials
             if trial.value is None
         }
-        if len(errors) == len(trials):
-            number, error = next(iter(errors.items()))
-            raise TrainingError(f"all {len(trials)} trials failed; trial {number}: {error}")
-        best = study.best_trial
-        lines = [
-            f"{len(trials) - len(errors)} of {len(trials)} trials finished",
-            *(f"Failed: trial {number}: {error}" for number, error in errors.items()),
-            f"Best: trial {best.number}, {self.master.monitor} {best.value:.4f} with "
-            + " ".join(f"{key}={value}" for key, value in best.params.items()),
-            f"Its run: {self.directory / best.user_attrs[_DIRECTORY]}",
-            f"Compare: pneumonia runs {self.directory}",
-        ]
-        log.info("%s", "\n".join(lines))
+        if len(errors) < len(trials):
+            best = study.best_trial
+            log.info(
+                "best: trial %d, %s %.4f with %s\nits run: %s",
+                best.number, self.config.monitor, study.best_value,
+                " ".join(_overrides(best.params)), self.directory / str(best.number),
+            )  # fmt: skip
+        self.report(errors, len(trials))
         return trials
 
 
-def _ended(study: Study) -> list[FrozenTrial]:
-    """Trials that finished or failed; not those that were killed."""
-    trials = study.get_trials(deepcopy=False)
-    again = {trial.user_attrs.get(_AGAIN) for trial in trials}
-    return [t for t in trials if t.state.is_finished() and t.number not in again]
+def parse_space(overrides: Sequence[Override]) -> tuple[list[str], Space]:
+    """Divide overrides into fixed ones and a search space.
 
+    `int(interval(...))` and a `range` of integers give integers. `range` stops before its end, as
+    in a grid.
 
-def _mend(journal: Path) -> None:
-    """Undo what a kill in the middle of writing leaves: a torn last line, and the lock.
+    Args:
+        overrides: Parsed by Hydra.
 
-    Optuna reads no line after a torn one, and waits half a minute for the lock. Only for the
-    process that holds the sweep's directory.
+    Returns:
+        The fixed overrides, and the distributions by key; categories are in override syntax.
+
+    Raises:
+        ConfigError: If there is nothing to search, or an override cannot be searched.
+        ExtraError: If Optuna is not installed.
     """
-    (journal.with_name(journal.name + ".lock")).unlink(missing_ok=True)
-    if not journal.exists():
-        return
-    with journal.open("rb+") as file:
-        text = file.read()
-        whole = text.rfind(b"\n") + 1
-        if whole < len(text):
-            file.truncate(whole)
-            os.fsync(file.fileno())
-
-
-def _require_optuna() -> None:
-    try:
-        import optuna  # noqa: F401, PLC0415
-    except ImportError as error:
+    fixed, space = list[str](), Space()
+    for override in overrides:
+        line = str(override.input_line)
+        key = override.key_or_group
+        if not override.is_sweep_override():
+            fixed.append(line)
+        elif key in _NOT_SEARCHABLE or key.startswith("data.split."):
+            raise ConfigError(
+                f"{line}: {key} cannot be searched, because the scores of the trials would not be"
+                " comparable. Set one value."
+            )
+        else:
+            try:
+                space[override.get_key_element()] = _distribution(override)
+            except ValueError as error:
+                raise ConfigError(f"{line}: {error}") from error
+    if not space:
         raise ConfigError(
-            "hydra/sweeper=optuna needs Optuna: pip install 'pneumonia[sweep]', in a checkout"
-            " pip install -e '.[sweep]'."
-        ) from error
+            "hydra.sweeper.params: nothing to search. Give an interval there or on the command"
+            " line, such as 'model.optimizer.lr=tag(log,interval(1e-4,1e-2))'."
+        )
+    return fixed, space
+
+
+def corners(fixed: Sequence[str], space: Space) -> Iterator[list[str]]:
+    """A few trials that together use both ends of every interval and every category.
+
+    Args:
+        fixed: Overrides of every trial.
+        space: Distributions by key.
+    """
+    ends = [
+        [f"{k}={v}" for v in getattr(d, "choices", None) or (cast(Any, d).low, cast(Any, d).high)]
+        for k, d in space.items()
+    ]
+    for values in itertools.zip_longest(*ends):
+        yield [*fixed, *(v or options[0] for v, options in zip(values, ends, strict=True))]
+
+
+def register_sweepers() -> None:
+    """Make `hydra/sweeper=grid` and `hydra/sweeper=optuna` known to Hydra.
+
+    Hydra accepts only plugins that were registered under a name in the package `hydra_plugins`.
+    """
+    for sweeper in (GridSweeper, OptunaSweeper):
+        module, sweeper.__module__ = sweeper.__module__, "hydra_plugins.pneumonia"
+        Plugins.instance().register(sweeper)
+        sweeper.__module__ = module
+
+
+def _distribution(override: Override) -> BaseDistribution:
+    try:
+        from optuna import distributions  # noqa: PLC0415  an optional extra
+    except ImportError as error:
+        raise ExtraError("hydra/sweeper=optuna", "sweep") from error
+    value = override.value()
+    tags = value.tags if isinstance(value, Sweep) else set()
+    if isinstance(value, IntervalSweep):
+        if tags - {"log"}:
+            raise ValueError(f"unknown tag {', '.join(sorted(tags))}; expected log.")
+        low, high = cast(float, value.start), cast(float, value.end)
+        if low >= high:
+            raise ValueError(f"the lower end {low:g} must be less than the upper end {high:g}.")
+        if isinstance(low, int) and isinstance(high, int):
+            return distributions.IntDistribution(low, high, log=bool(tags))
+        return distributions.FloatDistribution(low, high, log=bool(tags))
+    if tags:
+        raise ValueError("only intervals can have a tag.")
+    words = list(dict.fromkeys(override.sweep_string_iterator()))
+    if not words:
+        raise ValueError("the range is empty.")
+    if override.is_choice_sweep() or len(words) == 1:
+        return distributions.CategoricalDistribution(words)
+    numbers = sorted(cast(Iterator[float], override.sweep_iterator()))
+    low, high, step = numbers[0], numbers[-1], numbers[1] - numbers[0]
+    if all(isinstance(number, int) for number in numbers):
+        return distributions.IntDistribution(int(low), int(high), step=int(step))
+    step = round(step, 12)  # 0.3 - 0.2 is not 0.1
+    return distributions.FloatDistribution(
+        low, round(low + step * (len(numbers) - 1), 12), step=step
+    )
+
+
+def _overrides(params: Mapping[str, Any]) -> list[str]:
+    return [f"{key}={value}" for key, value in params.items()]
+
+
+def _ended(study: Study) -> list[FrozenTrial]:
+    killed = study.user_attrs.get(_KILLED, [])
+    trials = study.get_trials(deepcopy=False)
+    return [t for t in trials if t.state.is_finished() and t.number not in killed]
+
+
+def _repair(journal: Path) -> None:
+    """Remove what a kill while writing leaves: a stale lock and an incomplete last line."""
+    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
+    if journal.exists():
+        os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
