@@ -77,7 +77,7 @@ def finalize(run: RunComponents, path: str) -> dict[str, Any]:
         abstention.lower,
         abstention.upper,
     )
-    additions = {
+    additions: dict[str, Any] = {
         "calibration": {"temperature": temperature},
         "operating_point": point.to_dict(),
         "abstention": abstention.to_dict(),
