@@ -32,8 +32,8 @@ from pneumonia.labels import CLASSES, PNEUMONIA
 from pneumonia.model.network import PneumoniaNetwork
 
 CAVEAT = (
-    "A heat map is no evidence of reasoning: with the lungs blacked out, models of these X-rays"
-    " still tell the classes apart far better than chance."
+    "A heat map is not evidence of reasoning: with the lungs masked, models trained on these X-rays"
+    " still separate the classes far better than chance."
 )
 """Published DenseNets kept an AUROC of 0.95 to 0.97 without the lungs, and an EfficientNet-Lite0
 of this package 0.87 of 0.997; `pneumonia evaluate --probe` measures it for any checkpoint."""

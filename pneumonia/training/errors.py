@@ -127,7 +127,9 @@ def handle_errors(main: Main) -> Main:
         try:
             return main(config)
         except Exception as error:  # noqa: BLE001  whatever it is, it is recorded
-            known = error if isinstance(error, PneumoniaError) else None
+            known: Exception | None = None
+            if isinstance(error, (PneumoniaError, OmegaConfBaseException)):  # or a key is missing
+                known = error
             known = known or explain_system_error(error, str(directory), config)
             single = job.mode == RunMode.RUN
             if is_rank_zero():

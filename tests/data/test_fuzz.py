@@ -41,7 +41,7 @@ SYNTAXES = (
 )
 PATIENT = {"PatientName": "SECRET^JANE", "PatientID": "SECRET", "StudyDescription": "SECRET"}
 AWKWARD = (b"\0", b"\xff", b"\0" * 4, b"\xff" * 4, b"\x7f\xff\xff\xff", b"\x80\0\0\0", b"\xff\xd9")
-LIBTIFF = re.compile(r"(?m)^(tempfile\.tif|_?\w*(TIFF|LZW|Zip|PackBits|Fax|JPEG)[^:]*): .*\n")
+LIBTIFF = re.compile(r"(?m)^(tempfile\.tif|_?\w*(TIFF|LZW|Zip|ZIP|PackBits|Fax|JPEG)[^:]*): .*\n")
 
 
 @pytest.fixture(scope="module")

@@ -163,7 +163,7 @@ def hunt_overrides(begin, cases: int, **options) -> None:
 
 def test_what_is_sound_is_built_and_what_is_not_is_refused(begin):
     assert not begin("seed=3")
-    assert "seed='x' is of the wrong type" in begin("seed=x")
+    assert "seed='x'" in begin("seed=x")
 
 
 @pytest.mark.parametrize(
