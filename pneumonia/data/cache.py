@@ -1,20 +1,16 @@
 """Decoded images at the network's size, kept on disk between runs.
 
-A cache is a memory-mapped `NAME.pixels.npy` [N, S, S] with `NAME.pixels.json` beside it. NAME ends
-in a digest of everything that determines the pixels: path, size and times of every file, the
-preprocessing, and the decoder. Whatever changes makes another cache. Both files are written under
-a temporary name and renamed, the array last, so a kill at any moment leaves a whole cache or none.
-A run reads the images that were listed at its start, even if files change meanwhile.
+A cache is a memory-mapped `SIZE-DIGEST.pixels.npy` [N, S, S] with `SIZE-DIGEST.pixels.json` beside
+it. The digest covers everything that determines the pixels: path, size and times of every file,
+the preprocessing and the decoder. Both files are written under a temporary name and renamed, the
+array last, so an interrupted run leaves a complete cache or none.
 """
 
-import errno
 import hashlib
 import json
 import logging
 import mmap
 import os
-import re
-import shutil
 from contextlib import closing
 from dataclasses import astuple, dataclass
 from pathlib import Path
@@ -37,7 +33,7 @@ _ARRAY, _KEY = ".pixels.npy", ".pixels.json"
 class Cache:
     """The cached images of some files, read-only.
 
-    Processes that open the same file share its pages; a pickled copy opens the file again.
+    Processes that open the same file share its memory; a pickled copy opens the file again.
 
     Args:
         file: The array, uint8 [N, S, S].
@@ -45,7 +41,7 @@ class Cache:
 
     Raises:
         OSError: If the file cannot be opened.
-        ValueError: If it is no such array.
+        ValueError: If it does not hold such an array.
     """
 
     def __init__(self, file: Path, paths: NDArray[np.str_]) -> None:
@@ -53,7 +49,7 @@ class Cache:
         self.paths = paths
         self._images = np.load(file, mmap_mode="r")
         if self._images.dtype != np.uint8 or self._images.shape[:1] != paths.shape:
-            raise ValueError("it holds other images than its key says")
+            raise ValueError(f"expected uint8 and {len(paths)} images")
 
     def rows(self, paths: NDArray[np.str_]) -> NDArray[np.int64]:
         """The rows of some of the files, int64 [N].
@@ -73,8 +69,7 @@ class Cache:
         """A copy of one image, uint8 [S, S]."""
         image = np.array(self._images[row])
         if hasattr(mmap, "MADV_DONTNEED"):
-            # Otherwise the pages read so far, in the end the whole file, count as this process's
-            # memory; the system keeps them for the next reader all the same.
+            # Otherwise every page read so far counts as this process's memory.
             cast(mmap.mmap, self._images.base).madvise(mmap.MADV_DONTNEED)
         return image
 
@@ -87,10 +82,10 @@ class CacheFile:
     """A cache on disk.
 
     Attributes:
-        file: The array, or what a killed run left of it.
+        file: The array, complete or partly written by a killed run.
         size: Bytes.
-        images: Their number; 0 if the cache is incomplete.
-        side: Of the square images, pixels; 0 if the cache is incomplete.
+        images: Number of images; 0 if the cache is incomplete.
+        side: Side of the square images, pixels; 0 if the cache is incomplete.
     """
 
     file: Path
@@ -124,7 +119,7 @@ def open_cache(
     directory: str | Path | None = None,
     workers: int | None = None,
 ) -> Cache:
-    """Open the cache of some images, decoding them first if there is none.
+    """Open the cache of some images, decoding them first if it does not exist.
 
     Args:
         paths: Image files, at least one, in any order.
@@ -133,24 +128,25 @@ def open_cache(
         workers: Decoding threads; see `pneumonia.data.parallel.parallel_map`.
 
     Raises:
-        DataError: If an image cannot be read or changes meanwhile, or the folder cannot be
-            written or is full.
+        DataError: If an image cannot be read or changes meanwhile, or the cache cannot be
+            written.
     """
     paths = np.unique(paths)
     folder = cache_directory(directory)
     key = _digest(paths, preprocessing)
-    name = re.sub("[^A-Za-z0-9]+", "_", "_".join(_common_folder(paths).parts[-2:]))[:60]
-    file = folder / f"{name}-{preprocessing.image_size}-{key[:32]}{_ARRAY}"
-    if (cache := _open(file, paths, key)) is not None:
-        return cache
-    needed = len(paths) * preprocessing.image_size**2
+    file = folder / f"{preprocessing.image_size}-{key[:32]}{_ARRAY}"
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if shutil.disk_usage(folder).free < needed:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if json.loads(_key_file(file).read_text(encoding="utf-8")) == {"key": key}:
+            return Cache(file, paths)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError, EOFError) as error:
+        log.warning("The cache %s cannot be read (%s) and is rebuilt.", file, error)
+    try:
         _build(file, paths, preprocessing, key, workers)
         return Cache(file, paths)
     except OSError as error:
+        needed = len(paths) * preprocessing.image_size**2
         raise DataError(
             f"The image cache ({needed / 1e6:,.1f} MB) cannot be written to {folder}"
             f" ({error.strerror}); make room, set data.cache_dir, or set data.cache=false."
@@ -158,7 +154,7 @@ def open_cache(
 
 
 def list_caches(directory: str | Path | None = None) -> list[CacheFile]:
-    """The caches in a folder, and what killed runs left there, by name.
+    """The caches in a folder, complete or not, by name.
 
     Args:
         directory: Folder of caches; see `cache_directory`.
@@ -166,36 +162,36 @@ def list_caches(directory: str | Path | None = None) -> list[CacheFile]:
     found = []
     folder = cache_directory(directory)
     for file in sorted([*folder.glob(f"*{_ARRAY}"), *folder.glob(f".*{_ARRAY}.*")]):
-        try:
-            whole = file.name.endswith(_ARRAY)
-            images, side = np.load(file, mmap_mode="r").shape[:2] if whole else (0, 0)
-            found.append(CacheFile(file, file.stat().st_size, images, side))
-        except FileNotFoundError:  # removed meanwhile
-            continue
+        complete = file.name.endswith(_ARRAY)
+        images, side = np.load(file, mmap_mode="r").shape[:2] if complete else (0, 0)
+        found.append(CacheFile(file, file.stat().st_size, images, side))
     return found
 
 
 def clear_caches(directory: str | Path | None = None) -> list[CacheFile]:
-    """Remove the caches in a folder; a run that reads one keeps it until it ends.
+    """Remove the caches in a folder; a run that has opened one can still read it.
 
     Args:
         directory: Folder of caches; see `cache_directory`.
 
     Returns:
-        What was removed.
+        The removed caches.
 
     Raises:
         DataError: If a file cannot be removed.
     """
     caches = list_caches(directory)
+    keys = cache_directory(directory).glob(f"*{_KEY}")
     try:
-        for cache in caches:
-            cache.file.unlink(missing_ok=True)
-        for key in cache_directory(directory).glob(f"*{_KEY}"):
-            key.unlink(missing_ok=True)
+        for file in [*(cache.file for cache in caches), *keys]:
+            file.unlink(missing_ok=True)
     except OSError as error:
         raise DataError(f"{error.filename} cannot be removed ({error.strerror}).") from error
     return caches
+
+
+def _key_file(file: Path) -> Path:
+    return file.with_name(file.name.removesuffix(_ARRAY) + _KEY)
 
 
 def _digest(paths: NDArray[np.str_], preprocessing: Preprocessing) -> str:
@@ -210,27 +206,6 @@ def _digest(paths: NDArray[np.str_], preprocessing: Preprocessing) -> str:
         digest.update(os.fsencode(os.path.abspath(path)))  # noqa: PTH100  likewise
         digest.update(repr(state).encode())
     return digest.hexdigest()
-
-
-def _common_folder(paths: NDArray[np.str_]) -> Path:
-    """The paths are sorted: what the first and the last share, all do."""
-    return Path(os.path.commonpath([Path(str(path)).absolute().parent for path in paths[[0, -1]]]))
-
-
-def _key_file(file: Path) -> Path:
-    return file.with_name(file.name.removesuffix(_ARRAY) + _KEY)
-
-
-def _open(file: Path, paths: NDArray[np.str_], key: str) -> Cache | None:
-    try:
-        if json.loads(_key_file(file).read_text(encoding="utf-8"))["key"] != key:
-            raise ValueError("its key is another one")
-        return Cache(file, paths)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except (OSError, ValueError, EOFError, KeyError, TypeError) as error:
-        log.warning("The cache %s cannot be used (%s); it is made again.", file, error)
-        return None
 
 
 def _build(
@@ -255,8 +230,8 @@ def _build(
                 stream.write(image.tobytes())
         if _digest(paths, preprocessing) != key:
             raise DataError(
-                f"Images in {_common_folder(paths)} changed while they were cached; start again"
-                " when nothing writes there."
+                f"Images changed while they were cached (first image: {paths[0]}); start again"
+                " when no other program writes there."
             )
         with atomic_write(_key_file(file)) as text:
-            json.dump({"key": key, "folder": str(_common_folder(paths))}, text)
+            json.dump({"key": key}, text)

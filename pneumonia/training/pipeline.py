@@ -91,7 +91,7 @@ def build_run(start: RunStart) -> RunComponents:
         SanityChecks(policy.operating_point, policy.target, policy.alpha, start.test),
         RunFiles(start, settings | {"test": start.test}),  # else a run could overwrite another
         ReseedSteps(config.seed),  # these two: else a resumed run ends differently
-        ResumeState(),
+        ResumeState(start.resumed),
         CollectLogits(),  # threshold and test metrics are computed from them
         *_instantiate_all("callbacks", config, Callback),
     ]

@@ -138,8 +138,8 @@ def test_training_metrics_of_an_interrupted_epoch_are_restored(three_steps, tmp_
 
     last, probe = LastCheckpoint(str(tmp_path)), Probe()
     with pytest.raises(Stopped):
-        three_steps(ResumeState(), GracefulShutdown(), Signal(signal.SIGTERM), last)
-    three_steps(ResumeState(), probe, ckpt_path=last.path)
+        three_steps(ResumeState(resumed=True), GracefulShutdown(), Signal(signal.SIGTERM), last)
+    three_steps(ResumeState(resumed=True), probe, ckpt_path=last.path)
     assert probe.updates == 2
 
 

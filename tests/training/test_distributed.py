@@ -26,6 +26,7 @@ from pneumonia.training.distributed import is_rank_zero, rank
 from pneumonia.training.errors import check_run, explain_system_error
 from pneumonia.training.pipeline import build_run
 from pneumonia.training.resume import RunStart
+from pneumonia.training.run_record import read_run_summary
 from pneumonia.training.sweep.leaderboard import read_runs
 
 ROOT = Path(__file__).parents[2]
@@ -308,7 +309,7 @@ def test_two_machines_under_torchrun_do_what_one_process_does(alone, new):
     [
         ("SIGKILL", None),
         ("error", "x.jpeg rotted"),
-        ("loss", "NaN or infinite after step 4"),
+        ("loss", "NaN or infinite after step 5"),
     ],
 )
 def test_when_one_process_fails_all_end_and_its_sentence_is_on_stderr(new, fault, message):
@@ -327,6 +328,8 @@ def test_when_one_process_fails_all_end_and_its_sentence_is_on_stderr(new, fault
     read_checkpoint(last)
     (run,) = read_runs(new.directory.parent)
     assert run.status in ("failed", "unfinished")  # killed by Lightning: no summary
+    if fault == "loss":  # agreed on, so that rank zero records it
+        assert message in read_run_summary(new.directory)["error"]
 
 
 def free_port():

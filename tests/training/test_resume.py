@@ -229,6 +229,24 @@ def test_the_newer_of_two_checkpoints_is_resumed(stopped, start):
     assert not list(folder.glob(".*"))
 
 
+def test_ckpt_path_starts_a_new_run_from_an_old_ones_state(stopped, start, tmp_path):
+    old = stopped / "checkpoints" / "last.ckpt"
+    start("test=false", f"ckpt_path={old}", directory=tmp_path / "new")
+    assert (tmp_path / "new" / "checkpoints" / "best.ckpt").is_file()
+    start("test=false", "resume=true", directory=stopped)
+    new, resumed = (checkpoint_of(run)["state_dict"] for run in (tmp_path / "new", stopped))
+    assert all(torch.equal(new[key], resumed[key]) for key in resumed)
+
+
+def test_ckpt_path_trains_on_where_another_run_stopped_early(start, tmp_path):
+    early = ("model.optimizer.lr=1e-12", "callbacks.early_stopping.patience=1", "test=false")
+    start(*early, directory=tmp_path / "old")
+    old = tmp_path / "old" / "checkpoints" / "last.ckpt"
+    assert checkpoint_of(tmp_path / "old")["epoch"] == 1
+    start(*early, f"ckpt_path={old}", directory=tmp_path / "new")
+    assert checkpoint_of(tmp_path / "new")["epoch"] == 2
+
+
 def test_ckpt_path_needs_the_same_length_of_schedule_and_a_training_state(train, tmp_path):
     train("trainer.max_epochs=1", "test=false", directory=tmp_path / "first")
     folder = tmp_path / "first" / "checkpoints"

@@ -1,6 +1,6 @@
 """Stop a diverged training before its weights are saved."""
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, LightningModule, Trainer
@@ -34,11 +34,11 @@ class NanGuard(Callback):
         finite = torch.isfinite(outputs["loss"].detach())
         self._unread.append((trainer.global_step, self._rate, finite))
         if len(self._unread) >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
-            self._read()
+            self._read(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read the comparisons, so that figures are not drawn from NaN."""
-        self._read()
+        self._read(trainer)
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -48,15 +48,19 @@ class NanGuard(Callback):
         Raises:
             TrainingError: If a loss or a weight is NaN or infinite.
         """
-        self._read()
+        self._read(trainer)
         weights = [v for v in pl_module.state_dict().values() if v.is_floating_point()]
         if not torch.stack([value.isfinite().all() for value in weights]).all():
             raise _error("the weights are", trainer.global_step, self._rate)
 
-    def _read(self) -> None:
+    def _read(self, trainer: Trainer) -> None:
         unread, self._unread = self._unread, []
-        finite = torch.stack([one for *_, one in unread]).tolist() if unread else []
-        for (step, rate, _), fine in zip(unread, finite, strict=True):
+        if not unread:
+            return
+        finite = torch.stack([one for *_, one in unread]).int()
+        if trainer.world_size > 1:  # then all processes stop at once, and rank zero records why
+            finite = cast(Tensor, trainer.strategy.reduce(finite, reduce_op="min"))
+        for (step, rate, _), fine in zip(unread, finite.tolist(), strict=True):
             if not fine:
                 raise _error("the loss is", step, rate)
 

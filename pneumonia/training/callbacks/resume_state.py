@@ -20,9 +20,14 @@ class ResumeState(Callback):
     - At the end of an epoch Lightning saves before it logs the training metrics and steps a
       plateau schedule, and does neither after a resume; it also forgets an early stop.
     - Within an epoch it forgets what the training metrics have counted so far.
+
+    Args:
+        resumed: Whether the run continues itself. A new run from the checkpoint of another
+            (`ckpt_path`) trains on where that one stopped early.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, resumed: bool) -> None:
+        self._resumed = resumed
         self._saved: dict[str, Any] | None = None
 
     def on_save_checkpoint(
@@ -63,7 +68,7 @@ class ResumeState(Callback):
         saved, self._saved = self._saved, None
         if saved is None:
             return
-        trainer.should_stop = saved["stop"]
+        trainer.should_stop = self._resumed and saved["stop"]
         device = pl_module.device
         trainer.callback_metrics.update(
             {name: torch.tensor(value, device=device) for name, value in saved["metrics"].items()}
