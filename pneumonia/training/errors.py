@@ -127,10 +127,9 @@ def handle_errors(main: Main) -> Main:
         try:
             return main(config)
         except Exception as error:  # noqa: BLE001  whatever it is, it is recorded
-            known: Exception | None = None
-            if isinstance(error, (PneumoniaError, OmegaConfBaseException)):  # or a key is missing
-                known = error
-            known = known or explain_system_error(error, str(directory), config)
+            known: Exception | None = error
+            if not isinstance(error, (PneumoniaError, OmegaConfBaseException)):  # a missing key
+                known = explain_system_error(error, str(directory), config)
             single = job.mode == RunMode.RUN
             if is_rank_zero():
                 started = (directory / CONFIG_FILE).exists()
