@@ -28,7 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from pneumonia.data.safe_open import AFTER_PREAMBLE, MAX_PIXELS, MOST_BYTES, is_quiet, quiet
+from pneumonia.data.safe_open import AFTER_PREAMBLE, MAX_BYTES, MAX_PIXELS, is_quiet, quiet
 
 _KEYWORDS = (
     "SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns",
@@ -141,9 +141,9 @@ def _decoder(syntax: str) -> Decoder:
 
 def _inflate(deflated: bytes) -> bytes:
     stream = zlib.decompressobj(-zlib.MAX_WBITS)
-    inflated = stream.decompress(deflated, MOST_BYTES + 1)
-    if len(inflated) > MOST_BYTES:
-        raise _UnusableError(f"it inflates to more than {MOST_BYTES:,} bytes")
+    inflated = stream.decompress(deflated, MAX_BYTES + 1)
+    if len(inflated) > MAX_BYTES:
+        raise _UnusableError(f"it inflates to more than {MAX_BYTES:,} bytes")
     return inflated
 
 

@@ -264,9 +264,9 @@ def _reason(error: Exception, name: str | None) -> str:
     if isinstance(error, UnidentifiedImageError):
         if name is not None and name.lower().endswith((".dcm", ".dicom")):
             return "it lacks the letters DICM at byte 128 of a DICOM file; export it again"
-        return f"it is none of {', '.join(FORMATS)} and DICOM"
+        return f"its format is not {', '.join(FORMATS)} or DICOM"
     if isinstance(error, MemoryError):
-        return "it takes more memory than there is"
+        return "there is not enough memory to decode it"
     own_words = (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError)
     words = (getattr(error, "strerror", None) or str(error)) if isinstance(error, own_words) else ""
     return words or f"it is damaged: {type(error).__name__}"

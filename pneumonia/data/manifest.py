@@ -220,7 +220,7 @@ def read_table(file: str | Path, root: str | Path | None = None) -> Table:
                 raise ValueError(f"{row.path} is not a file")
             first = seen.setdefault((status.st_dev, status.st_ino), line)
             if first != line:
-                raise ValueError(f"{row.path} is the file of line {first} again")
+                raise ValueError(f"{row.path} is already listed in line {first}")
             rows.append(row)
         except OSError as error:
             invalid.append(f"line {line}: {row.path}: {error.strerror}")

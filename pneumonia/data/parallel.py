@@ -72,8 +72,8 @@ def parallel_map(
         yield from _with_progress(results, len(tasks), title)
     except BrokenProcessPool as error:
         raise DataError(
-            f"A worker process died while {title}; try again with less else running, and in a"
-            " script keep the call under `if __name__ == '__main__':`."
+            f"A worker process died while {title}, perhaps for lack of memory; try again with fewer"
+            " programs running. A script must keep the call under `if __name__ == '__main__':`."
         ) from error
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
@@ -99,10 +99,10 @@ def _follow_parent() -> None:
 
 
 def init_worker(worker: int) -> None:
-    """Make a loader process ignore signals from outside; a `worker_init_fn` of `DataLoader`.
+    """Make a loader process ignore all signals but SIGTERM from its parent; a `worker_init_fn`.
 
-    Ctrl-C reaches all processes of a terminal, and a scheduler signals all of a job, but the run
-    needs its workers to finish a step and save a checkpoint. SIGTERM from the run itself counts.
+    Terminals and schedulers signal all processes of a job, but the training process needs its
+    workers to finish a step and save a checkpoint.
 
     Args:
         worker: Its number, unused.

@@ -19,7 +19,7 @@ MAX_PIXELS = 89_478_485
 """Larger images are refused before decoding: Pillow's own warning limit for decompression bombs.
 The largest radiographs (43 cm at 0.1 mm) have 19 million pixels."""
 
-MOST_BYTES = 256 << 20
+MAX_BYTES = 256 << 20
 """Larger files are refused before opening: `MAX_PIXELS` at three bytes a pixel, uncompressed."""
 
 AFTER_PREAMBLE = 132
@@ -64,8 +64,8 @@ def is_dicom(start: bytes) -> bool:
 def _check_size(size: int) -> None:
     if not size:
         raise ValueError("it is empty")
-    if size > MOST_BYTES:
-        raise ValueError(f"it has {size:,} bytes, more than the limit of {MOST_BYTES:,}")
+    if size > MAX_BYTES:
+        raise ValueError(f"it has {size:,} bytes, more than the limit of {MAX_BYTES:,}")
 
 
 _decoding = threading.local()

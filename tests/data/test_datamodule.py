@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from lightning import Trainer
-from torch.utils.data import DataLoader
 
 from pneumonia.data.cache import list_caches
 from pneumonia.data.datamodule import ChestXrayDataModule, SyntheticDataModule, TableDataModule
@@ -82,11 +81,6 @@ def test_with_strategy_folder_val_is_the_published_folder(kaggle, write_images):
         ready(kaggle, split=split)
 
 
-def test_the_split_does_not_depend_on_the_seed_of_the_run(kaggle):
-    one, other = (ready(kaggle, split=ValidationSplit("random"), seed=seed) for seed in (0, 9))
-    assert one.splits["val"].paths.tolist() == other.splits["val"].paths.tolist()
-
-
 def test_counts_are_logged(kaggle, caplog):
     with caplog.at_level(logging.INFO, "pneumonia"):
         datamodule = ready(kaggle)
@@ -156,13 +150,6 @@ def test_batches_after_a_resume_are_those_that_were_left(synthetic, sampler):
     assert_equal_batches(resumed.train_dataloader(), whole[done + 2 :])
 
 
-def test_spawned_workers_open_the_cache_themselves(synthetic, tmp_path):
-    loader = ready(synthetic, cache_dir=tmp_path).val_dataloader()
-    spawned = DataLoader(loader.dataset, 8, num_workers=1, multiprocessing_context="spawn")
-    for one, other in zip(loader, spawned, strict=True):
-        assert torch.equal(one["image"], other["image"])
-
-
 def test_every_validation_split_shares_one_cache_and_the_test_split_has_its_own(kaggle, tmp_path):
     settings = {"cache_dir": tmp_path / "caches"}
     for split in (ValidationSplit(), ValidationSplit("random"), ValidationSplit("folder")):
@@ -186,29 +173,6 @@ def test_only_a_run_with_a_cache_survives_the_loss_of_its_images(kaggle, tmp_pat
             list(loader)
 
 
-def test_balanced_draws_reach_the_batches(kaggle, write_images):
-    names = [f"person9_virus_{n}.jpeg" for n in range(1000, 1100)]
-    write_images(kaggle / "train/PNEUMONIA", names)
-    fractions = {}
-    for sampler in (None, "balanced"):
-        datamodule = ready(kaggle, sampler=sampler)
-        labels = [batch["label"] for batch in batches(datamodule, "train", epochs=5)]
-        fractions[sampler] = float(torch.cat(labels).float().mean())
-    assert fractions[None] > 0.7
-    assert fractions["balanced"] == pytest.approx(0.5, abs=0.06)
-
-
-@pytest.mark.parametrize("cache", [True, False])
-def test_links_that_loop_are_named(kaggle, cache):
-    loop = kaggle / "train/NORMAL/IM-0099-0001.jpeg"
-    loop.symlink_to(loop)
-    with pytest.raises(DataError, match=r"IM-0099-0001\.jpeg"):
-        ready(kaggle, cache=cache)
-    (kaggle / "train/NORMAL/again").symlink_to(kaggle / "train")
-    with pytest.raises(DataError, match="again"):
-        ready(kaggle, cache=cache)
-
-
 def test_training_batches_are_whole_and_others_hold_every_image_in_order(synthetic):
     datamodule = ready(synthetic, batch_size=7)
     datamodule.setup("test")
@@ -230,12 +194,12 @@ def test_only_training_images_are_augmented(synthetic):
         assert torch.equal(one["image"], other["image"]) is same
 
 
-@pytest.mark.parametrize(("fraction", "workers"), [(0.6, 0), (0.6, 1), (0, 0)])
-def test_a_damaged_image_in_mid_epoch_is_named_in_one_sentence(kaggle, fraction, workers):
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_in_mid_epoch_is_named_in_one_sentence(kaggle, workers):
     datamodule = ready(kaggle, num_workers=workers, cache=False)
     row = list(datamodule.train_dataloader().sampler)[20][1]
     path = Path(datamodule.splits["train"].paths[row])
-    os.truncate(path, int(fraction * path.stat().st_size))
+    os.truncate(path, int(0.6 * path.stat().st_size))
     with pytest.raises(DataError) as refusal:
         list(batches(datamodule, "train"))
     assert sentence(refusal.value).startswith(f"{path} cannot be read as an image (")
@@ -254,10 +218,6 @@ def test_a_setting_out_of_range_is_refused(tmp_path, key, value):
         module(tmp_path, **{key: value})
 
 
-def test_the_number_of_workers_is_chosen_within_the_cores(tmp_path):
-    assert 0 <= module(tmp_path, num_workers=None).num_workers < (os.cpu_count() or 1)
-
-
 def test_synthetic_images_are_drawn_once(tmp_path):
     root = tmp_path / "deep/synthetic"
     datamodule = SyntheticDataModule(root, images=60, image_size=32, batch_size=4, num_workers=0)
@@ -273,17 +233,14 @@ def test_synthetic_images_are_drawn_once(tmp_path):
         assert min(datamodule.splits[split].class_counts()) > 0
 
 
-def test_a_table_takes_the_place_of_folders(kaggle):
+def test_a_table_can_replace_folders(kaggle):
     names = [path.relative_to(kaggle) for path in sorted(kaggle.glob("t*/*/*"))]
     rows = [f"{name},{name.parts[1]},{name.parts[0]}" for name in names]
     (kaggle / "table.csv").write_text("\n".join(["path,label,split", *rows]))
     datamodule = TableDataModule(kaggle / "table.csv", image_size=32, num_workers=0)
     datamodule.check_root()
-    assert [datamodule.has_split(split) for split in ("train", "val", "test")] == [
-        True,
-        False,
-        True,
-    ]
+    found = {split for split in ("train", "val", "test") if datamodule.has_split(split)}
+    assert found == {"train", "test"}
     datamodule.setup("fit")
     datamodule.setup("test")
     assert sum(map(len, datamodule.splits.values())) == len(names)

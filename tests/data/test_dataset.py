@@ -44,14 +44,9 @@ def test_normal_is_0_and_pneumonia_is_1(train):
     "debris",
     [
         "train/__MACOSX/NORMAL/._IM-0001-0001.jpeg",
-        "train/NORMAL/__MACOSX/IM-0009-0001.jpeg",
         "train/NORMAL/._IM-0001-0001.jpeg",
-        "train/.DS_Store",
-        "train/NORMAL/.hidden/x.jpeg",
         "train/PNEUMONIA/labels.csv",
-        "train/readme.txt",
         "chest_xray/train/NORMAL/IM-0001-0001.jpeg",
-        "__MACOSX/chest_xray/train/NORMAL/._IM-0001-0001.jpeg",
     ],
 )
 def test_debris_is_not_listed(train, debris):
@@ -62,14 +57,14 @@ def test_debris_is_not_listed(train, debris):
     assert files(train) == before
 
 
-@pytest.mark.parametrize("suffix", ["jpg", "JPEG", "png", "tiff", "bmp", "webp", "pgm", "DCM"])
+@pytest.mark.parametrize("suffix", ["JPEG", "webp", "DCM"])
 def test_image_files_of_all_kinds_are_listed(train, suffix):
     (train / f"NORMAL/IM-0003-0001.{suffix}").write_bytes(b"not read here")
     assert str(train / f"NORMAL/IM-0003-0001.{suffix}") in files(train)
 
 
-@pytest.mark.parametrize("name", ["COVID", "normal", "chest_xray", "IM-0001-0001.jpeg"])
-def test_what_belongs_to_no_class_is_named(train, write_images, name):
+@pytest.mark.parametrize("name", ["COVID", "normal", "IM-0001-0001.jpeg"])
+def test_a_folder_or_file_outside_the_two_classes_is_named(train, write_images, name):
     write_images(train, [name if name.endswith(".jpeg") else f"{name}/x.jpeg"])
     with pytest.raises(DataError, match=f"{train} .*{name}"):
         files(train)
@@ -89,18 +84,6 @@ def test_a_missing_or_empty_class_is_named(train):
     shutil.rmtree(train / "NORMAL")
     with pytest.raises(DataError, match=f"{train} has no folder NORMAL"):
         files(train)
-
-
-def test_a_missing_split_is_named(train):
-    with pytest.raises(DataError, match=str(train.parent / "test")):
-        read_split(train.parent, "test")
-
-
-def test_patients_are_identified_as_requested(train, write_images):
-    write_images(train / "NORMAL", ["scan-7-a.png"])
-    with pytest.raises(DataError, match=r"scan-7-a\.png"):
-        read_split(train.parent, "train")
-    assert len(set(read_split(train.parent, "train", "file").patients)) == 5
 
 
 @pytest.mark.shared

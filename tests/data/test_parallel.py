@@ -1,4 +1,4 @@
-"""Loader processes ignore signals from outside, and end when their run says so."""
+"""Loader processes ignore signals from outside, and end with the training process."""
 
 import os
 import signal
@@ -40,13 +40,13 @@ def test_a_signal_from_another_process_is_ignored(loader, number):
     worker.wait(5)
 
 
-def test_the_runs_own_word_ends_it(loader):
+def test_sigterm_from_the_training_process_ends_it(loader):
     worker = only_worker()
     os.kill(worker.pid, signal.SIGTERM)
     worker.wait(5)
 
 
-def test_a_process_that_forgets_its_loader_still_exits():
+def test_a_process_with_an_unclosed_loader_still_exits():
     code = """
 from torch.utils.data import DataLoader
 from pneumonia.data.parallel import init_worker

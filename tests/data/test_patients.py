@@ -12,10 +12,8 @@ from pneumonia.labels import NORMAL, PNEUMONIA
     [
         ("person78_bacteria_378.jpeg", PNEUMONIA, "bacteria", 78, "bacterial"),
         ("person78_virus_378.jpeg", PNEUMONIA, "virus", 78, "viral"),
-        ("person1017_virus_1695_1.jpeg", PNEUMONIA, "virus", 1017, "viral"),
         ("IM-0115-0001.jpeg", NORMAL, "IM", 115, "normal"),
         ("IM-0115-0001-0003.jpeg", NORMAL, "IM", 115, "normal"),
-        ("IM-115-1.jpeg", NORMAL, "IM", 115, "normal"),
         ("NORMAL2-IM-0115-0001.jpeg", NORMAL, "NORMAL2-IM", 115, "normal"),
         ("NORMAL2-IM-1094-0001-0003.png", NORMAL, "NORMAL2-IM", 1094, "normal"),
     ],
@@ -29,8 +27,7 @@ def test_a_patient_is_a_stream_and_a_number(name, label, stream, number, subtype
 @pytest.mark.parametrize(
     "name",
     [
-        *("scan1.jpeg", "person1_fungus_2.jpeg", "personX_virus_2.jpeg", "XIM-0001-0001.jpeg"),
-        *("copy of person1_virus_2.jpeg", "person1_virus_2 (1).jpeg"),
+        *("person1_fungus_2.jpeg", "XIM-0001-0001.jpeg", "person1_virus_2 (1).jpeg"),
     ],
 )
 def test_a_name_of_no_stream_is_refused_with_both_remedies(name):
@@ -39,11 +36,6 @@ def test_a_name_of_no_stream_is_refused_with_both_remedies(name):
         identify_patients(paths, [0, 1])
     for part in ("1 of 2", name, "/data/train/PNEUMONIA", "data.patients=REGEX", "=file"):
         assert part in str(refusal.value)
-
-
-def test_the_first_three_unknown_names_are_named():
-    with pytest.raises(DataError, match=r"5 of 5 .*a0\.png, a1\.png, a2\.png, in"):
-        identify_patients([f"a{n}.png" for n in range(5)], [0] * 5)
 
 
 def test_an_expression_identifies_patients():

@@ -1,7 +1,6 @@
 """The validation split, and what may not be on both sides of a split."""
 
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -41,12 +40,6 @@ def test_blocks_take_the_lowest_and_highest_numbers_of_each_stream(
     train, stream, fraction, expected
 ):
     assert numbers(train, ValidationSplit(fraction=fraction).mask(train), stream) == expected
-
-
-def test_blocks_order_numbers_as_numbers(write_images, tmp_path):
-    names = [f"person{n}_virus_{n}.jpeg" for n in (1000, 9, 10, 200, 11, 12, 13, 14)]
-    samples = Manifest.from_paths(list(map(str, write_images(tmp_path, names))), [1] * 8)
-    assert numbers(samples, ValidationSplit(fraction=0.25).mask(samples), "virus") == {9, 1000}
 
 
 @pytest.mark.parametrize(
@@ -93,12 +86,6 @@ def test_every_image_is_in_one_fold(train, folds, copies):
     assert_folds(train, folds)
 
 
-def test_every_image_is_in_one_fold_though_patients_have_both_classes(write_images, tmp_path):
-    names = [f"{label}/p{n}.png" for label in ("NORMAL", "PNEUMONIA") for n in range(10)]
-    paths = list(map(str, write_images(tmp_path, names)))
-    assert_folds(Manifest.from_paths(paths, [0] * 10 + [1] * 10, r"p(\d+)"), 3)
-
-
 @pytest.mark.parametrize("patients", ["file", r"(\d+)"])
 def test_blocks_without_numbers_are_refused(kaggle, patients):
     samples = read_split(kaggle, "train", patients)
@@ -112,13 +99,10 @@ def test_blocks_without_numbers_are_refused(kaggle, patients):
     [
         ({"strategy": "block"}, "strategy='block'"),
         ({"fraction": 0.0}, "fraction=0.0"),
-        ({"fraction": 1.0}, "fraction=1.0"),
         ({"fraction": float("nan")}, "fraction=nan"),
         ({"folds": 5}, "strategy=random"),
-        ({"strategy": "folder", "folds": 5}, "strategy=random"),
         ({"strategy": "random", "folds": 1}, "folds=1"),
         ({"strategy": "random", "folds": 5, "fold": 5}, "fold=5"),
-        ({"strategy": "random", "folds": 5, "fold": -1}, "fold=-1"),
         ({"strategy": "random", "seed": -1}, "seed=-1"),
     ],
 )
@@ -143,12 +127,6 @@ def test_groups_link_patients_through_common_files(write_images, tmp_path):
     groups = group_images(Manifest.from_paths(paths, [1] * 8))
     assert len(set(groups[:6])) == 1
     assert len(set(groups)) == 2
-
-
-def test_a_missing_file_is_named(train):
-    Path(train.paths[0]).unlink()
-    with pytest.raises(DataError, match=str(train.paths[0])):
-        ValidationSplit().mask(train)
 
 
 def test_splits_that_share_a_patient_or_a_file_are_refused(kaggle, write_images, train):

@@ -42,10 +42,6 @@ def test_the_heart_changes_sides_only_with_a_flip(heart):
     assert 30 < sum(sides) < 70
 
 
-def test_with_all_ranges_empty_the_image_stays_the_same(heart):
-    assert torch.equal(Augmentation(**STILL)(heart, 0), heart)
-
-
 @pytest.mark.parametrize(
     "change",
     [
@@ -71,9 +67,6 @@ def test_each_transform_changes_the_image_moderately(heart, change):
         ("translate", 2.0),
         ("scale", [0.0, 1.0]),
         ("scale", [1.0]),
-        ("shear", -1.0),
-        ("brightness", -0.1),
-        ("contrast", -0.1),
         ("horizontal_flip", 1.5),
     ],
 )

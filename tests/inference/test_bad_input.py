@@ -82,7 +82,7 @@ def test_every_bad_file_gets_a_row_with_its_error_and_the_others_are_predicted(
             saved("GIF", grey, save_all=True, append_images=[Image.new("L", grey.size)]),
             "2 frames",
         ),
-        "text.jpeg": (b"no image", "it is none of JPEG"),
+        "text.jpeg": (b"no image", "its format is not JPEG"),
     }
     bad |= {f"bomb.{kind}.png": (enormous(kind, make_dicom), "pixels") for kind in BOMBS}
     for name, (content, _) in bad.items():
