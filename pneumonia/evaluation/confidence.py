@@ -69,12 +69,12 @@ class Estimate:
 
     @classmethod
     def exact(cls, value: Number, method: str) -> "Estimate":
-        """Make one of a known number; `method` says what it is: `count`, `given`."""
+        """Wrap a number that is known exactly, such as a count or a given threshold."""
         return cls(value, value, value, method)
 
     @classmethod
     def without_interval(cls, value: Number, reason: str) -> "Estimate":
-        """Make one of a number without an interval, for the reason given."""
+        """Wrap a number that has no interval, for the reason given."""
         return cls(value, math.nan, math.nan, f"none: {reason}")
 
 

@@ -1,6 +1,5 @@
 """Evaluate predictions: every metric with its interval, overall and by subtype, and caveats."""
 
-import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,8 +25,6 @@ from pneumonia.evaluation.metrics import Confusion, confusion
 from pneumonia.evaluation.predictions import FEW_PATIENTS, PredictionTable, check_threshold
 from pneumonia.evaluation.threshold import OperatingPoint
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA, UNKNOWN_SUBTYPE
-
-log = logging.getLogger(__name__)
 
 HALF = 0.5
 AT_HALF = f"at_{HALF}/"
@@ -93,7 +90,7 @@ class ShortcutProbe:
         name: The change, in a few words.
         geometry: Exactly what was done.
         auroc: The AUROC on the changed images.
-        picture: One of them, grey uint8 [H, W]; None for what is no image.
+        picture: One of them, grey uint8 [H, W]; None without an image.
     """
 
     name: str
@@ -218,8 +215,6 @@ def evaluate_predictions(
     if abstention is not None:
         metrics |= _selective_metrics(table, abstention, weights)
         notes += _violated_guarantees(table, abstention)
-    for note in notes:
-        log.warning(note)
     return EvaluationResult(
         model=model,
         table=table,

@@ -1,15 +1,14 @@
 """The operating point: one threshold, chosen on the validation set before the test set is read.
 
-What a validation set can support:
+A target is refused if a single error among the m images of its class misses it, (m - 1) / m <
+target: a sensitivity of 0.95 needs 20 PNEUMONIA images.
 
-- Refused is a target that allows no error. With m images, sensitivity moves in steps of 1 / m; if
-  one error already misses the target, (m - 1) / m < target, the threshold would be the score of a
-  single image: 0.95 needs 20 PNEUMONIA images.
-- Warned of is a target that the patients could not confirm. If all m patients of the class were
-  right, the one-sided 95% Clopper-Pearson bound would be 0.05^(1 / m); below the target, not even a
-  perfect result confirms it: 0.95 needs 59 PNEUMONIA patients.
-- Warned of are fewer than 30 patients in either class (`predictions.FEW_PATIENTS`), and a threshold
-  that is no better than chance.
+A warning is given
+
+- if even a perfect result could not confirm the target: with m patients its one-sided 95%
+  Clopper-Pearson bound is 0.05^(1 / m), so that 0.95 needs 59 PNEUMONIA patients;
+- for fewer than 30 patients in either class (`predictions.FEW_PATIENTS`);
+- for a threshold that is no better than chance.
 """
 
 import logging
@@ -142,9 +141,7 @@ def check_support(
     images: tuple[int, int],
     patients: tuple[int, int],
 ) -> list[str]:
-    """Check by counts alone whether a validation set can support a target.
-
-    The rules are in the module docstring.
+    """Check whether a validation set is large enough for a target, by the module's rules.
 
     Args:
         policy: One of `POLICIES`.

@@ -11,7 +11,6 @@ from sklearn.metrics import log_loss
 
 from pneumonia.errors import EvaluationError
 from pneumonia.evaluation.calibration import (
-    bin_numbers,
     fit_recalibration,
     fit_temperature,
     reliability,
@@ -33,10 +32,6 @@ def test_reliability_equals_scikit_learn():
     np.testing.assert_allclose(found.frequency, frequency)
     np.testing.assert_allclose(found.probability, probability)
     assert found.images.sum() == 300
-
-
-def test_lower_edges_belong_to_their_bin():
-    assert bin_numbers(np.array([0, 1 / 15, 14 / 15, 1])).tolist() == [0, 1, 14, 14]
 
 
 @pytest.mark.parametrize("scale", [1.5, 2, 4, 8])

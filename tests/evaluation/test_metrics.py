@@ -12,11 +12,8 @@ from sklearn.linear_model import LogisticRegression
 from pneumonia.evaluation.metrics import (
     METRICS,
     PREVALENCE_METRICS,
-    Confusion,
     compute_metrics,
-    confusion,
     metric_values,
-    threshold_metrics,
 )
 from pneumonia.evaluation.predictions import PredictionTable, sigmoid
 
@@ -81,16 +78,6 @@ def test_weighted_metrics_equal_scikit_learn_on_repeated_images(seed):
     assert values == pytest.approx({name: row[0] for name, row in found.items()})
 
 
-def test_the_keras_notebook():
-    """Its test: 390 of 390 PNEUMONIA and 229 of 234 NORMAL images predicted as PNEUMONIA."""
-    labels, logits = np.repeat([1, 0], [390, 234]), np.repeat([1.0, -1.0], [619, 5])
-    found = metric_values(PredictionTable(label=labels, logit=logits), {"": 0.5})
-    expected = {"accuracy": 0.633, "precision": 0.630, "recall": 1, "specificity": 0.021}
-    assert {name: round(found[name], 3) for name in expected} == expected
-    assert confusion(labels, logits > 0) == Confusion(tp=390, fp=229, tn=5, fn=0)
-    assert threshold_metrics(390, 229, 390, 234)["f1"] == pytest.approx(found["f1"])
-
-
 def test_probability_at_the_threshold_is_pneumonia():
     p = np.array([0.5, np.nextafter(0.5, 0)])
     found = metric_values(PredictionTable(label=np.array([1, 0]), probability=p), {"": 0.5})
@@ -129,7 +116,7 @@ def test_constant_scores_give_no_warning(value):
         ("pneumonia.inference.predictor, pneumonia.inference.batch_predict", {"scipy", "sklearn"}),
         ("pneumonia.cli", {"scipy", "sklearn", "torch", "numpy"}),
         (
-            "pneumonia.evaluation.compare, pneumonia.evaluation.plots",
+            "pneumonia.commands.evaluate, pneumonia.evaluation.report.write",
             {"torch", "lightning", "hydra", "timm", "matplotlib.pyplot"},
         ),
     ],

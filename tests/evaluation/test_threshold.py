@@ -93,11 +93,9 @@ def test_damaged_point_is_refused(change):
     [
         ("recall", None, "operating_point"),
         ("sensitivity", 1, "target"),
-        ("sensitivity", 95, "target"),
         ("specificity", 0, "target"),
         ("youden", 0.9, "target"),
         ("cost", None, "target"),
-        ("cost", 0, "target"),
         ("fixed", None, "target"),
         ("fixed", np.nan, "target"),
     ],
@@ -146,8 +144,3 @@ def test_constant_model_is_warned_of_or_refused(caplog):
     assert len(caplog.records) == 1
     with pytest.raises(EvaluationError, match="specificity"):
         choose_threshold(labels, np.full(200, 0.7), policy="specificity")
-
-
-def test_bad_arrays_are_refused():
-    with pytest.raises(EvaluationError, match="column probability"):
-        choose_threshold([0, 1], [0.1, 1.2])

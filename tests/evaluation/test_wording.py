@@ -10,7 +10,6 @@ from pneumonia.evaluation.metrics import Confusion
 from pneumonia.evaluation.report.wording import (
     abstention_guarantee,
     degenerate,
-    error_counts,
     format_estimate,
     uncertain_range,
 )
@@ -32,33 +31,15 @@ def test_degenerate_classifier_is_reported_with_recall_and_specificity():
 @pytest.mark.parametrize(
     "confusion",
     [
-        Confusion(tp=9, fp=9, tn=1, fn=1),
-        Confusion(tp=1, fp=1, tn=9, fn=9),
-        Confusion(tp=1, fp=1, tn=0, fn=0),
-    ],
-)
-def test_same_prediction_for_90_percent_of_each_class_is_degenerate(confusion):
-    assert degenerate(confusion)
-
-
-@pytest.mark.parametrize(
-    "confusion",
-    [
         GOOD,
         Confusion(tp=390, fp=117, tn=117, fn=0),  # poor: specificity 0.5
         Confusion(tp=90, fp=89, tn=11, fn=10),  # just below the limit
-        Confusion(tp=50, fp=50, tn=50, fn=50),  # random
         Confusion(tp=5, fp=95, tn=5, fn=95),  # inverted, but it separates the classes
         Confusion(tp=990, fp=1, tn=9, fn=0),  # nearly all images are PNEUMONIA
     ],
 )
 def test_other_classifiers_are_not_degenerate(confusion):
     assert degenerate(confusion) is None
-
-
-def test_errors_of_both_kinds_are_counted():
-    assert "12 of 390 PNEUMONIA" in error_counts(GOOD)
-    assert "30 of 234 NORMAL" in error_counts(GOOD)
 
 
 def test_estimates_are_written_with_their_interval():
