@@ -37,7 +37,7 @@ _CACHE_TIMEOUT = timedelta(days=7)
 
 
 class ChestXrayDataModule(LightningDataModule):
-    """Chest X-rays in Kaggle's folder layout, with a validation set taken from the training images.
+    """Chest X-rays in Kaggle's folder layout, with a validation set drawn from the training images.
 
     Args:
         root: Folder with `train`, `val` and `test`, each with `NORMAL` and `PNEUMONIA`.
@@ -141,10 +141,10 @@ class ChestXrayDataModule(LightningDataModule):
         """
         if stage in ("fit", "validate") and "train" not in self.splits:
             train, val = self._split_train_val()
-            val = _shuffled(val)  # so that a part of it, by limit_val_batches, has both classes
+            val = _shuffled(val)  # so that limit_val_batches keeps both classes
             if getattr(self.trainer, "overfit_batches", 0):
                 train = _shuffled(train)  # Lightning then takes the first rows, in order
-            # One cache of both: any other validation split of these images can use it, too.
+            # One cache for both, so that other validation splits of these images reuse it.
             cache = self._open_cache(train + val)
             self._add("train", train, cache)
             self._add("val", val, cache)
@@ -231,7 +231,7 @@ class ChestXrayDataModule(LightningDataModule):
         return samples.take(~validation), samples.take(validation)
 
     def _open_cache(self, samples: Manifest) -> Cache | None:
-        """Open or build the cache: rank zero first, then one process of each other machine."""
+        """Open or build the cache: on rank zero first, then once on every other machine."""
         if not self.cache:
             return None
         cache: Cache | None = None
@@ -277,7 +277,7 @@ def _shuffled(samples: Manifest) -> Manifest:
 
 
 KAGGLE_ROOT = Path("data/chest_xray")
-"""The only root that is downloaded if missing; any other is taken for a misspelling."""
+"""The only root that is downloaded if missing; any other missing root is an error."""
 
 
 class KaggleDataModule(ChestXrayDataModule):

@@ -1,8 +1,7 @@
 """DICOM files -> the grey pixels that a workstation would show.
 
-Needs the extra `dicom`; imported when the first such file is read. Nothing that a file says about
-its patient is parsed. Messages name attributes and technical values only, and pydicom's own words
-are dropped, since they may quote the file.
+Needs the extra `dicom`; imported when the first such file is read. No patient attribute is parsed
+and no message of pydicom is passed on, since it may quote the file.
 """
 
 import logging
@@ -52,7 +51,7 @@ _UINT16 = 1 << 16
 
 
 class _UnusableError(ValueError):
-    """A reason in our own words, which quote nothing that could identify a patient."""
+    """A reason that quotes nothing about the patient."""
 
 
 def read_dicom(content: bytes) -> Image.Image:
@@ -62,9 +61,8 @@ def read_dicom(content: bytes) -> Image.Image:
     for MONOCHROME1 or an inverse presentation. Padding pixels are black.
 
     Without window and VOI LUT the full range of the stored bits (or of the modality LUT) becomes
-    0..255, as for a PNG of 16 bits. The pixels' own minimum and maximum are not used: a marker or
-    a dead pixel would then set the contrast, and the DICOM of a JPEG would not give the JPEG's
-    pixels. So raw exports of 12 bits or more come out dark or flat: export them with a window.
+    0..255. The pixels' own minimum and maximum are not used, because a marker or a dead pixel
+    would set the contrast. Raw exports of 12 bits or more are therefore dark: export a window.
 
     Args:
         content: A DICOM file, see `pneumonia.data.safe_open.is_dicom`.

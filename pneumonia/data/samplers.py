@@ -76,10 +76,10 @@ class ShuffledSampler(TrainingSampler):
 
 
 class BalancedSampler(TrainingSampler):
-    """As many draws as rows; each draws a class, then a patient of it, then an image of theirs.
+    """As many draws as rows: a class, then one of its patients, then one of the patient's images.
 
-    Each draw is uniform, with replacement: classes weigh alike, and so do all patients of a class,
-    whether they have one image or thirty. Repeated rows are augmented differently.
+    Each draw is uniform, with replacement, so both classes are equally likely, and so are all
+    patients of a class. Repeated rows are augmented differently.
 
     Args:
         samples: The rows.

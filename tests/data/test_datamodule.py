@@ -51,13 +51,6 @@ def test_a_missing_or_wrong_root_is_named(tmp_path, kaggle):
         module(tmp_path).prepare_data()
 
 
-def test_a_nested_copy_beside_the_splits_is_not_counted(kaggle):
-    before = len(ready(kaggle).splits["train"])
-    shutil.copytree(kaggle, kaggle / "chest_xray")
-    shutil.copytree(kaggle, kaggle / "__MACOSX/chest_xray")
-    assert len(ready(kaggle).splits["train"]) == before
-
-
 @pytest.mark.parametrize("strategy", ["blocks", "random"])
 def test_the_published_val_joins_the_training_images(kaggle, strategy):
     splits = ready(kaggle, split=ValidationSplit(strategy)).splits
@@ -158,19 +151,6 @@ def test_every_validation_split_shares_one_cache_and_the_test_split_has_its_own(
     datamodule.setup("test")
     assert len(list_caches(tmp_path / "caches")) == 2
     assert len(list(datamodule.test_dataloader())) > 1
-
-
-@pytest.mark.parametrize("cache", [True, False])
-def test_only_a_run_with_a_cache_survives_the_loss_of_its_images(kaggle, tmp_path, cache):
-    datamodule = ready(kaggle, cache=cache, cache_dir=tmp_path / "caches")
-    loader = datamodule.val_dataloader()
-    before = list(loader)
-    shutil.rmtree(kaggle)
-    if cache:
-        assert_equal_batches(loader, before)
-    else:
-        with pytest.raises(DataError, match=r"\.jpeg .*not exist"):
-            list(loader)
 
 
 def test_training_batches_are_whole_and_others_hold_every_image_in_order(synthetic):

@@ -5,11 +5,9 @@ import shutil
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 
-from pneumonia.data.cache import open_cache
 from pneumonia.data.dataset import ChestXrayDataset, ChestXrayFolder, read_split
 from pneumonia.data.image_io import Preprocessing
 from pneumonia.data.transforms import Augmentation
@@ -130,19 +128,6 @@ def test_an_unreadable_file_is_named(make):
     os.truncate(dataset.samples.paths[3], 200)
     with pytest.raises(DataError, match=str(dataset.samples.paths[3])):
         dataset[0, 3]
-
-
-@pytest.mark.parametrize("mode", ["squash", "pad", "crop"])
-def test_the_cache_changes_no_bit(synthetic, tmp_path, mode):
-    samples = read_split(synthetic, "train")
-    preprocessing = Preprocessing(48, mode)
-    cache = open_cache(samples.paths, preprocessing, tmp_path, workers=1)
-    some = samples.take(np.arange(20, 2, -3))
-    for augmentation in (None, Augmentation()):
-        plain = ChestXrayDataset(some, preprocessing, augmentation, seed=4)
-        cached = ChestXrayDataset(some, preprocessing, augmentation, seed=4, cache=cache)
-        for row in range(len(some)):
-            assert torch.equal(plain[7, row]["image"], cached[7, row]["image"])
 
 
 MEMORY = """

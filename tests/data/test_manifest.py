@@ -18,15 +18,6 @@ def samples() -> Manifest:
     return Manifest.from_paths([*paths, "person2_bacteria_1.jpeg"], [0, 1, 1, 1])
 
 
-def test_every_row_has_path_label_patient_and_subtype(samples):
-    assert len(samples) == 4
-    assert samples.paths[1] == "person1_virus_1.jpeg"
-    assert samples.labels.tolist() == [0, 1, 1, 1]
-    assert samples.patients.tolist() == ["IM/1", "virus/1", "virus/1", "bacteria/2"]
-    assert samples.numbers.tolist() == [1, 1, 1, 2]
-    assert samples.subtypes.tolist() == ["normal", "viral", "viral", "bacterial"]
-
-
 def test_the_summary_counts_images_patients_classes_and_subtypes(samples):
     assert samples.class_counts() == (1, 3)
     assert samples.summary() == (
