@@ -48,10 +48,9 @@ class EvaluatedModel:
         name: The file of the model or table.
         data: What it was tested on, in words.
         is_checkpoint: Whether it is one of the project's checkpoints, rather than a table.
-        calibration: Temperature and offset, `sigmoid(logit / temperature + offset)`; None
-            without calibration.
+        calibration: Temperature and offset of `sigmoid(logit / temperature + offset)`, or None.
         operating_point: None if the threshold was not chosen on any images.
-        abstention: The range of uncertain images around that threshold; None without abstention.
+        abstention: The range of uncertain probabilities around that threshold, or None.
         metadata: Plain nested values about data, split, training and model; any may be missing.
         history: What each `pneumonia calibrate` replaced, oldest first: plain nested values.
         warnings: Caveats, a sentence each.
@@ -102,7 +101,7 @@ class ShortcutProbe:
 class DecisionCurve(NamedTuple):
     """Net benefit over the threshold probability; treating no one has net benefit 0.
 
-    It holds at the prevalence of the table, and for calibrated probabilities only.
+    Valid at the table's prevalence and for calibrated probabilities only.
 
     Attributes:
         threshold: Shape (k,), rising, in (0, 1).
@@ -346,7 +345,7 @@ def _selective_metrics(
 def _confidently_wrong(
     table: PredictionTable, abstention: Abstention
 ) -> dict[int, tuple[int, int]]:
-    """Count, by label, patients with an image confidently predicted as the other; and all."""
+    """By label: the patients with an image confidently predicted as the other class, and all."""
     p, truth = table.probability, table.positive
     found = {}
     for label, images, wrong in (
@@ -375,7 +374,7 @@ def _error_probability(abstention: Abstention, label: int, wrong: int, patients:
 
 
 def _violated_guarantees(table: PredictionTable, abstention: Abstention) -> tuple[str, ...]:
-    """Name the classes with more confidently wrong patients than alpha allows."""
+    """Describe each class with more confidently wrong patients than alpha allows."""
     sentences = []
     for label, (wrong, n) in _confidently_wrong(table, abstention).items():
         if wrong <= abstention.alpha * n:

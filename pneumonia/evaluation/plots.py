@@ -30,7 +30,7 @@ from pneumonia.evaluation.report.wording import error_counts
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
 
 COLOURS = ("#0072B2", "#D55E00")
-"""Colour by label: blue and vermilion of Okabe and Ito, told apart by colour-blind readers."""
+"""Colour by label: blue and vermilion of Okabe and Ito's colour-blind safe palette."""
 
 SIZE = (5.0, 4.0)
 """Inches; 500 x 400 pixels at `DPI`."""
@@ -287,7 +287,7 @@ def plot_grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], titl
 def to_svg(figure: Figure) -> str:
     """Render a figure for the inside of an HTML page, the same on every run.
 
-    Letters are drawn as outlines, so that no font is needed.
+    Text is drawn as paths, so that no font is needed.
 
     Returns:
         One `<svg>` element.

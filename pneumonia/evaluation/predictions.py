@@ -160,12 +160,12 @@ class PredictionTable:
 
     @property
     def unit(self) -> str:
-        """What the bootstrap resamples: `patient`, or `image` where patients are unknown."""
+        """The resampling unit of the bootstrap: `patient`, or `image` if patients are unknown."""
         return "image" if self.patient is None else "patient"
 
     @property
     def assumption(self) -> str:
-        """What to append to the name of a method where patients are unknown."""
+        """Suffix of a method's name if patients are unknown."""
         return ", assumes independent images" if self.patient is None else ""
 
     @cached_property
@@ -228,8 +228,8 @@ class PredictionTable:
                 Other columns and empty columns are ignored, as are case and spaces around names.
 
         Raises:
-            EvaluationError: If the file cannot be read or is no such table; the message names file,
-                column and row (1 is the first below the header).
+            EvaluationError: If the file cannot be read or a value is invalid; the message names
+                file, column and row (1 is the first below the header).
         """
         cells = _read_cells(path)
         if "label" not in cells:

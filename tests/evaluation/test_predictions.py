@@ -5,6 +5,7 @@ import pytest
 
 from pneumonia.errors import EvaluationError
 from pneumonia.evaluation.predictions import COLUMNS, PredictionTable, check_threshold, sigmoid
+from pneumonia.files import atomic_write
 
 HEADER = "path,label,logit,probability,patient,subtype"
 ODD_NAMES = (
@@ -146,6 +147,21 @@ def test_unknown_columns_stay_unknown(tmp_path):
     PredictionTable(label=label, probability=probability).write(tmp_path / "p.csv")
     read = PredictionTable.read(tmp_path / "p.csv")
     assert (read.path, read.logit, read.patient, read.subtype) == (None,) * 4
+
+
+def test_interrupted_write_leaves_the_old_file(tmp_path):
+    file = tmp_path / "p.csv"
+    file.write_text("old")
+
+    def interrupted_write():
+        with atomic_write(file) as out:
+            out.write("half a li")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_write()
+    assert file.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize(

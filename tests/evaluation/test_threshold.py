@@ -115,7 +115,7 @@ def test_target_without_room_for_one_error_is_refused():
     assert choose_threshold(labels, p, policy="youden").n_positive == 19
 
 
-def test_target_that_the_patients_cannot_confirm_is_warned_of(caplog):
+def test_target_that_the_patients_cannot_confirm_gives_a_warning(caplog):
     labels, p = drawn()
     patients = np.arange(400) // 8 * 2 + labels  # 50 patients per class, of 4 images
     with caplog.at_level(logging.WARNING):
@@ -131,12 +131,12 @@ def test_target_that_the_patients_cannot_confirm_is_warned_of(caplog):
     assert not caplog.records
 
 
-def test_few_patients_of_the_other_class_are_warned_of():
+def test_few_patients_of_the_other_class_give_a_warning():
     (warning,) = check_support("sensitivity", 0.95, (40, 400), (12, 200))
     assert "12 NORMAL patients" in warning
 
 
-def test_constant_model_is_warned_of_or_refused(caplog):
+def test_constant_model_gives_a_warning_or_an_error(caplog):
     labels = np.arange(200) % 2
     with caplog.at_level(logging.WARNING):
         point = choose_threshold(labels, np.full(200, 0.7))
