@@ -18,7 +18,7 @@ def runs_command(
         Path | None, typer.Option(help="Write all runs and differing settings here (.csv).")
     ] = None,
 ) -> None:
-    """Compare runs: settings that differ, validation metrics, best first, spread over seeds."""
+    """Compare runs: settings that differ, validation metrics, best first."""
     from rich.console import Console
     from rich.text import Text
 

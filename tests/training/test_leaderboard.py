@@ -1,7 +1,6 @@
 """The table of runs: what is read, how it is ranked, and what damaged runs look like."""
 
 import csv
-import json
 import subprocess
 import sys
 
@@ -16,7 +15,6 @@ from pneumonia.training.sweep.leaderboard import (
     differing_keys,
     group_runs,
     read_runs,
-    seed_spread,
     write_table,
 )
 
@@ -96,42 +94,11 @@ def test_settings_from_the_command_line_come_first(make, tmp_path):
     assert differing_keys(read_runs(tmp_path))[0] == "model.optimizer.lr"
 
 
-def test_the_location_of_a_run_is_no_difference(make, tmp_path):
+def test_the_checkpoint_path_does_not_count_as_a_difference(make, tmp_path):
     make("a")
     make("b", ckpt_path="elsewhere/last.ckpt")
     runs = only(read_runs(tmp_path))
     assert differing_keys(runs) == []
-    assert len(seed_spread(runs)) == 1
-
-
-def test_runs_that_differ_in_their_seed_alone_give_mean_and_spread(make, tmp_path):
-    for seed, score in ((0, 0.90), (1, 0.92), (2, 0.94)):
-        make(f"s{seed}", score, seed)
-    make("other", 0.93, lr=1e-4)
-    three, one = sorted(seed_spread(only(read_runs(tmp_path))), key=lambda s: -len(s.seeds))
-    assert three.seeds == (0, 1, 2)
-    assert three.mean == pytest.approx(0.92)
-    assert three.deviation == pytest.approx(0.02)
-    assert one.seeds == (0,)
-    assert one.deviation is None
-
-
-def test_a_seed_that_ran_twice_counts_once(make, tmp_path):
-    make("first", 0.5, seed=0)
-    make("second", 0.9, seed=9)  # started on the same day
-    twice = make("again", 0.7, seed=0)
-    summary = json.loads((twice / "summary.json").read_text())
-    write_run_summary(twice, summary | {"started": "2026-02-01T00:00:00+00:00"})
-    (spread,) = seed_spread(only(read_runs(tmp_path)))
-    assert spread.seeds == (0, 9)
-    assert spread.mean == pytest.approx(0.8)
-
-
-def test_unfinished_runs_do_not_enter_the_spread(make, tmp_path):
-    make("done", 0.9, seed=0)
-    make("killed", None, seed=1)
-    (spread,) = seed_spread(only(read_runs(tmp_path)))
-    assert spread.seeds == (0,)
 
 
 def test_runs_with_different_monitors_are_separate(make, tmp_path):
@@ -139,12 +106,6 @@ def test_runs_with_different_monitors_are_separate(make, tmp_path):
     make("b", 0.1, monitor="val/loss", mode="min")
     assert [names(group) for group in group_runs(read_runs(tmp_path))] == [["a"], ["b"]]
     assert "val/loss" in show(tmp_path)
-
-
-def test_scores_on_different_validation_sets_come_with_a_caution(make, tmp_path):
-    make("a", data={"root": "data/chest_xray", "split": {"fold": 0}})
-    make("b", data={"root": "data/chest_xray", "split": {"fold": 1}})
-    assert "Caution" in show(tmp_path)
 
 
 def test_an_unfinished_run_shows_its_progress_and_where_to_resume(make, tmp_path):
@@ -174,12 +135,8 @@ def test_a_failed_run_says_why(tmp_path):
     ("file", "content"),
     [
         ("config.yaml", b"seed: [1, 2\n"),
-        ("config.yaml", b""),
-        ("config.yaml", b"just words"),
         ("config.yaml", b"\xff\xfe\x00seed"),
         ("summary.json", b'{"status": "finis'),
-        ("summary.json", b"[]"),
-        ("summary.json", b"\xff\xff"),
         ("summary.json", b'{"status": "finished", "score": 1' + b"0" * 400 + b"}"),
     ],
 )
@@ -196,7 +153,6 @@ def test_a_damaged_run_is_listed_with_what_is_wrong(make, tmp_path, file, conten
 @pytest.mark.parametrize(
     "summary",
     [
-        {"status": "finished"},
         {"status": "finished", "score": "high", "epochs": "many", "seconds": None, "mode": 3},
         {"status": "finished", "score": float("nan")},
         {"status": "finished", "score": float("inf"), "started": 7},

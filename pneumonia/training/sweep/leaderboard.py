@@ -1,4 +1,4 @@
-"""The table of `pneumonia runs`: settings that differ, validation metrics, spread over seeds.
+"""The table of `pneumonia runs`: settings that differ and validation metrics.
 
 Runs are ranked by their validation score only. Test metrics stay in the report of each run, so
 that nobody chooses a run by the test split.
@@ -7,7 +7,6 @@ that nobody chooses a run by the test split.
 import csv
 import os
 import re
-import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,8 +26,6 @@ read."""
 
 _METRICS = ("score", "sensitivity", "specificity", "epochs", "seconds", "images_per_second")
 _NOT_COMPARED = ("ckpt_path", "data.cache_dir")
-_SEEDS = ("seed", "data.seed")  # the second follows the first
-_DATA = ("data._target_", "data.root", "data.table", "data.patients", "data.split.")
 _MAX_COLUMNS = 6
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if available
@@ -69,25 +66,8 @@ class Run:
         return self.metrics.get("score")
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Finished runs that differ only in their seed.
-
-    Attributes:
-        settings: Those of the first run.
-        seeds: In ascending order; of two runs with the same seed the later one counts.
-        mean: Mean score.
-        deviation: Sample standard deviation; None for a single run.
-    """
-
-    settings: Mapping[str, Any]
-    seeds: tuple[Any, ...]
-    mean: float
-    deviation: float | None
-
-
 def read_runs(root: str | Path) -> list[Run]:
-    """Read all runs in a directory and below, or the run that it is.
+    """Read all runs in a directory and below; the directory may itself be a run.
 
     Args:
         root: The directory; hidden folders in it are skipped.
@@ -251,33 +231,8 @@ def differing_keys(runs: Iterable[Run]) -> list[str]:
     return list(found.values())
 
 
-def seed_spread(runs: Sequence[Run]) -> list[Spread]:
-    """Mean and standard deviation of the score over seeds, best mean first.
-
-    Args:
-        runs: One group of `group_runs`.
-    """
-    groups: dict[str, dict[Any, Run]] = defaultdict(dict)
-    for run in sorted(runs, key=lambda run: run.started):
-        if run.status == "finished" and run.score is not None:
-            common = sorted((k, repr(v)) for k, v in run.settings.items() if k not in _SEEDS)
-            groups[repr(common)][run.settings.get("seed")] = run
-    spreads = []
-    for members in groups.values():
-        scores = [run.score for run in members.values() if run.score is not None]
-        spreads.append(
-            Spread(
-                next(iter(members.values())).settings,
-                tuple(sorted(members, key=lambda seed: (len(str(seed)), str(seed)))),
-                statistics.mean(scores),
-                statistics.stdev(scores) if len(scores) > 1 else None,
-            )
-        )
-    return sorted(spreads, key=lambda s: s.mean if runs[0].mode == "min" else -s.mean)
-
-
 def leaderboard_tables(runs: Sequence[Run], root: Path) -> Iterator[Table | str]:
-    """Show one group of runs: table, notes, the best checkpoint, and the spread over seeds.
+    """Show one group of runs: table, notes and the best checkpoint.
 
     Args:
         runs: One group of `group_runs`.
@@ -305,26 +260,11 @@ def leaderboard_tables(runs: Sequence[Run], root: Path) -> Iterator[Table | str]
     yield table
     if len(all_keys) > _MAX_COLUMNS:
         yield f"Also differ (--out writes them): {', '.join(all_keys[_MAX_COLUMNS:])}"
-    if any(key.startswith(_DATA) for key in all_keys):
-        yield "Caution: the runs have different validation sets; their scores are not comparable."
     for run in runs:
         if run.note:
             yield f"{_name(run, root)} {run.status}: {run.note}"
     if best.status == "finished" and best.score is not None and best.checkpoint:
         yield f"Best on the validation set (optimistic, as the best of many): {best.checkpoint}"
-    spreads = seed_spread(runs)
-    if any(len(spread.seeds) > 1 for spread in spreads):
-        keys = [key for key in all_keys if key not in _SEEDS][:_MAX_COLUMNS]
-        table = _table("Over seeds", ("mean", "sd", "n", "seeds", *_short(keys)))
-        for spread in spreads:
-            table.add_row(
-                _rounded(spread.mean, 4),
-                _rounded(spread.deviation, 4),
-                str(len(spread.seeds)),
-                " ".join(map(str, spread.seeds)),
-                *(_value(spread.settings, key) for key in keys),
-            )
-        yield table
 
 
 def write_table(groups: Sequence[Sequence[Run]], path: str | Path) -> None:
@@ -354,7 +294,7 @@ def _short(keys: Sequence[str]) -> list[str]:
 def _table(title: str, columns: Sequence[str]) -> Table:
     table = Table(title=title, title_justify="left")
     for column in columns:
-        left = column in ("run", "status", "seeds")
+        left = column in ("run", "status")
         table.add_column(column, justify="left" if left else "right", overflow="fold")
     return table
 
