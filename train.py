@@ -16,7 +16,7 @@ from pneumonia.training.callbacks.checkpoint import best_checkpoint
 from pneumonia.training.config import register_resolvers
 from pneumonia.training.errors import check_run, handle_errors, run
 from pneumonia.training.finalize import finalize
-from pneumonia.training.pipeline import build_run, print_result, record_finish, test
+from pneumonia.training.pipeline import build_run, finish, test
 from pneumonia.training.resume import resolve_run_start
 from pneumonia.training.sweep.optuna import register_sweepers
 
@@ -37,8 +37,7 @@ def main(config: DictConfig) -> float | None:
     path, score = best_checkpoint(trainer)
     checkpoint = finalize(parts, path)
     result = test(parts, path, checkpoint) if start.test else None
-    record_finish(parts, path, score, checkpoint, result)
-    print_result(parts, path, score, checkpoint, result)
+    finish(parts, path, score, checkpoint, result)
     return score
 
 

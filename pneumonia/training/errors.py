@@ -1,5 +1,6 @@
-"""Around the command line: a user's mistake ends in one sentence, a bug in its traceback."""
+"""How the command line fails: a user's mistake with one sentence, a bug with its traceback."""
 
+import contextlib
 import errno
 import functools
 import os
@@ -134,7 +135,8 @@ def handle_errors(main: Main) -> Main:
             if is_rank_zero():
                 started = (directory / CONFIG_FILE).exists()
                 if not used and (started or not single):
-                    _record(directory, known or error)
+                    with contextlib.suppress(OSError):  # such as the full disk that is reported
+                        record_failure(directory, known or error)
                 elif single:
                     _remove_unused(directory)
             if not single or _wants_traceback():
@@ -150,7 +152,7 @@ def handle_errors(main: Main) -> Main:
 def explain_system_error(  # noqa: PLR0911  one answer for each kind
     error: BaseException, directory: str, config: DictConfig | None
 ) -> PneumoniaError | None:
-    """Explain what went wrong outside of the program: memory, disk, other processes.
+    """Explain a failure of memory, disk or another process.
 
     Args:
         error: Whatever ended the run.
@@ -239,13 +241,6 @@ def _unparsed(error: Exception) -> ConfigError:
         f"the command line cannot be parsed ({type(error).__name__} in Hydra); look for a misspelt"
         f" word in: {shlex.join(sys.argv[1:])}"
     )
-
-
-def _record(directory: Path, error: BaseException) -> None:
-    try:
-        record_failure(directory, error)
-    except OSError:  # such as a full disk, which is being reported
-        sys.stderr.write(f"{directory}: the failure could not be recorded.\n")
 
 
 def _remove_unused(directory: Path) -> None:

@@ -150,14 +150,14 @@ def test(run: RunComponents, path: str, checkpoint: Mapping[str, Any]) -> Evalua
     return result
 
 
-def record_finish(
+def finish(
     run: RunComponents,
     path: str,
     score: float,
     checkpoint: Mapping[str, Any],
     result: EvaluationResult | None,
 ) -> None:
-    """Write `summary.json`, log the final metrics, and mark the run as finished.
+    """Log the final metrics, write `summary.json`, mark the run as finished, print its result.
 
     Args:
         run: After its test, if there was one.
@@ -195,33 +195,22 @@ def record_finish(
         ),
     )
     mark_finished(directory)
+    _print_result(run, path, score, point, result)
 
 
-def print_result(
+def _print_result(
     run: RunComponents,
     path: str,
     score: float,
-    checkpoint: Mapping[str, Any],
+    point: Mapping[str, Any],
     result: EvaluationResult | None,
 ) -> None:
-    """Print the test metrics beside the validation estimate, and where everything is.
-
-    Args:
-        run: After its test, if there was one.
-        path: The finalized `.ckpt` file.
-        score: Its monitored metric.
-        checkpoint: Its content.
-        result: The result of the test.
-    """
-    if not run.trainer.is_global_zero:
-        return
     directory, monitor = run.start.directory, run.start.config.monitor
     outputs = {"Checkpoint": path, "TensorBoard": f"tensorboard --logdir {directory}"}
     if result is not None:
         report = {"Report": f"{directory}/report.html"}
         print_summary(result, report | outputs, {monitor.removeprefix("val/"): score})
         return
-    point = checkpoint["operating_point"]
     outputs = {
         "Validation estimate (optimistic)": f"{monitor} {score:.3f}, recall"
         f" {point['sensitivity']:.3f}, specificity {point['specificity']:.3f}; the test split was"
@@ -245,11 +234,7 @@ def _log_final(run: RunComponents, metrics: dict[str, float]) -> None:
         for key in [*_HPARAMS, *typed]
         if key not in _PATHS
     }
-    plain = {
-        key: value if isinstance(value, (bool, int, float, str)) else str(value)
-        for key, value in shown.items()
-        if value is not None and not isinstance(value, DictConfig)
-    }
+    plain = {k: v for k, v in shown.items() if v is not None and not isinstance(v, DictConfig)}
     for logger in run.trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(plain, metrics, step=run.trainer.global_step)

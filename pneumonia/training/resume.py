@@ -19,7 +19,6 @@ from pneumonia.training.run_record import (
     damaged_record_error,
     differences,
     read_record,
-    refuse_used_directory,
 )
 
 log = logging.getLogger(__name__)
@@ -82,7 +81,11 @@ def resolve_run_start(config: DictConfig, job: HydraConf) -> RunStart:
     if config.resume and config.repeat is not None:
         raise ConfigError("resume=true and repeat=RUN exclude each other; give one of them.")
     if not config.resume:
-        refuse_used_directory(start.directory)
+        if (Path(start.directory) / CONFIG_FILE).exists():
+            raise TrainingError(
+                f"{start.directory} already holds a run. Add resume=true to continue it, or leave"
+                " hydra.run.dir out to start a new run."
+            )
         if config.repeat is None:
             return start
     run = Path(start.directory if config.resume else config.repeat)

@@ -96,7 +96,7 @@ def read_run_summary(directory: str | Path) -> RunSummary | None:
     except ValueError as error:
         raise ValueError(f"{SUMMARY_FILE} is damaged: {error}") from error
     if not isinstance(found, dict) or found.get("status") not in ("finished", "failed"):
-        raise ValueError(f"{SUMMARY_FILE} is damaged: its status is not finished or failed.")
+        raise ValueError(f"{SUMMARY_FILE} is damaged: expected the status finished or failed.")
     return cast(RunSummary, cast(Any, found))
 
 
@@ -118,7 +118,7 @@ def write_record(directory: str | Path, record: Mapping[str, Any]) -> None:
         directory: The run directory.
         record: `overrides`, `choices`, `fingerprint` and `provenance`, all plain values.
     """
-    times = {"started": now(), "finished": None}
+    times = {"started": _now(), "finished": None}
     _write_json(Path(directory) / RECORD_FILE, times | dict(record))
 
 
@@ -153,7 +153,7 @@ def mark_finished(directory: str | Path) -> None:
     Args:
         directory: The run directory.
     """
-    _write_json(Path(directory) / RECORD_FILE, read_record(directory) | {"finished": now()})
+    _write_json(Path(directory) / RECORD_FILE, read_record(directory) | {"finished": _now()})
 
 
 def damaged_record_error(file: Path) -> TrainingError:
@@ -166,22 +166,6 @@ def damaged_record_error(file: Path) -> TrainingError:
         f"{file} is damaged, so the run cannot be resumed or repeated. Restore the file, or start"
         f" a new run from its weights: ckpt_path={file.parent}/checkpoints/last.ckpt"
     )
-
-
-def refuse_used_directory(directory: str | Path) -> None:
-    """Refuse a run directory that already holds a run.
-
-    Args:
-        directory: The run directory.
-
-    Raises:
-        TrainingError: If it holds the configuration of a run.
-    """
-    if (Path(directory) / CONFIG_FILE).exists():
-        raise TrainingError(
-            f"{directory} already holds a run. Add resume=true to continue it, or leave"
-            " hydra.run.dir out to start a new run."
-        )
 
 
 def provenance() -> dict[str, Any]:
@@ -200,7 +184,7 @@ def provenance() -> dict[str, Any]:
 
 
 def differences(recorded: Mapping[str, Any]) -> list[str]:
-    """Compare this process with the one that recorded a run.
+    """Compare this process with the recorded one.
 
     Args:
         recorded: As `provenance` gave it.
@@ -208,13 +192,14 @@ def differences(recorded: Mapping[str, Any]) -> list[str]:
     Returns:
         A phrase for each difference of commit, Python or package versions.
     """
-    present = provenance()
-    before = {key: recorded.get(key) for key in ("commit", "python")} | recorded.get("packages", {})
-    now_ = {key: present[key] for key in ("commit", "python")} | present["packages"]
+    before, present = (
+        {key: found.get(key) for key in ("commit", "python")} | found.get("packages", {})
+        for found in (recorded, provenance())
+    )
     return [
-        f"{name} was {before.get(name, 'missing')} and is {now_.get(name, 'missing')}"
-        for name in sorted(before.keys() | now_.keys())
-        if before.get(name) != now_.get(name)
+        f"{name} was {before.get(name, 'missing')} and is {present.get(name, 'missing')}"
+        for name in sorted(before.keys() | present.keys())
+        if before.get(name) != present.get(name)
     ]
 
 
@@ -231,8 +216,7 @@ def uncommitted_changes() -> str:
     return f"{diff[:_MAX_DIFF]}\n[cut: the whole diff has {len(diff)} characters]\n"
 
 
-def now() -> str:
-    """The time, ISO 8601 in UTC."""
+def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

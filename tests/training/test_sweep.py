@@ -232,6 +232,11 @@ def test_a_grid_runs_every_combination_once(sweep):
     assert numbers(directory) == [0, 1, 2, 3, 4, 5]
 
 
+def test_params_and_command_line_together_give_the_grid(sweep):
+    directory = sweep("hparams_search=grid", f"{LR}=1e-3", "seed=5,6")
+    assert numbers(directory) == [0, 1]
+
+
 def test_failed_jobs_of_a_grid_are_all_named_at_the_end_and_run_again(sweep, tmp_path):
     directory = tmp_path / "sweep"
     with pytest.raises(TrainingError, match=r"sweep/1: the disk is gone.*sweep/2: the disk is"):

@@ -54,9 +54,7 @@ class GracefulShutdown(Checkpoint):
         """Replace Lightning's handlers, which ignore SIGTERM here."""
         self._install()
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Replace Lightning's handlers, which ignore SIGTERM here."""
-        self._install()
+    on_test_start = on_predict_start
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
