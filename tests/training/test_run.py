@@ -11,7 +11,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from pneumonia.errors import DataError
 from pneumonia.inference.predictor import InferenceModel
-from pneumonia.model import checkpoint as checkpoint_module
 from pneumonia.model.lightning_module import PneumoniaClassifier
 from pneumonia.training.run_record import read_run_summary
 
@@ -125,7 +124,6 @@ def test_a_run_returns_its_best_score_and_opens_the_best_checkpoint_twice(
         return load(file, *arguments, **settings)
 
     monkeypatch.setattr(torch, "load", counted)
-    monkeypatch.setattr(checkpoint_module.torch, "load", counted)
     score = train()
     states = checkpoint_of(tmp_path / "run", "last.ckpt")["callbacks"].items()
     (state,) = (s for key, s in states if key.startswith("BestCheckpoint"))
