@@ -1,1 +1,1 @@
-"""The commands of `pneumonia`, each importing what it needs when it runs."""
+"""The commands of `pneumonia`, one module each; each imports what it needs when it runs."""

@@ -1,1 +1,1 @@
-"""Folders on disk -> batches. Knows no model."""
+"""Folders and tables -> batches."""

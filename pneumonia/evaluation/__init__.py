@@ -1,1 +1,1 @@
-"""Arrays of labels, scores and groups -> figures one can defend. Imports no model and no torch."""
+"""Labels, scores and patients -> metrics, intervals and the report. Imports no torch."""

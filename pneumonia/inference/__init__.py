@@ -1,1 +1,1 @@
-"""A checkpoint -> answers. Imports neither lightning nor hydra."""
+"""Checkpoint -> predictions. Imports neither lightning nor hydra."""

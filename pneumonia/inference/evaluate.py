@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from pneumonia.data.dataset import read_split
 from pneumonia.data.image_io import read_grey
 from pneumonia.data.manifest import Manifest
-from pneumonia.evaluation.confidence import REPLICATES
 from pneumonia.evaluation.evaluate import EvaluatedModel, EvaluationResult, evaluate_predictions
 from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.report.write import CARD, write_report
 from pneumonia.inference.metadata import read_abstention, read_calibration, read_operating_point
 from pneumonia.inference.predictor import InferenceModel
 from pneumonia.inference.shortcut_probe import probe_shortcuts
-from pneumonia.model.checkpoint import read_checkpoint
 
 _SETTINGS = ("backbone", "image_size", "resize_mode", "interpolation")
 _MAX_SIDE = 400
@@ -85,48 +83,6 @@ def evaluate_checkpoint(
         seed=seed,
     )
     return result, write_report(result, directory, Path(directory) / CARD)
-
-
-def write_evaluation(
-    checkpoint: str | Path,
-    predictions: PredictionTable,
-    directory: str | Path,
-    data: str,
-    *,
-    seed: int = 0,
-    replicates: int = REPLICATES,
-) -> EvaluationResult:
-    """Evaluate the test predictions of a run, and write the report.
-
-    Writes `metrics.json`, `predictions.csv` and `report.html` into the directory, and
-    `MODEL_CARD.md` beside the checkpoint. Images of the gallery are read from the paths of the
-    predictions.
-
-    Args:
-        checkpoint: The `.ckpt` file, with calibration, operating point and metadata in it.
-        predictions: Of this checkpoint, with calibrated probabilities.
-        directory: The run directory.
-        data: Name of the tested images, such as `split test of data/chest_xray`.
-        seed: Of the bootstrap.
-        replicates: Of the bootstrap.
-
-    Returns:
-        The result; `pneumonia.evaluation.report.console` prints it.
-
-    Raises:
-        CheckpointError: If the checkpoint cannot be read.
-        EvaluationError: If the predictions cannot be evaluated, or a file cannot be written.
-        DataError: If an image of the gallery cannot be read.
-    """
-    result = evaluate_predictions(
-        predictions,
-        describe_checkpoint(read_checkpoint(checkpoint), checkpoint, data),
-        load_image=thumbnail,
-        seed=seed,
-        replicates=replicates,
-    )
-    write_report(result, directory, Path(checkpoint).with_name(CARD))
-    return result
 
 
 def describe_checkpoint(

@@ -1,1 +1,1 @@
-"""Backbone, LightningModule and optimisation. Knows no folder."""
+"""Network, LightningModule, optimizer, checkpoint format, OOD detector."""

@@ -1,1 +1,1 @@
-"""What surrounds a fit: configuration checks, pre-flight, callbacks, the run's record."""
+"""What a run adds around fit: checks, callbacks, resume, run record, sweeps."""

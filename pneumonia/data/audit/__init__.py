@@ -1,1 +1,1 @@
-"""What a folder holds, learnt before a model does: checks, tables and the rules for errors."""
+"""Audit of a data set before training: leaks, duplicates, shortcuts."""
