@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hypothesis import HealthCheck, Phase
@@ -63,3 +64,13 @@ def damaged(content: bytes, some: Sequence[Change]) -> bytes:
         else:
             data[at:at] = data[at : at + 50 * len(new)]
     return bytes(data)
+
+
+class Touch:
+    """Creates a file when a careless reader unpickles it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)

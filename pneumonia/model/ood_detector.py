@@ -1,21 +1,17 @@
 """Out-of-distribution (OOD) detector: is an image like those the model was validated on?
 
-A classifier gives a probability for any image; the detector flags those for which it means
-nothing, such as photographs. It is fitted after training on the validation set, whose embeddings
-the network did not memorise. The threshold is the score that 1% of validation images exceed.
+A classifier gives a probability for any image, a photograph included; the detector flags images
+for which it means nothing. It is fitted to the validation set, whose embeddings the network did
+not memorise. Its threshold is the score that 1% of validation images exceed.
 
-Three views of an image have a Gaussian each: layout and texture (`Appearance`), and the direction
-of the network's embedding. The score of a view is the logarithm of the Mahalanobis distance, minus
-its median and divided by its spread on the validation set. The score of the image is the greatest
-of the three, so that an uninformative view does no harm. Embeddings alone, the usual choice, depend
-on the network; nearest neighbours, residuals, Ledoit-Wolf shrinkage, sums of scores and
-intermediate features were no better.
+Layout, texture and the direction of the network's embedding have a Gaussian each. The score of
+such a view is the logarithm of the Mahalanobis distance, minus its median and divided by its
+spread on the validation set; the score of the image is the greatest of the three.
 
-`tests/benchmarks/test_benchmark_detector.py` prints, for any checkpoint, the percentage of each
-kind of image that is flagged, and the AUROC of the score against the 763 X-rays of `test/`, of
-which 0.9% are flagged. These are the lower figures of two networks trained on the Kaggle images,
-EfficientNet-Lite0 at 160 and ResNetV2-50 at 128 pixels; the last three columns show each view
-alone, at the common threshold:
+`tests/benchmarks/test_benchmark_detector.py` prints this table for any checkpoint: the
+percentage of images that is flagged, the AUROC against the 763 X-rays of `test/` (0.9% flagged),
+and the percentage that each view flags alone. Of EfficientNet-Lite0 at 160 and ResNetV2-50 at 128
+pixels, the lower value:
 
 ==========================  ======  =========  ======  ======  =======  =========
 kind                        images  % flagged   AUROC  layout  texture  embedding
@@ -33,12 +29,11 @@ X-rays rotated by 180          763       26.2  0.9128    26.2      0.8        0.
 X-rays mirrored                763        1.0  0.6793     0.4      0.8        0.0
 ==========================  ======  =========  ======  ======  =======  =========
 
-Of valid X-rays it flags (the higher of the two): rotated by 5 degrees 1.4%, by 10 degrees 3.4%;
-a tenth cropped away 3.0%, a fifth 15.9%; shifted by 6% behind a black border 1.7%.
+Of valid X-rays it flags, rotated by 5 degrees 1.4%, by 10 degrees 3.4%; a tenth cropped away
+3.0%, a fifth 15.9%; shifted by 6% behind a black border 1.7% (the higher value).
 
-Limits: adult chest X-rays, lateral views and other parts of the body were not available, so how
-many of them are flagged is not measured; many may pass. Most X-rays upside down pass, and nearly
-all mirrored ones. An image that is not flagged is not therefore suitable for the model.
+Limits: adult chest X-rays, lateral views and other parts of the body are not measured; many may
+pass, as do most X-rays upside down. That an image is not flagged does not make it suitable.
 """
 
 import math
@@ -55,12 +50,9 @@ from pneumonia.errors import DAMAGED, CheckpointError, EvaluationError
 
 VIEWS = ("layout", "texture", "embedding")
 
-FRACTION = 0.01
-"""Fraction of validation images that exceed the threshold."""
-
-FEWEST_IMAGES = 20
-FEWEST_PATIENTS = 5
-
+_FRACTION = 0.01  # of validation images exceed the threshold
+_FEWEST_IMAGES = 20
+_FEWEST_PATIENTS = 5
 _SIDE = 64  # finer detail depends on scanner and JPEG more than on the patient
 _LAYOUT_SIDE = 8
 _FAINT = 8.0  # grey levels of contrast that count as none: a blank image must not become noise
@@ -78,16 +70,15 @@ _MAX_IMAGE_SIZE = 4096
 class Appearance(nn.Module):
     """Layout and texture of square grey images.
 
-    *Layout* is an 8 x 8 thumbnail minus its mean, divided by its contrast: where the image is
-    bright and where dark. It keeps the positions, which pooled features lose, so a rotated image
-    differs; and it is independent of brightness and contrast, so another exposure does not.
+    *Layout* is an 8 x 8 thumbnail minus its mean, divided by its contrast: it changes with a
+    rotation, but not with the exposure.
 
-    *Texture* is the roughness at four scales (64, 32, 16 and 8 pixels a side), across and down:
-    the mean square root of the steps between neighbours, which a few hard edges (a black border,
-    a marker) hardly change; and the contrast.
+    *Texture* is the contrast, and the roughness at four scales (64, 32, 16 and 8 pixels a side),
+    across and down: the mean square root of the steps between neighbours, which a few hard edges
+    (a black border, a marker) hardly change.
 
-    Both are in double precision: what remains of a faint image without its mean would otherwise
-    be rounding, and that differs between libraries.
+    Both are in double precision: in single precision, a faint image would differ by rounding
+    between PyTorch and ONNX Runtime.
 
     Args:
         image_size: S, side of the images in pixels.
@@ -193,7 +184,6 @@ class OODDetector(nn.Module):
         centre: float32 [3], median log distance of each view on the validation set.
         spread: float32 [3], from there to the 90% quantile, above 0.
         threshold: Images with a higher score are flagged.
-        fraction: Expected fraction of flagged images among those like the validation set, 0 to 1.
     """
 
     centre: Tensor
@@ -205,9 +195,7 @@ class OODDetector(nn.Module):
         gaussians: Iterable[Gaussian],
         centre: Tensor,
         spread: Tensor,
-        *,
         threshold: float,
-        fraction: float,
     ) -> None:
         super().__init__()
         self.appearance = Appearance(image_size)
@@ -216,7 +204,6 @@ class OODDetector(nn.Module):
         self.register_buffer("spread", spread)
         self.image_size = image_size
         self.threshold = threshold
-        self.fraction = fraction
 
     @property
     def embedding_size(self) -> int:
@@ -255,29 +242,24 @@ class OODDetector(nn.Module):
         images: Tensor | Iterable[Tensor],
         embeddings: Tensor,
         patients: ArrayLike,
-        fraction: float = FRACTION,
     ) -> "OODDetector":
         """Fit to the validation set; deterministic.
 
         The Gaussians are fitted to all images. Centre, spread and threshold come from distances
         out of fold (10 folds by patient), since distances of the fitted images are too small. The
-        threshold is the ceil((n + 1) * (1 - fraction))-th smallest of the n scores, as in split
-        conformal prediction (Papadopoulos and others, ECML 2002), but without its guarantee: the
-        scores are out of fold, and of images rather than patients. With fewer than
-        1 / fraction - 1 images it is the greatest score, and `fraction` becomes 1 / (n + 1).
+        threshold is the ceil(0.99 (n + 1))-th smallest of the n scores, or the greatest, as in
+        split conformal prediction (Papadopoulos and others, ECML 2002), without its guarantee:
+        the scores are out of fold, and of images rather than patients.
 
         Args:
             images: uint8 [n, 1, S, S], or batches of it in order; not kept in memory.
             embeddings: float32 [n, D], of the same images in the same order.
             patients: Shape (n,), text or numbers.
-            fraction: Fraction of validation images to flag, above 0 and below 1.
 
         Raises:
             EvaluationError: If there are fewer than 20 images or 5 patients, the arguments differ
                 in length, or an embedding is not finite.
         """
-        if not 0 < fraction < 1:
-            raise EvaluationError(f"fraction={fraction} must be above 0 and below 1.")
         _, groups = np.unique(np.asarray(patients), return_inverse=True)
         n, n_patients = len(groups), int(groups.max(initial=-1)) + 1
         if embeddings.shape[:-1] != groups.shape or not embeddings.isfinite().all():
@@ -288,10 +270,10 @@ class OODDetector(nn.Module):
         image_size, features, moved = _extract_features(images)
         if len(features[0]) != n:
             raise EvaluationError(f"images has {len(features[0])} images for {n} patients.")
-        if n < FEWEST_IMAGES or n_patients < FEWEST_PATIENTS:
+        if n < _FEWEST_IMAGES or n_patients < _FEWEST_PATIENTS:
             raise EvaluationError(
                 f"The validation set has {n} images of {n_patients} patients; fitting the OOD"
-                f" detector takes at least {FEWEST_IMAGES} of {FEWEST_PATIENTS}: enlarge it."
+                f" detector takes at least {_FEWEST_IMAGES} of {_FEWEST_PATIENTS}: enlarge it."
             )
         features = (*features, _direction(embeddings.detach().cpu().double()))
         # Random folds of whole patients, since patient numbers reflect hospital and year.
@@ -304,14 +286,13 @@ class OODDetector(nn.Module):
         centre = distances.quantile(0.5, 0)
         spread = (distances.quantile(0.9, 0) - centre).clamp(min=_MIN_SPREAD)
         scores = ((distances - centre) / spread).amax(1).sort().values
-        rank = min(n, math.ceil((n + 1) * (1 - fraction)))
+        rank = min(n, math.ceil((n + 1) * (1 - _FRACTION)))
         return cls(
             image_size,
             _fit_views(features, moved, torch.ones(n, dtype=torch.bool)),
             centre.float(),
             spread.float(),
-            threshold=float(scores[rank - 1]),
-            fraction=max(fraction, 1 / (n + 1)),
+            float(scores[rank - 1]),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -319,7 +300,6 @@ class OODDetector(nn.Module):
         return {
             "image_size": self.image_size,
             "threshold": self.threshold,
-            "fraction": self.fraction,
             "centre": self.centre.cpu(),
             "spread": self.spread.cpu(),
             "views": {
@@ -342,38 +322,20 @@ class OODDetector(nn.Module):
             image_size = int(values["image_size"])
             if not 0 < image_size <= _MAX_IMAGE_SIZE:
                 raise ValueError(f"image_size is {image_size}")
-            detector = cls(
-                image_size,
-                [Gaussian(**values["views"][name]) for name in VIEWS],
-                values["centre"],
-                values["spread"],
-                threshold=float(values["threshold"]),
-                fraction=float(values["fraction"]),
-            )
-            detector._check()
+            gaussians = [Gaussian(**values["views"][name]) for name in VIEWS]
+            threshold = float(values["threshold"])
+            detector = cls(image_size, gaussians, values["centre"], values["spread"], threshold)
+            blank = torch.zeros(1, 1, image_size, image_size, dtype=torch.uint8)
+            scores = detector.by_view(blank, torch.zeros(1, detector.embedding_size))
+            numbers = (scores, torch.tensor(threshold), *detector.buffers())
+            if scores.shape != (1, len(VIEWS)) or not all(x.isfinite().all() for x in numbers):
+                raise ValueError("a blank image has no finite scores")
         except DAMAGED as error:
             raise CheckpointError(
                 f"The checkpoint's ood_detector is damaged ({str(error)[:100]}); name the"
                 " best.ckpt of a run."
             ) from error
         return detector
-
-    def _check(self) -> None:
-        """Raise a ValueError for values that `fit` cannot have given, or that do not fit."""
-        for name, tensor in self.state_dict().items():
-            if not tensor.isfinite().all() or tensor.dtype != torch.float32:
-                raise ValueError(f"{name} is not finite float32")
-            if name.endswith(("spread", "variances", "rest")) and not (tensor > 0).all():
-                raise ValueError(f"{name} is not above 0")
-        if not math.isfinite(self.threshold) or not 0 < self.fraction < 1:
-            raise ValueError("threshold or fraction is out of range")
-        for gaussian in self.gaussians:
-            mean, directions, variances, rest = (b.shape for b in gaussian.buffers())
-            if directions != (*variances, *mean) or len(mean) != 1 or rest:
-                raise ValueError("the shapes of a Gaussian do not fit")
-        blank = torch.zeros(1, 1, self.image_size, self.image_size, dtype=torch.uint8)
-        if self.by_view(blank, torch.zeros(1, self.embedding_size)).shape != (1, len(VIEWS)):
-            raise ValueError("centre or spread has a wrong shape")
 
 
 def _averaging_matrix(source: int) -> Tensor:

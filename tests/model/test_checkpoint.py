@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from fuzzing import Touch
 from lightning import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import save_file
@@ -121,25 +122,15 @@ def refusal(path: Path) -> str:
     return message
 
 
-def test_a_missing_file_is_refused(tmp_path):
-    refusal(tmp_path / "best.ckpt")
-    refusal(tmp_path)
-
-
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{}", b"PK\x03\x04", *(bytes([n]) + b"ello, this is text\n" for n in range(0, 256, 5))],
+    [b"", b"PK\x03\x04", *(bytes([n]) + b"ello, this is text\n" for n in range(0, 256, 50))],
     ids=repr,
 )
-def test_a_file_of_another_kind_is_refused(tmp_path, content):
-    (tmp_path / "best.ckpt").write_bytes(content)
+def test_a_missing_file_or_one_of_another_kind_is_refused(tmp_path, content):
     refusal(tmp_path / "best.ckpt")
-
-
-def test_a_truncated_checkpoint_is_refused(trained, tmp_path):
-    whole = trained[0].read_bytes()
-    (tmp_path / "best.ckpt").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "best.ckpt").write_bytes(content)
     refusal(tmp_path / "best.ckpt")
 
 
@@ -147,11 +138,9 @@ def test_a_truncated_checkpoint_is_refused(trained, tmp_path):
     ("content", "named"),
     [
         ({"state_dict": {}}, "format_version"),
-        ([1], "format_version"),
         (torch.zeros(3), "format_version"),
         (describe() | {"format_version": "1"}, "format_version"),
         (describe() | {"classes": ["PNEUMONIA", "NORMAL"]}, "classes"),
-        (describe() | {"classes": None}, "classes"),
         (describe() | {"metadata": 3}, "metadata"),
         (describe() | {"hyper_parameters": []}, "hyper_parameters"),
         (describe() | {"recalibration": [1]}, "recalibration"),
@@ -176,20 +165,16 @@ def test_another_format_version_is_refused(trained, tmp_path, version, release, 
         PneumoniaClassifier.load_from_checkpoint(tmp_path / "best.ckpt", weights_only=True)
 
 
-class Touch:
-    """Creates a file if it is unpickled carelessly."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
 def test_a_malicious_checkpoint_is_refused_and_runs_nothing(tmp_path):
     torch.save(describe() | {"evil": Touch(tmp_path / "ran")}, tmp_path / "best.ckpt")
     refusal(tmp_path / "best.ckpt")
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_truncated_checkpoint_is_refused(trained, tmp_path):
+    whole = trained[0].read_bytes()
+    (tmp_path / "best.ckpt").write_bytes(whole[: len(whole) // 2])
+    refusal(tmp_path / "best.ckpt")
 
 
 @pytest.mark.slow

@@ -43,10 +43,6 @@ def test_embed_returns_embeddings_and_the_logits_of_forward(backbone):
     assert not torch.equal(embedding[0], embedding[1])
 
 
-def test_a_batch_of_one_keeps_its_dimension():
-    assert PneumoniaNetwork("test_resnet").eval()(pixels(32, 1)).shape == (1,)
-
-
 @pytest.mark.parametrize("backbone", ["test_resnet", "resnet10t"])
 def test_the_backbone_gets_pixels_normalised_with_its_own_statistics(backbone):
     network = PneumoniaNetwork(backbone).eval()
@@ -82,16 +78,10 @@ def test_rgb_weights_give_the_logits_of_the_grey_image_repeated_three_times(
     assert torch.allclose(logits, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_state_is_that_of_the_backbone():
-    assert all(key.startswith("backbone.") for key in PneumoniaNetwork("test_resnet").state_dict())
-
-
 @pytest.mark.parametrize(
     ("backbone", "named"),
     [
         ("resnetv2_5", "resnetv2_50"),
-        ("tf_eficientnet_lite0", "tf_efficientnet_lite0"),
-        ("", "list_models"),
         ("zzzzzzzz", "list_models"),
         ("resnet10t.nope", "resnet10t.c3_in1k"),
     ],

@@ -1,7 +1,6 @@
 """The OOD detector passes images like the validation set and flags others."""
 
 import copy
-import math
 from functools import partial
 
 import numpy as np
@@ -105,12 +104,6 @@ def test_folds_keep_the_images_of_a_patient_together():
     assert by_image.median() > 1.5
 
 
-@pytest.mark.parametrize(("count", "fraction"), [(30, 1 / 31), (99, 0.01), (150, 0.01)])
-def test_a_small_validation_set_cannot_show_a_small_fraction(count, fraction):
-    detector = OODDetector.fit(bodies(count), embeddings(count), np.arange(count) // 2)
-    assert detector.fraction == pytest.approx(fraction)
-
-
 def test_batches_and_patient_names_do_not_change_the_detector(detector):
     batches = iter(bodies().split(17))
     again = OODDetector.fit(batches, embeddings(), [f"patient {n // 2:03d}" for n in range(120)])
@@ -135,21 +128,20 @@ def test_constant_images_give_finite_scores():
 
 
 @pytest.mark.parametrize(
-    ("images", "embedding", "patients", "fraction", "named"),
+    ("images", "embedding", "patients", "named"),
     [
-        (bodies(19), embeddings(19), range(19), 0.01, "19 images of 19 patients"),
-        (bodies(30), embeddings(30), [n % 4 for n in range(30)], 0.01, "30 images of 4 patients"),
-        (bodies(30), embeddings(29), range(30), 0.01, "embeddings"),
-        (bodies(30), embeddings(30)[:, 0], range(30), 0.01, "embeddings"),
-        (bodies(30), embeddings(30) / 0, range(30), 0.01, "embeddings"),
-        (bodies(29), embeddings(30), range(30), 0.01, "29 images"),
-        ([], embeddings(30), range(30), 0.01, "0 images"),
-        *((bodies(30), embeddings(30), range(30), f, "fraction") for f in (0, 1, -0.1, math.nan)),
+        (bodies(19), embeddings(19), range(19), "19 images of 19 patients"),
+        (bodies(30), embeddings(30), [n % 4 for n in range(30)], "30 images of 4 patients"),
+        (bodies(30), embeddings(29), range(30), "embeddings"),
+        (bodies(30), embeddings(30)[:, 0], range(30), "embeddings"),
+        (bodies(30), embeddings(30) / 0, range(30), "embeddings"),
+        (bodies(29), embeddings(30), range(30), "29 images"),
+        ([], embeddings(30), range(30), "0 images"),
     ],
 )
-def test_invalid_input_is_refused(images, embedding, patients, fraction, named):
+def test_invalid_input_is_refused(images, embedding, patients, named):
     with pytest.raises(EvaluationError, match=named):
-        OODDetector.fit(images, embedding, list(patients), fraction)
+        OODDetector.fit(images, embedding, list(patients))
 
 
 def test_it_survives_a_checkpoint_loaded_with_weights_only(detector, tmp_path):
@@ -157,37 +149,22 @@ def test_it_survives_a_checkpoint_loaded_with_weights_only(detector, tmp_path):
     again = OODDetector.from_dict(torch.load(tmp_path / "file.ckpt", weights_only=True))
     images, embedding = bodies(9, seed=3), embeddings(9, seed=3)
     assert torch.equal(again(images, embedding), detector(images, embedding))
-    for name in ("threshold", "fraction", "image_size"):
-        assert getattr(again, name) == getattr(detector, name)
-
-
-def test_it_is_small_even_with_a_wide_embedding(tmp_path):
-    wide = OODDetector.fit(bodies(40), embeddings(40, 2048), range(40))
-    torch.save(wide.to_dict(), tmp_path / "file")
-    assert (tmp_path / "file").stat().st_size < 200_000
+    assert (again.threshold, again.image_size) == (detector.threshold, detector.image_size)
 
 
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("threshold", None),
         ("threshold", float("nan")),
         ("threshold", "high"),
-        ("fraction", 0.0),
-        ("image_size", 0),
         ("image_size", 100_000),
-        ("views", None),
         ("views texture", None),
-        ("views layout mean", None),
-        ("spread", [1.0, 1.0, 1.0]),
         ("spread", torch.zeros(3)),
         ("centre", torch.ones(2)),
         ("views embedding rest", torch.tensor(float("inf"))),
         ("views embedding rest", torch.tensor(-1.0)),
-        ("views embedding mean", torch.ones(7)),
-        ("views embedding mean", torch.ones(32, dtype=torch.float64)),
-        ("views embedding directions", torch.ones(3, 32)),
         ("views layout mean", torch.ones(7)),
+        ("views embedding directions", torch.ones(3, 32)),
     ],
 )
 def test_a_damaged_detector_is_refused(detector, key, value):

@@ -115,12 +115,6 @@ def test_cosine_spans_the_run_by_step_or_by_epoch(interval, length):
     assert found == pytest.approx(expected)
 
 
-def test_a_given_length_and_rate_take_precedence():
-    _, found = rates({"name": "OneCycleLR", "total_steps": 30, "max_lr": 0.5, "pct_start": 0.5})
-    assert max(found) == pytest.approx(0.5, rel=0.01)
-    assert found[-1] > 0.2
-
-
 def test_a_plateau_follows_a_logged_metric_by_epoch():
     optimizer = build_optimizer(network(), {"name": "sgd", "lr": 0.1})
     found = build_schedule(optimizer, {"name": "ReduceLROnPlateau", "patience": 1}, 20, 4)

@@ -12,22 +12,13 @@ import huggingface_hub.constants as hub
 import pytest
 import timm
 import torch
+from fuzzing import Touch
 from safetensors.torch import save, save_file
 
 from pneumonia.errors import ModelError, sentence
 from pneumonia.model.network import PneumoniaNetwork
 
 BACKBONE = "test_resnet"
-
-
-class Touch:
-    """Creates a file if it is unpickled carelessly."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
 
 
 @pytest.fixture
@@ -65,11 +56,6 @@ def test_weights_of_one_channel_are_taken_as_they_are(tmp_path):
     assert torch.equal(loaded.state_dict()[stem], grey.state_dict()[stem])
 
 
-def test_weights_of_another_architecture_are_refused(tmp_path, state):
-    save_file(state, tmp_path / "w.safetensors")
-    assert "test_efficientnet" in refusal(tmp_path / "w.safetensors", "test_efficientnet")
-
-
 STEM = f"{timm.get_pretrained_cfg(BACKBONE).first_conv}.weight"
 
 
@@ -79,9 +65,10 @@ STEM = f"{timm.get_pretrained_cfg(BACKBONE).first_conv}.weight"
         ("layer1.0.conv1.weight", None),
         ("layer1.0.conv1.weight", torch.zeros(5)),
         ("extra.weight", torch.zeros(3)),
-        *((STEM, torch.zeros(shape)) for shape in [(24,), (24, 5, 3, 3), (24, 3, 3, 3, 3), ()]),
+        (STEM, torch.zeros(24, 5, 3, 3)),
+        (STEM, torch.zeros(())),
     ],
-    ids=["missing", "shape", "unknown", *("stem" for _ in range(4))],
+    ids=["missing", "shape", "unknown", "stem", "scalar stem"],
 )
 def test_a_tensor_that_does_not_fit_is_named(tmp_path, state, key, value):
     if value is None:
@@ -92,18 +79,15 @@ def test_a_tensor_that_does_not_fit_is_named(tmp_path, state, key, value):
     assert key in refusal(tmp_path / "w.safetensors")
 
 
-def test_a_missing_file_is_refused(tmp_path):
-    refusal(tmp_path / "w.safetensors")
-
-
 @pytest.mark.parametrize("suffix", ["safetensors", "pth"])
 @pytest.mark.parametrize("content", [b"", b"hello, this is text", bytes(range(256)) * 9], ids=len)
-def test_a_file_of_another_kind_is_refused(tmp_path, suffix, content):
+def test_a_missing_file_or_one_of_another_kind_is_refused(tmp_path, suffix, content):
+    refusal(tmp_path / f"w.{suffix}")
     (tmp_path / f"w.{suffix}").write_bytes(content)
     refusal(tmp_path / f"w.{suffix}")
 
 
-@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), 7, {"a": [1]}, {"a": 1}], ids=str)
+@pytest.mark.parametrize("content", [[1, 2], torch.zeros(3), {"a": 1}], ids=str)
 def test_a_pth_without_a_dictionary_of_tensors_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "w.pth")
     refusal(tmp_path / "w.pth")
@@ -194,13 +178,9 @@ def assert_refused_soon(backbone: str = BACKBONE) -> None:
         assert part in message
 
 
-def test_a_hub_that_refuses_is_reported_within_5_seconds(hub_at):
-    hub_at(closed_port())
-    assert_refused_soon()
-
-
-def test_a_hub_that_hangs_is_reported_within_5_seconds(hub_at, listening):
-    hub_at(listening)
+@pytest.mark.parametrize("hangs", [False, True])
+def test_a_hub_that_does_not_answer_is_reported_within_5_seconds(hub_at, listening, hangs):
+    hub_at(listening if hangs else closed_port())
     assert_refused_soon()
 
 
