@@ -13,9 +13,8 @@ _PARTIAL = ".partial"
 def atomic_replace(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Write to a hidden file in the same folder, which replaces `path` when the block ends.
 
-    The content is on the disk before the file gets its name, so neither a kill nor a power cut
-    leaves half a file. On an exception the hidden file is removed and `path` is unchanged. Missing
-    folders are made.
+    Neither a kill nor a power cut leaves half a file. On an exception the hidden file is removed
+    and `path` is unchanged. Missing folders are made.
 
     Args:
         path: The file to write.

@@ -26,15 +26,14 @@ def describe() -> dict[str, Any]:
 
 
 def check_format(checkpoint: object, name: str) -> None:
-    """Refuse a checkpoint that this version of the project does not understand.
+    """Refuse the content of a model file that this version does not understand.
 
     Args:
-        checkpoint: The content of a model file.
+        checkpoint: The content.
         name: The name of the file, for the message.
 
     Raises:
-        CheckpointError: If it is not of this project, has another format version or other
-            classes, or is damaged.
+        CheckpointError: If it is of another project, format version or classes, or damaged.
     """
     found = checkpoint.get("format_version") if isinstance(checkpoint, dict) else None
     if not isinstance(checkpoint, dict) or type(found) is not int:
@@ -43,14 +42,10 @@ def check_format(checkpoint: object, name: str) -> None:
         )
     if found != FORMAT_VERSION:
         writer = str(checkpoint.get("pneumonia_version"))[:20]
+        advice = "train again" if found < FORMAT_VERSION else f"install pneumonia {writer} or newer"
         raise CheckpointError(
             f"{name} has format_version {found} (pneumonia {writer}), expected {FORMAT_VERSION}"
-            f" (pneumonia {__version__}); "
-            + (
-                "train again."
-                if found < FORMAT_VERSION
-                else f"install pneumonia {writer} or newer."
-            )
+            f" (pneumonia {__version__}); {advice}."
         )
     classes = checkpoint.get("classes")
     if classes != list(CLASSES):
@@ -108,8 +103,7 @@ def finalize_checkpoint(
 ) -> dict[str, Any]:
     """Turn a training checkpoint into the one to deploy, in place.
 
-    The states of optimizer, loops and callbacks, two thirds of the file, are left out: the
-    checkpoint to resume from has them. The file is replaced whole or not at all.
+    The states of optimizer, loops and callbacks, two thirds of the file, are left out.
 
     Args:
         path: A `.ckpt` file that training wrote.

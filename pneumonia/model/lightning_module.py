@@ -103,11 +103,7 @@ class PneumoniaClassifier(LightningModule):
         self.test_loss = MeanMetric(nan_strategy="disable")
 
     def setup(self, stage: str) -> None:
-        """Count the classes of the training split for `pos_weight`, and compile, before a fit.
-
-        Args:
-            stage: `fit`, `validate`, `test` or `predict`.
-        """
+        """Count the classes of the training split for `pos_weight`, and compile, before a fit."""
         if stage != "fit":
             return
         if self.hparams["pos_weight"] == "balanced":
@@ -144,7 +140,14 @@ class PneumoniaClassifier(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return `logit`, `label` and `index` of a batch, each [N]."""
-        return self._evaluate(batch, "val", self.val_metrics)
+        labels = batch["label"]
+        logits = self(batch["image"])
+        # Unweighted and unsmoothed, so that it compares across recipes.
+        loss = binary_cross_entropy_with_logits(logits, labels.float())
+        # Of logits, torchmetrics would decide batch by batch whether to apply the sigmoid.
+        self.val_metrics.update(torch.sigmoid(logits), labels)
+        self._log("val", loss, self.val_metrics, len(labels))
+        return {"logit": logits, "label": labels, "index": batch["index"]}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return `logit`, `label` and `index` of a batch, each [N]; log `test/loss`.
@@ -166,11 +169,7 @@ class PneumoniaClassifier(LightningModule):
         return {"logit": logits, "label": batch["label"], "index": batch["index"]}
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer, and the schedule if there is one.
-
-        Raises:
-            ConfigError: If a name or keyword is unknown.
-        """
+        """Build the optimizer, and the schedule if there is one."""
         optimizer = build_optimizer(
             self.network.backbone, self.hparams["optimizer"] or {"name": "adam", "lr": 1e-3}
         )
@@ -185,11 +184,7 @@ class PneumoniaClassifier(LightningModule):
         return cast(OptimizerLRScheduler, {"optimizer": optimizer, "lr_scheduler": schedule})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Check the format.
-
-        Raises:
-            CheckpointError: If the checkpoint is not of this project or of another version.
-        """
+        """Raise a CheckpointError for a file of another project or format version."""
         check_format(checkpoint, "the checkpoint")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -203,19 +198,9 @@ class PneumoniaClassifier(LightningModule):
         losses: dict[str, Literal["min", "max"]] = {"val/loss": "min", "train/loss": "min"}
         return losses | dict.fromkeys(map(str, names), "max")
 
-    def _evaluate(self, batch: Batch, stage: str, metrics: MetricCollection) -> dict[str, Tensor]:
-        labels = batch["label"]
-        logits = self(batch["image"])
-        # Unweighted and unsmoothed, so that it compares across recipes.
-        loss = binary_cross_entropy_with_logits(logits, labels.float())
-        # Of logits, torchmetrics would decide batch by batch whether to apply the sigmoid.
-        metrics.update(torch.sigmoid(logits), labels)
-        self._log(stage, loss, metrics, len(labels))
-        return {"logit": logits, "label": labels, "index": batch["index"]}
-
     def _log(self, stage: str, loss: Tensor, metrics: MetricCollection, n: int) -> None:
         epoch: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": n}
         mean: MeanMetric = getattr(self, f"{stage}_loss")
         mean.update(loss.expand(n))  # "disable" makes torchmetrics ignore weights
-        self.log(f"{stage}/loss", mean, prog_bar=stage != "test", **epoch)
+        self.log(f"{stage}/loss", mean, prog_bar=True, **epoch)
         self.log_dict(cast(Any, metrics), **epoch)

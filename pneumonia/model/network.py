@@ -59,7 +59,7 @@ class PneumoniaNetwork(nn.Module):
             options["img_size"] = image_size
         from_hub = pretrained and weights is None
         if from_hub:
-            options["pretrained_cfg_overlay"] = pretrained_cfg_overlay(backbone)
+            options["pretrained_cfg_overlay"] = _check_download(backbone)
         try:
             self.backbone = timm.create_model(backbone, pretrained=from_hub, **options)
             self.backbone.eval()
@@ -74,7 +74,7 @@ class PneumoniaNetwork(nn.Module):
         except OSError as error:  # the host answered, and then failed
             raise _no_download(backbone, first_line(error)) from error
         if weights is not None:
-            load_weights(self.backbone, weights)
+            _load_weights(self.backbone, weights)
         # The statistics of the weights, averaged over RGB: the image is one grey channel.
         cfg = cast(dict[str, Any], self.backbone.pretrained_cfg)
         mean, std = (sum(cfg[key]) / len(cfg[key]) for key in ("mean", "std"))
@@ -100,8 +100,7 @@ class PneumoniaNetwork(nn.Module):
             images: As for `forward`.
 
         Returns:
-            The logits, float32 [N], those of `forward`; and the embedding, float32 [N, D]: the
-            backbone's pooled features.
+            The logits of `forward`, and the backbone's pooled features, float32 [N, D].
         """
         backbone = cast(Any, self.backbone)  # every timm model has these two halves
         features = backbone.forward_features(self.normalise(images))
@@ -110,29 +109,14 @@ class PneumoniaNetwork(nn.Module):
         return logits.squeeze(1).float(), embedding.flatten(1).float()
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Scale pixels to what the backbone's weights expect.
-
-        Args:
-            images: As for `forward`.
-
-        Returns:
-            Float, of the same shape.
-        """
+        """Scale pixels (as for `forward`) to what the weights expect; float, of the same shape."""
         return images.to(self.scale.dtype) * self.scale + self.shift
 
 
-def pretrained_cfg_overlay(backbone: str) -> dict[str, str]:
-    """Check that timm's weights are available, since a failing download retries for 47 s.
+def _check_download(backbone: str) -> dict[str, str]:
+    """Refuse weights that are not available, since a failing download retries for 47 s.
 
-    Args:
-        backbone: A timm architecture, with or without a weights tag.
-
-    Returns:
-        What to lay over timm's pretrained configuration: the cached file, or nothing.
-
-    Raises:
-        ModelError: If timm has no weights for the backbone, or they are not cached and their
-            host does not answer within 4 s.
+    Returns what to lay over timm's pretrained configuration: the cached file, or nothing.
     """
     cfg = timm.get_pretrained_cfg(backbone)
     if cfg is None or not cfg.has_weights:
@@ -155,19 +139,8 @@ def pretrained_cfg_overlay(backbone: str) -> dict[str, str]:
     return {}
 
 
-def load_weights(backbone: nn.Module, file: str) -> None:
-    """Load a local file of ImageNet-style weights into a one-channel, one-logit backbone.
-
-    The RGB stem is summed over its channels, and the head stays as initialised; everything
-    else must fit exactly.
-
-    Args:
-        backbone: A timm model, changed in place.
-        file: `.safetensors`, or a `.pth` that loads with `weights_only=True`.
-
-    Raises:
-        ModelError: If the file is missing, is not a weights file, or is of another architecture.
-    """
+def _load_weights(backbone: nn.Module, file: str) -> None:
+    """Load all but the head; the RGB stem is summed over its channels."""
     cfg: dict[str, Any] = backbone.pretrained_cfg  # type: ignore[assignment]
     state = _read_weights(file)
     expected = backbone.state_dict()
