@@ -3,6 +3,7 @@
 import logging
 import os
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 SamplerName = Literal["balanced"]
 
 _MAX_WORKERS = 8
+_KAGGLE_ROOT = Path("data/chest_xray")
 _CACHE_TIMEOUT = timedelta(days=7)
 
 
@@ -50,10 +52,9 @@ class ChestXrayDataModule(LightningDataModule):
         patients: How patients are identified; see `pneumonia.data.patients.identify_patients`.
         split: How the validation set is chosen.
         augmentation: Random transforms of training images; None: none.
-        sampler: `balanced` draws both classes, and all patients of a class, equally often; see
-            `pneumonia.data.samplers.BalancedSampler`. None: every training image once an epoch.
-        cache: Whether decoded images are kept on disk; see `pneumonia.data.cache`. The batches
-            are the same either way.
+        sampler: `balanced` draws both classes, and all patients of a class, equally often. None:
+            every training image once an epoch.
+        cache: Whether decoded images are kept on disk; the batches are the same either way.
         cache_dir: Folder of caches; None: the user's cache folder.
         seed: Seed of order and augmentation.
 
@@ -66,8 +67,7 @@ class ChestXrayDataModule(LightningDataModule):
         DataError: At `prepare_data` and `setup`, if the folders are not a data set.
     """
 
-    synthetic = False
-    """Whether the images are drawn by the package."""
+    synthetic = False  # whether the images are drawn by the package
 
     def __init__(
         self,
@@ -117,7 +117,7 @@ class ChestXrayDataModule(LightningDataModule):
         Raises:
             DataError: If it does not.
         """
-        if not (self.root / "train").is_dir():
+        if not self._can_be_made() and not (self.root / "train").is_dir():
             found = "holds no folder train" if self.root.is_dir() else "does not exist"
             raise DataError(
                 f"data.root={self.root} {found}; unpack Kaggle's"
@@ -126,7 +126,9 @@ class ChestXrayDataModule(LightningDataModule):
             )
 
     def prepare_data(self) -> None:
-        """Check that the data set exists; called once on each machine, before `setup`."""
+        """Make the data set if it can be made, and check it; once on each machine."""
+        if self._can_be_made():
+            self._make()
         self.check_root()
 
     def setup(self, stage: str) -> None:
@@ -141,9 +143,9 @@ class ChestXrayDataModule(LightningDataModule):
         """
         if stage in ("fit", "validate") and "train" not in self.splits:
             train, val = self._split_train_val()
-            val = _shuffled(val)  # so that limit_val_batches keeps both classes
+            val = self._shuffled(val)  # so that limit_val_batches keeps both classes
             if getattr(self.trainer, "overfit_batches", 0):
-                train = _shuffled(train)  # Lightning then takes the first rows, in order
+                train = self._shuffled(train)  # Lightning then takes the first rows, in order
             # One cache for both, so that other validation splits of these images reuse it.
             cache = self._open_cache(train + val)
             self._add("train", train, cache)
@@ -154,7 +156,7 @@ class ChestXrayDataModule(LightningDataModule):
             self._add("test", test, self._open_cache(test))
 
     def state_dict(self) -> dict[str, int]:
-        """For a checkpoint: the epoch to continue with, and how many of its batches are done."""
+        """The epoch to continue with, and how many of its batches are done."""
         assert self.trainer is not None  # noqa: S101  only a Trainer asks
         loop = self.trainer.fit_loop
         batches, epochs = loop.epoch_loop.batch_progress, loop.epoch_progress.current
@@ -163,16 +165,12 @@ class ChestXrayDataModule(LightningDataModule):
         return {"epoch": self.trainer.current_epoch + int(ended), "batches": done}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue where a checkpoint was saved.
-
-        Args:
-            state_dict: From `state_dict`.
-        """
+        """Continue where `state_dict` was called."""
         self._first_epoch = state_dict["epoch"]
         self._first_batch = state_dict["batches"]
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Shuffled and augmented training images in whole batches."""
+        """Shuffled and augmented training images in whole batches, uint8 [N, 1, S, S]."""
         rank, world_size = self._ranks()
         samples = self.splits["train"]
         dataset = ChestXrayDataset(
@@ -197,7 +195,7 @@ class ChestXrayDataModule(LightningDataModule):
         return self._sequential_loader("test")
 
     def dataset(self, split: str) -> ChestXrayDataset:
-        """All images of a split, not augmented; after its `setup`."""
+        """All images of a split, not augmented."""
         return ChestXrayDataset(self.splits[split], self.preprocessing, cache=self._caches[split])
 
     def has_split(self, split: str) -> bool:
@@ -205,8 +203,18 @@ class ChestXrayDataModule(LightningDataModule):
         return (self.root / split).is_dir()
 
     def class_counts(self) -> tuple[int, int]:
-        """Number of NORMAL and of PNEUMONIA training images; after `setup`."""
+        """Number of NORMAL and of PNEUMONIA training images."""
         return self.splits["train"].class_counts()
+
+    def _can_be_made(self) -> bool:
+        return False
+
+    def _make(self) -> None:
+        raise NotImplementedError
+
+    @staticmethod
+    def _shuffled(samples: Manifest) -> Manifest:
+        return samples.take(np.random.default_rng(0).permutation(len(samples)))
 
     def _add(self, name: str, samples: Manifest, cache: Cache | None) -> None:
         self.splits[name] = samples
@@ -272,30 +280,14 @@ class ChestXrayDataModule(LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size
 
 
-def _shuffled(samples: Manifest) -> Manifest:
-    return samples.take(np.random.default_rng(0).permutation(len(samples)))
-
-
-KAGGLE_ROOT = Path("data/chest_xray")
-"""The only root that is downloaded if missing; any other missing root is an error."""
-
-
 class KaggleDataModule(ChestXrayDataModule):
-    """Kaggle's data set, downloaded to `KAGGLE_ROOT` if it is missing."""
+    """Kaggle's data set, downloaded if the root is the default one and missing."""
 
-    def check_root(self) -> None:
-        """Check that the data set exists, unless it is the one to download."""
-        if not self._will_download():
-            super().check_root()
+    def _can_be_made(self) -> bool:
+        return self.root == _KAGGLE_ROOT and not os.path.lexists(self.root)
 
-    def prepare_data(self) -> None:
-        """Download the data set if it is missing and the root is the default one."""
-        if self._will_download():
-            download(self.root)
-        super().prepare_data()
-
-    def _will_download(self) -> bool:
-        return self.root == KAGGLE_ROOT and not os.path.lexists(self.root)
+    def _make(self) -> None:
+        download(self.root)
 
 
 class TableDataModule(ChestXrayDataModule):
@@ -311,23 +303,21 @@ class TableDataModule(ChestXrayDataModule):
         file = Path(table).expanduser()
         super().__init__(file.parent if root is None else root, **settings)
         self.file = file
-        self._table: Table | None = None
 
     def check_root(self) -> None:
         """Read and validate the table."""
-        self._read_table()
+        self._table  # noqa: B018
 
     def has_split(self, split: str) -> bool:
         """Whether the table has rows of a split."""
-        return self._read_table().has_split(split)
+        return self._table.has_split(split)
 
     def _read(self, split: str) -> Manifest:
-        return self._read_table().read(split, self.patients)
+        return self._table.read(split, self.patients)
 
-    def _read_table(self) -> Table:
-        if self._table is None:
-            self._table = read_table(self.file, self.root)
-        return self._table
+    @cached_property
+    def _table(self) -> Table:
+        return read_table(self.file, self.root)
 
 
 class SyntheticDataModule(ChestXrayDataModule):
@@ -353,13 +343,8 @@ class SyntheticDataModule(ChestXrayDataModule):
         self.images = images
         self.synthetic_seed = synthetic_seed
 
-    def check_root(self) -> None:
-        """Check the data set if the root exists."""
-        if os.path.lexists(self.root):
-            super().check_root()
+    def _can_be_made(self) -> bool:
+        return not os.path.lexists(self.root)
 
-    def prepare_data(self) -> None:
-        """Draw the data set if the root does not exist."""
-        if not os.path.lexists(self.root):
-            write_synthetic(self.root, self.images, self.synthetic_seed)
-        super().prepare_data()
+    def _make(self) -> None:
+        write_synthetic(self.root, self.images, self.synthetic_seed)

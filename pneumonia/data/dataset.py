@@ -14,9 +14,7 @@ from pneumonia.data.image_io import Preprocessing
 from pneumonia.data.manifest import Manifest
 from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import DataError
-from pneumonia.labels import CLASSES, IMAGE_SUFFIXES
-
-_EXPECTED = f"expected the folders {' and '.join(CLASSES)}"
+from pneumonia.labels import CLASSES, IMAGE_SUFFIXES, is_image_name
 
 
 class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no types
@@ -34,26 +32,23 @@ class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no 
     """
 
     def __init__(self, root: str | Path) -> None:
-        super().__init__(root, is_valid_file=_is_image)
+        super().__init__(root, is_valid_file=is_image_name)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Check the split's folder and return the two classes with their labels."""
         directory = Path(directory)
-        if not directory.is_dir():
-            raise DataError(f"{directory} is not a folder; {_EXPECTED} in it.")
         unexpected = [
             entry.name
-            for entry in _entries(directory)
-            if (entry.name not in CLASSES if entry.is_dir() else _is_image(entry.name))
+            for entry in (_entries(directory) if directory.is_dir() else ())
+            if (entry.name not in CLASSES if entry.is_dir() else is_image_name(entry.name))
         ]
-        if unexpected:
-            raise DataError(
-                f"{directory} holds {', '.join(unexpected[:5])}; {_EXPECTED} only: move the rest"
-                " elsewhere."
-            )
         missing = [name for name in CLASSES if not (directory / name).is_dir()]
-        if missing:
-            raise DataError(f"{directory} has no folder {' or '.join(missing)}; {_EXPECTED}.")
+        if unexpected or missing:
+            found = f"has no folder {missing[0]}" if missing else f"holds {unexpected[0]}"
+            raise DataError(
+                f"{directory} {found}; expected the folders {' and '.join(CLASSES)} in it, and"
+                " images nowhere else."
+            )
         return list(CLASSES), {name: label for label, name in enumerate(CLASSES)}
 
     @staticmethod
@@ -69,11 +64,11 @@ class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no 
         for name, label in class_to_idx.items():
             folder = Path(directory) / name
             entries = _entries(folder)
-            nested = [entry.name for entry in entries if entry.is_dir()]
+            nested = next((entry.name for entry in entries if entry.is_dir()), None)
             if nested:
                 raise DataError(
-                    f"{folder} holds the folder {nested[0]}; images must lie directly in their"
-                    " class folder: move them up, or the folder elsewhere."
+                    f"{folder} holds the folder {nested}; images must lie directly in their class"
+                    " folder: move them up, or the folder elsewhere."
                 )
             files = [str(entry) for entry in entries if is_valid_file(str(entry))]
             if not files and not allow_empty:
@@ -107,10 +102,6 @@ def _entries(folder: Path) -> list[Path]:
         for entry in folder.iterdir()
         if not entry.name.startswith(".") and entry.name != "__MACOSX"
     )
-
-
-def _is_image(path: str) -> bool:
-    return path.lower().endswith(IMAGE_SUFFIXES)
 
 
 Draw = tuple[int, int] | tuple[int, int, int]

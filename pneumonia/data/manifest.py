@@ -51,26 +51,10 @@ class Manifest:
     def from_paths(
         cls, paths: Sequence[str], labels: Sequence[int], patients: str | None = None
     ) -> "Manifest":
-        """Build the table, reading patients and subtypes from the file names.
-
-        Args:
-            paths: Image files.
-            labels: 0 or 1 for each.
-            patients: How patients are identified; see `identify_patients`.
-
-        Raises:
-            DataError: As `identify_patients`.
-            ConfigError: As `identify_patients`.
-        """
-        identities = identify_patients(paths, labels, patients)
-        return cls(
-            paths=np.array(paths, dtype=np.str_),
-            labels=np.array(labels, dtype=np.int64),
-            patients=np.array([i.patient for i in identities], dtype=np.str_),
-            streams=np.array([i.stream for i in identities], dtype=np.str_),
-            numbers=np.array([i.number for i in identities], dtype=np.int64),
-            subtypes=np.array([i.subtype for i in identities], dtype=np.str_),
-        )
+        """Build the table with patients and subtypes from `identify_patients`, which may raise."""
+        columns = zip(*identify_patients(paths, labels, patients), strict=True)
+        keys, streams, numbers, subtypes = map(np.array, columns)
+        return cls(np.array(paths), np.array(labels), keys, streams, numbers, subtypes)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -133,17 +117,11 @@ class TableRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A validated CSV file.
-
-    Attributes:
-        file: Where it was read from.
-        columns: Its header.
-        rows: In the order of the file.
-    """
+    """A validated CSV file, its header and its rows."""
 
     file: Path
-    columns: tuple[str, ...]
-    rows: tuple[TableRow, ...]
+    columns: list[str]
+    rows: list[TableRow]
 
     def has_split(self, split: str) -> bool:
         """Whether any row belongs to a split."""
@@ -154,8 +132,7 @@ class Table:
 
         Args:
             split: `train`, `val` or `test`.
-            patients: How patients are identified. `column`: by the column `patient`. Anything
-                else: by the file names, see `identify_patients`.
+            patients: `column` for the column `patient`; else as for `identify_patients`.
 
         Raises:
             DataError: If the split lacks a class, or a patient is unknown.
@@ -201,14 +178,13 @@ def read_table(file: str | Path, root: str | Path | None = None) -> Table:
         root: Folder that relative paths start from. None: the table's own.
 
     Raises:
-        DataError: If the table cannot be read, lacks a column, is empty, or has rows that are
-            ragged, name a missing file or one file twice, or hold an unknown label, split or
-            subtype, or a subtype of the other class. The first three such rows are named.
+        DataError: If it cannot be read or lacks a column or rows, or if rows are ragged, name a
+            missing file or one file twice, or hold an unknown or contradictory value; the first
+            three are named.
     """
     file = Path(file).expanduser()
     root = file.parent if root is None else Path(root).expanduser()
     header, lines = _parse(file)
-    _check_header(file, header)
     rows: list[TableRow] = []
     invalid: list[str] = []
     seen: dict[tuple[int, int], int] = {}  # files by device and inode -> line
@@ -230,11 +206,11 @@ def read_table(file: str | Path, root: str | Path | None = None) -> Table:
         raise _invalid(file, invalid)
     if not rows:
         raise DataError(f"{file} has a header and no rows; expected one row for each image.")
-    return Table(file, tuple(header), tuple(rows))
+    return Table(file, header, rows)
 
 
 def _parse(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and every further line that is not blank with its number."""
+    """The header; and the other lines that are not blank, with their numbers."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(text, strict=True)
@@ -249,10 +225,6 @@ def _parse(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
     except csv.Error as error:
         raise DataError(f"{file} is not a CSV file: line {reader.line_num}, {error}.") from error
     header = [name.strip() for name in lines[0][1]] if lines else []
-    return header, lines[1:]
-
-
-def _check_header(file: Path, header: list[str]) -> None:
     problems = [f"no column {name}" for name in _REQUIRED if name not in header]
     known = (*_REQUIRED, *_OPTIONAL)
     problems += [f"two columns {name}" for name in known if header.count(name) > 1]
@@ -263,6 +235,7 @@ def _check_header(file: Path, header: list[str]) -> None:
         )
     if others := [name for name in header if name not in known]:
         log.info("%s: ignored columns: %s", file, ", ".join(others))
+    return header, lines[1:]
 
 
 def _read_row(line: int, header: list[str], cells: list[str], root: Path) -> TableRow:
@@ -272,8 +245,9 @@ def _read_row(line: int, header: list[str], cells: list[str], root: Path) -> Tab
             f'{len(cells)} cells, expected {len(header)} (put "quotes" around cells with commas)'
         )
     row = dict(zip(header, cells, strict=True))
-    label, split = row["label"].strip(), row.get("split", SPLITS[0]).strip()
-    patient, subtype = row.get("patient", "").strip(), row.get("subtype", "").strip()
+    path = str(root / row["path"])
+    row = {"split": SPLITS[0]} | {name: cell.strip() for name, cell in row.items()}
+    label, split, subtype = row["label"], row["split"], row.get("subtype", "")
     for column, word, words in (
         ("label", label, tuple(_LABELS)),
         ("split", split, SPLITS),
@@ -283,7 +257,7 @@ def _read_row(line: int, header: list[str], cells: list[str], root: Path) -> Tab
             raise ValueError(f"unknown {column} {word!r}, expected {', '.join(words)}")
     if subtype and (subtype == SUBTYPES[NORMAL]) != (_LABELS[label] == NORMAL):
         raise ValueError(f"subtype {subtype} contradicts label {label}")
-    return TableRow(line, str(root / row["path"]), _LABELS[label], split, patient, subtype)
+    return TableRow(line, path, _LABELS[label], split, row.get("patient", ""), subtype)
 
 
 def _invalid(file: Path, problems: list[str]) -> DataError:

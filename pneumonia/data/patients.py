@@ -7,8 +7,8 @@ patients of different streams would be merged.
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import PurePath
+from typing import NamedTuple
 
 from pneumonia.errors import ConfigError, DataError
 from pneumonia.labels import CLASSES, NORMAL, UNKNOWN_SUBTYPE
@@ -23,16 +23,14 @@ _STREAMS: tuple[tuple[re.Pattern[str], str, str], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """The patient and subtype of an image.
 
     Attributes:
-        patient: Unique key of the patient, such as `virus/78`.
+        patient: Unique key, such as `virus/78`.
         stream: The patient's stream; the class name where file names belong to no stream.
-        number: The patient's number within the stream, or `UNNUMBERED`.
-        subtype: `normal`, `bacterial`, `viral`, or `unknown` for a PNEUMONIA image whose
-            file name states none.
+        number: Within the stream, or `UNNUMBERED`.
+        subtype: `normal`, `bacterial`, `viral` or `unknown`.
     """
 
     patient: str
@@ -49,12 +47,8 @@ def identify_patients(
     Args:
         paths: Image files.
         labels: Their labels, 0 (NORMAL) or 1 (PNEUMONIA).
-        patients: How patients are identified. None: the four streams of the data set. `file`:
-            each file is its own patient. Anything else: a regular expression with one group,
-            searched in the file name; the group is the patient.
-
-    Returns:
-        One identity for each path.
+        patients: None: by the four streams of the data set. `file`: each file is a patient.
+            Else: a regular expression, searched in the file name; its one group is the patient.
 
     Raises:
         DataError: If a name belongs to no stream, does not match the expression, or contradicts
@@ -66,13 +60,9 @@ def identify_patients(
     unknown = [path for path, identity in zip(paths, found, strict=True) if identity is None]
     if unknown:
         names = ", ".join(PurePath(path).name for path in unknown[:3])
-        mismatch = (
-            f"do not match data.patients={patients!r}"
-            if patients
-            else "belong to none of the data set's four streams"
-        )
+        rule = f"data.patients={patients!r}" if patients else "any of the data set's four streams"
         raise DataError(
-            f"{len(unknown)} of {len(paths)} file names {mismatch} (first: {names}, in"
+            f"{len(unknown)} of {len(paths)} file names do not match {rule} (first: {names}, in"
             f" {PurePath(unknown[0]).parent}). Identify patients with data.patients=REGEX (one"
             " group, searched in the file name) or data.patients=file (each file is a patient)."
         )

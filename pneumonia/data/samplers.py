@@ -12,10 +12,10 @@ from pneumonia.data.manifest import Manifest
 
 
 class TrainingSampler(Sampler[Draw]):
-    """Base of the training orders, which depend on (seed, epoch) only.
+    """A training order, which depends on (seed, epoch) only; an incomplete last batch is dropped.
 
-    Each rank takes every `world_size`-th row of the one order, so a global batch holds the same
-    images with any number of ranks. An incomplete last batch is dropped.
+    Each rank takes every `world_size`-th row, so a global batch is the same with any number of
+    ranks.
 
     Args:
         size: Number of rows.
@@ -37,21 +37,12 @@ class TrainingSampler(Sampler[Draw]):
         self._resumed_at = (0, 0)
 
     def resume(self, epoch: int, rows: int) -> None:
-        """Continue an interrupted training.
-
-        Args:
-            epoch: The epoch to continue with, 0-based.
-            rows: How many of its rows this rank has already trained on.
-        """
+        """Continue with an epoch of which this rank has already trained on some rows."""
         self.epoch = epoch
         self._resumed_at = (epoch, rows)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that is iterated next; called by Lightning.
-
-        Args:
-            epoch: 0-based.
-        """
+        """Choose the epoch that is iterated next; called by Lightning."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -78,15 +69,8 @@ class ShuffledSampler(TrainingSampler):
 class BalancedSampler(TrainingSampler):
     """As many draws as rows: a class, then one of its patients, then one of the patient's images.
 
-    Each draw is uniform, with replacement, so both classes are equally likely, and so are all
-    patients of a class. Repeated rows are augmented differently.
-
-    Args:
-        samples: The rows.
-        batch_size: As for `TrainingSampler`.
-        seed: As for `TrainingSampler`.
-        rank: As for `TrainingSampler`.
-        world_size: As for `TrainingSampler`.
+    Each draw is uniform, with replacement. Repeated rows are augmented differently. Arguments as
+    for `TrainingSampler`, with the samples instead of their number.
     """
 
     def __init__(

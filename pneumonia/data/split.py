@@ -1,9 +1,4 @@
-"""The validation split, which chooses the checkpoint, the temperature and the threshold.
-
-The published validation folder has 16 images, too few for any of these, so the validation set is
-taken from the training images. All images of a patient, and all byte-identical files, stay on the
-same side.
-"""
+"""The validation split: all images of a patient, and identical files, stay on the same side."""
 
 import hashlib
 from collections import defaultdict
@@ -26,13 +21,11 @@ class ValidationSplit:
     """How the validation set is chosen.
 
     Attributes:
-        strategy: `blocks` takes the lowest and highest patient numbers of each stream (the test
-            split consists of such blocks; a random draw is more optimistic); `random` draws
-            patients; `folder` uses the published `val` folder.
-        fraction: Fraction of the patients of each stream, above 0 and below 1. Unused with
-            `folder` and with `folds`.
-        folds: With `random`: number of cross-validation folds, at least 2. None: a single draw
-            of `fraction`.
+        strategy: `blocks` takes the lowest and highest patient numbers of each stream, as in the
+            test split; `random` draws patients, which is more optimistic; `folder` uses the
+            published `val` folder, whose 16 images are too few to choose a threshold.
+        fraction: Fraction of the patients of each stream, above 0 and below 1.
+        folds: With `random`: number of cross-validation folds, instead of `fraction`.
         fold: The fold that is the validation set, 0 to folds - 1.
         seed: Seed of the draw.
 
@@ -68,13 +61,7 @@ class ValidationSplit:
             raise ConfigError(f"data.split.fold={self.fold}: expected 0 to {self.folds - 1}.")
 
     def mask(self, samples: Manifest) -> NDArray[np.bool_]:
-        """Choose the validation images.
-
-        Args:
-            samples: All images outside the test split.
-
-        Returns:
-            Mask of length N, true for validation.
+        """Choose the validation images, bool [N].
 
         Raises:
             DataError: If `blocks` meets patients without numbers.
@@ -112,15 +99,9 @@ class ValidationSplit:
 
 
 def group_images(samples: Manifest) -> NDArray[np.int64]:
-    """Number the sets of images that must stay on one side of a split.
+    """Number the sets of images that must stay on one side of a split, int64 [N].
 
     Images of one patient and byte-identical files belong together, directly or through others.
-
-    Args:
-        samples: Images on disk.
-
-    Returns:
-        int64 [N], equal numbers for images of the same set.
 
     Raises:
         DataError: If a file cannot be read.
@@ -134,9 +115,6 @@ def group_images(samples: Manifest) -> NDArray[np.int64]:
 
 def identical_files(paths: list[str]) -> list[list[int]]:
     """Find byte-identical files; only files of equal size are read.
-
-    Args:
-        paths: Files.
 
     Returns:
         For each set of two or more identical files, their positions in `paths`.
@@ -168,7 +146,7 @@ def check_disjoint(train: Manifest, other: Manifest, name: str) -> None:
         name: Name of `other` in the message.
 
     Raises:
-        DataError: If they overlap; the first few images are named.
+        DataError: If they overlap; the first images are named.
     """
     groups = group_images(train + other)
     shared = np.isin(groups[len(train) :], groups[: len(train)])

@@ -24,9 +24,7 @@ _UPPER_BOUNDS = {
 class Augmentation:
     """Random affine transform and intensity of a uint8 grey image, the same for the same seed.
 
-    The random numbers are drawn here and passed to torchvision's functions: its random transform
-    classes would draw them from the global state, and take twice as long. One image of 224 pixels
-    costs 0.6 to 0.8 ms of a core (tests/benchmarks/test_benchmark_data.py).
+    torchvision's transform classes would draw from the global random state, and take twice as long.
 
     Attributes:
         degrees: Largest rotation to either side, 0 to 180.

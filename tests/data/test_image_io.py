@@ -177,15 +177,12 @@ def test_arrays_follow_the_rules_of_files(tmp_path):
         np.zeros((4, 4, 2), np.uint8),
         np.zeros((4, 4, 3), np.uint16),
         np.zeros((0, 4), np.uint8),
-        [[1, 2]],
     ],
-    ids=lambda array: f"{getattr(array, 'dtype', 'list')}{np.shape(array)}",
+    ids=lambda array: f"{array.dtype}{array.shape}",
 )
 def test_other_arrays_are_refused(array):
     with pytest.raises(DataError, match="expected"):
         from_array(array)
-    with pytest.raises(DataError, match="expected a PIL image"):
-        to_grey(array)
 
 
 FLAT = np.kron(np.array([[10, 90, 170], [50, 130, 240]]), np.ones((16, 16), int))
