@@ -18,12 +18,7 @@ from pneumonia.data.image_io import Interpolation, Preprocessing, ResizeMode
 from pneumonia.data.kaggle import download
 from pneumonia.data.manifest import Manifest, Table, read_table
 from pneumonia.data.parallel import available_cores, init_worker
-from pneumonia.data.samplers import (
-    BalancedSampler,
-    SequentialSampler,
-    ShuffledSampler,
-    TrainingSampler,
-)
+from pneumonia.data.samplers import SequentialSampler, TrainingSampler, balanced_probabilities
 from pneumonia.data.split import ValidationSplit, check_disjoint
 from pneumonia.data.synthetic import write_synthetic
 from pneumonia.data.transforms import Augmentation
@@ -176,23 +171,25 @@ class ChestXrayDataModule(LightningDataModule):
         dataset = ChestXrayDataset(
             samples, self.preprocessing, self.augmentation, self.seed, self._caches["train"]
         )
-        order: TrainingSampler
-        if self.sampler == "balanced":
-            order = BalancedSampler(samples, self.batch_size, self.seed, rank, world_size)
-        else:
-            order = ShuffledSampler(len(samples), self.batch_size, self.seed, rank, world_size)
+        order = TrainingSampler(
+            len(samples),
+            self.batch_size,
+            self.seed,
+            rank,
+            world_size,
+            balanced_probabilities(samples) if self.sampler == "balanced" else None,
+        )
         # Workers draw ahead: on a resume, before Lightning sets the epoch.
-        batch_size = self.batch_size // world_size
-        order.resume(self._first_epoch, self._first_batch * batch_size)
-        return self._loader(dataset, order, batch_size)
+        order.resume(self._first_epoch, self._first_batch * (self.batch_size // world_size))
+        return self._loader(dataset, order)
 
     def val_dataloader(self) -> DataLoader[Item]:
         """The validation set, in order."""
-        return self._sequential_loader("val")
+        return self._loader(self.dataset("val"))
 
     def test_dataloader(self) -> DataLoader[Item]:
         """The test split, in order."""
-        return self._sequential_loader("test")
+        return self._loader(self.dataset("test"))
 
     def dataset(self, split: str) -> ChestXrayDataset:
         """All images of a split, not augmented."""
@@ -254,20 +251,15 @@ class ChestXrayDataModule(LightningDataModule):
             distributed.destroy_process_group(group)
         return cache or open_cache(samples.paths, self.preprocessing, self.cache_dir)
 
-    def _sequential_loader(self, split: str) -> DataLoader[Item]:
-        rank, world_size = self._ranks()
-        dataset = self.dataset(split)
-        order = SequentialSampler(len(dataset), rank, world_size)
-        return self._loader(dataset, order, max(1, self.batch_size // world_size))
-
     def _loader(
-        self, dataset: ChestXrayDataset, order: TrainingSampler | SequentialSampler, batch_size: int
+        self, dataset: ChestXrayDataset, order: TrainingSampler | None = None
     ) -> DataLoader[Item]:
+        rank, world_size = self._ranks()
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(
             dataset,
-            batch_size=batch_size,
-            sampler=order,
+            batch_size=max(1, self.batch_size // world_size),
+            sampler=SequentialSampler(len(dataset), rank, world_size) if order is None else order,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=on_gpu,

@@ -104,8 +104,8 @@ def _entries(folder: Path) -> list[Path]:
     )
 
 
-Draw = tuple[int, int] | tuple[int, int, int]
-"""Epoch and row; and, where an epoch may repeat a row, the number of its earlier draws."""
+Draw = tuple[int, int, int]
+"""Epoch, row, and number of earlier draws of the row in this epoch."""
 
 
 class Item(TypedDict):
@@ -152,15 +152,12 @@ class ChestXrayDataset(Dataset[Item]):
         return len(self.samples)
 
     def __getitem__(self, key: int | Draw) -> Item:
-        """Read one image.
-
-        Args:
-            key: A row, or a draw.
+        """Read the image of a row or a draw.
 
         Raises:
             DataError: If the file cannot be read; the message names it.
         """
-        draw = key if isinstance(key, tuple) else (0, key)
+        draw = key if isinstance(key, tuple) else (0, key, 0)
         row = draw[1]
         if self._cached is None:
             pixels = self.preprocessing.read(str(self.samples.paths[row])).copy()

@@ -6,7 +6,7 @@ patients of different streams would be merged.
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -55,8 +55,11 @@ def identify_patients(
             its label.
         ConfigError: If the expression is invalid or has not exactly one group.
     """
-    identify = _rule(patients)
-    found = [identify(path, label) for path, label in zip(paths, labels, strict=True)]
+    pattern = None if patients in {None, "file"} else _compile(str(patients))
+    found = [
+        _by_stream(path, label) if patients is None else _by_pattern(path, label, pattern)
+        for path, label in zip(paths, labels, strict=True)
+    ]
     unknown = [path for path, identity in zip(paths, found, strict=True) if identity is None]
     if unknown:
         names = ", ".join(PurePath(path).name for path in unknown[:3])
@@ -69,11 +72,7 @@ def identify_patients(
     return [identity for identity in found if identity is not None]
 
 
-def _rule(patients: str | None) -> Callable[[str, int], Identity | None]:
-    if patients is None:
-        return _by_stream
-    if patients == "file":
-        return lambda path, label: _without_stream(path, label, path)
+def _compile(patients: str) -> re.Pattern[str]:
     try:
         pattern = re.compile(patients)
     except re.error as error:
@@ -85,30 +84,31 @@ def _rule(patients: str | None) -> Callable[[str, int], Identity | None]:
             f"data.patients={patients!r} has {pattern.groups} groups; expected exactly one, around"
             " the part of the file name that identifies the patient."
         )
-
-    def by_pattern(path: str, label: int) -> Identity | None:
-        match = pattern.search(PurePath(path).name)
-        return _without_stream(path, label, match[1]) if match and match[1] else None
-
-    return by_pattern
+    return pattern
 
 
-def _by_stream(path: str, label: int) -> Identity | None:
+def _match_stream(path: str) -> Identity | None:
     for pattern, stream, subtype in _STREAMS:
         if match := pattern.fullmatch(PurePath(path).stem):
-            if (subtype == "normal") != (label == NORMAL):
-                raise DataError(
-                    f"{path} is labelled {CLASSES[label]}, but its name says {subtype}; correct"
-                    " its class folder or its label in the table, or remove it."
-                )
-            number = int(match[1])
-            return Identity(f"{stream}/{number}", stream, number, subtype)
+            return Identity(f"{stream}/{int(match[1])}", stream, int(match[1]), subtype)
     return None
 
 
-def _without_stream(path: str, label: int, patient: str) -> Identity:
-    stem = PurePath(path).stem
-    subtype = next((s for pattern, _, s in _STREAMS if pattern.fullmatch(stem)), None)
-    if subtype is None or (subtype == "normal") != (label == NORMAL):
-        subtype = "normal" if label == NORMAL else UNKNOWN_SUBTYPE
-    return Identity(patient, CLASSES[label], UNNUMBERED, subtype)
+def _by_stream(path: str, label: int) -> Identity | None:
+    found = _match_stream(path)
+    if found and (found.subtype == "normal") != (label == NORMAL):
+        raise DataError(
+            f"{path} is labelled {CLASSES[label]}, but its name says {found.subtype}; correct its"
+            " class folder or its label in the table, or remove it."
+        )
+    return found
+
+
+def _by_pattern(path: str, label: int, pattern: re.Pattern[str] | None) -> Identity | None:
+    match = pattern.search(PurePath(path).name) if pattern else None
+    patient = match[1] if match else None if pattern else path
+    subtype = "normal" if label == NORMAL else UNKNOWN_SUBTYPE
+    named = _match_stream(path)
+    if named and (named.subtype == "normal") == (label == NORMAL):
+        subtype = named.subtype
+    return Identity(patient, CLASSES[label], UNNUMBERED, subtype) if patient else None

@@ -109,25 +109,25 @@ def test_an_item_is_an_image_its_label_and_its_row(make):
     assert set(item) == {"image", "label", "index"}
     assert (item["image"].dtype, item["image"].shape) == (torch.uint8, (1, 32, 32))
     assert (item["label"], item["index"]) == (dataset.samples.labels[3], 3)
-    assert torch.equal(item["image"], dataset[5, 3]["image"])  # the epoch does not matter
+    assert torch.equal(item["image"], dataset[5, 3, 0]["image"])  # the epoch does not matter
 
 
 def test_augmentation_depends_on_seed_epoch_row_and_repeat_only(make):
-    image = make(Augmentation(), seed=1)[2, 3]["image"]
+    image = make(Augmentation(), seed=1)[2, 3, 0]["image"]
     torch.manual_seed(99)
     again = make(Augmentation(), seed=1)
-    again[0, 0]  # earlier draws do not matter
-    assert torch.equal(again[2, 3]["image"], image)
-    assert not torch.equal(again[1, 3]["image"], image)
+    again[0, 0, 0]  # earlier draws do not matter
+    assert torch.equal(again[2, 3, 0]["image"], image)
+    assert not torch.equal(again[1, 3, 0]["image"], image)
     assert not torch.equal(again[2, 3, 0]["image"], again[2, 3, 1]["image"])
-    assert not torch.equal(make(Augmentation(), seed=2)[2, 3]["image"], image)
+    assert not torch.equal(make(Augmentation(), seed=2)[2, 3, 0]["image"], image)
 
 
 def test_an_unreadable_file_is_named(make):
     dataset = make()
     os.truncate(dataset.samples.paths[3], 200)
     with pytest.raises(DataError, match=str(dataset.samples.paths[3])):
-        dataset[0, 3]
+        dataset[0, 3, 0]
 
 
 MEMORY = """
