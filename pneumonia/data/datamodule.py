@@ -5,7 +5,7 @@ import os
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import numpy as np
 from lightning import LightningDataModule
@@ -22,11 +22,9 @@ from pneumonia.data.samplers import SequentialSampler, TrainingSampler, balanced
 from pneumonia.data.split import ValidationSplit, check_disjoint
 from pneumonia.data.synthetic import write_synthetic
 from pneumonia.data.transforms import Augmentation
-from pneumonia.errors import ConfigError, DataError
+from pneumonia.errors import DataError, check_setting
 
 log = logging.getLogger(__name__)
-
-SamplerName = Literal["balanced"]
 
 _MAX_WORKERS = 8
 _KAGGLE_ROOT = Path("data/chest_xray")
@@ -75,22 +73,18 @@ class ChestXrayDataModule(LightningDataModule):
         patients: str | None = None,
         split: ValidationSplit | None = None,
         augmentation: Augmentation | None = None,
-        sampler: SamplerName | None = None,
+        sampler: Literal["balanced"] | None = None,
         cache: bool = True,
         cache_dir: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if sampler is not None and sampler not in get_args(SamplerName):
-            raise ConfigError(f"data.sampler={sampler!r}: expected balanced or null.")
-        if batch_size < 1:
-            raise ConfigError(f"data.batch_size={batch_size}: expected 1 or more.")
         cores = available_cores()
-        if num_workers is not None and not 0 <= num_workers <= cores:
-            raise ConfigError(
-                f"data.num_workers={num_workers}: expected 0 to {cores} (one for each core of this"
-                " machine), or null."
-            )
+        check_setting(sampler in {None, "balanced"}, "data.sampler", sampler, "balanced or null")
+        check_setting(batch_size > 0, "data.batch_size", batch_size, "1 or more")
+        possible = num_workers is None or 0 <= num_workers <= cores
+        expected = f"0 to {cores}, the cores of this machine, or null"
+        check_setting(possible, "data.num_workers", num_workers, expected)
         self.root = Path(root).expanduser()
         self.preprocessing = Preprocessing(image_size, resize_mode, interpolation)
         self.batch_size = batch_size

@@ -17,7 +17,7 @@ from pneumonia.data.safe_open import (
     open_bounded,
     quiet,
 )
-from pneumonia.errors import ConfigError, DataError, ExtraError
+from pneumonia.errors import DataError, ExtraError, check_setting
 
 ResizeMode = Literal["squash", "pad", "crop"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -68,17 +68,13 @@ class Preprocessing:
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.image_size, int) or not _MIN_SIZE <= self.image_size <= _MAX_SIZE:
-            raise ConfigError(
-                f"data.image_size={self.image_size!r}: expected a whole number of pixels, at least"
-                f" {_MIN_SIZE} and at most {_MAX_SIZE}."
-            )
-        for key, allowed in (("resize_mode", ResizeMode), ("interpolation", Interpolation)):
-            if getattr(self, key) not in get_args(allowed):
-                raise ConfigError(
-                    f"data.{key}={getattr(self, key)!r}: expected one of"
-                    f" {', '.join(get_args(allowed))}."
-                )
+        size, modes, filters = self.image_size, get_args(ResizeMode), get_args(Interpolation)
+        in_range = isinstance(size, int) and _MIN_SIZE <= size <= _MAX_SIZE
+        expected = f"an integer from {_MIN_SIZE} to {_MAX_SIZE}"
+        check_setting(in_range, "data.image_size", size, expected)
+        mode, filter_ = self.resize_mode, self.interpolation
+        check_setting(mode in modes, "data.resize_mode", mode, " or ".join(modes))
+        check_setting(filter_ in filters, "data.interpolation", filter_, " or ".join(filters))
 
     def read(self, source: Source, name: str | None = None) -> NDArray[np.uint8]:
         """Decode an image file with `read_grey`, and resize it."""

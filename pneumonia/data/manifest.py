@@ -11,7 +11,6 @@ import hashlib
 import logging
 import os
 import stat
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.data.patients import identify_patients
-from pneumonia.errors import ConfigError, DataError
+from pneumonia.errors import DataError
 from pneumonia.labels import CLASSES, NORMAL, SPLITS, SUBTYPES, UNKNOWN_SUBTYPE
 
 log = logging.getLogger(__name__)
@@ -61,15 +60,11 @@ class Manifest:
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Manifest":
         """The rows given by indices or by a mask of length N, in that order."""
-        return Manifest(**{name: column[rows] for name, column in vars(self).items()})
+        return Manifest(*(column[rows] for column in vars(self).values()))
 
     def __add__(self, other: "Manifest") -> "Manifest":
-        return Manifest(
-            **{
-                name: np.concatenate([column, getattr(other, name)])
-                for name, column in vars(self).items()
-            }
-        )
+        columns = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Manifest(*map(np.concatenate, columns))
 
     def fingerprint(self) -> str:
         """A digest of the files' names, labels and sizes, 16 hexadecimal digits."""
@@ -85,15 +80,10 @@ class Manifest:
         return len(self) - positive, positive
 
     def summary(self) -> str:
-        """Images, patients, and images by class and subtype, in one line."""
-        normal, pneumonia = self.class_counts()
-        counts = Counter(str(s) for s in self.subtypes[self.labels == 1])
-        subtypes = ", ".join(f"{count} {subtype}" for subtype, count in sorted(counts.items()))
-        return (
-            f"{len(self)} images of {len(np.unique(self.patients))} patients:"
-            f" {normal} {CLASSES[0]}, {pneumonia} {CLASSES[1]}"
-            + (f" ({subtypes})" if subtypes else "")
-        )
+        """Images, patients, and images by class, in one line."""
+        counts = (f"{n} {name}" for n, name in zip(self.class_counts(), CLASSES, strict=True))
+        patients = len(np.unique(self.patients))
+        return f"{len(self)} images of {patients} patients: {', '.join(counts)}"
 
 
 COLUMN = "column"
@@ -136,7 +126,7 @@ class Table:
 
         Raises:
             DataError: If the split lacks a class, or a patient is unknown.
-            ConfigError: If `patients` needs a column that is missing, or is no valid expression.
+            ConfigError: If `patients` is no valid expression.
         """
         rows = [row for row in self.rows if row.split == split]
         labels = [row.label for row in rows]
@@ -146,25 +136,17 @@ class Table:
             raise DataError(
                 f"{self.file} has no {' and no '.join(missing)} image in split {split}{hint}."
             )
-        by_column = patients == COLUMN
-        if by_column and "patient" not in self.columns:
-            raise ConfigError(
-                f"data.patients={COLUMN} needs the column patient, which {self.file} lacks; add it,"
-                " or use data.patients=REGEX or data.patients=file."
-            )
-        unknown = [f"line {row.line}: no patient" for row in rows if not row.patient]
-        if by_column and unknown:
-            raise _invalid(self.file, unknown)
         paths = [row.path for row in rows]
-        try:
-            manifest = Manifest.from_paths(paths, labels, "file" if by_column else patients)
-        except DataError as error:
-            if "patient" not in self.columns:
-                raise
-            raise DataError(
-                f"{error} {self.file} has a column patient: data.patients={COLUMN} uses it."
-            ) from error
+        by_column = patients == COLUMN
+        manifest = Manifest.from_paths(paths, labels, "file" if by_column else patients)
         if by_column:
+            unknown = [row.line for row in rows if not row.patient]
+            if unknown:
+                raise DataError(
+                    f"data.patients={COLUMN}: {self.file} has no patient in line {unknown[0]} and"
+                    f" {len(unknown) - 1} others; fill in the column patient, or use"
+                    " data.patients=REGEX or data.patients=file."
+                )
             manifest = replace(manifest, patients=np.array([row.patient for row in rows]))
         stated = np.array([row.subtype for row in rows], dtype=np.str_)
         return replace(manifest, subtypes=np.where(stated == "", manifest.subtypes, stated))

@@ -67,7 +67,8 @@ def identify_patients(
         raise DataError(
             f"{len(unknown)} of {len(paths)} file names do not match {rule} (first: {names}, in"
             f" {PurePath(unknown[0]).parent}). Identify patients with data.patients=REGEX (one"
-            " group, searched in the file name) or data.patients=file (each file is a patient)."
+            " group, searched in the file name), data.patients=file (each file is a patient) or,"
+            " for a table, data.patients=column."
         )
     return [identity for identity in found if identity is not None]
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pneumonia.data.manifest import Manifest
 from pneumonia.data.patients import UNNUMBERED
-from pneumonia.errors import ConfigError, DataError
+from pneumonia.errors import DataError, check_setting
 
 Strategy = Literal["blocks", "random", "folder"]
 
@@ -40,25 +40,16 @@ class ValidationSplit:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.strategy not in get_args(Strategy):
-            raise ConfigError(
-                f"data.split.strategy={self.strategy!r}: expected one of"
-                f" {', '.join(get_args(Strategy))}."
-            )
-        if not 0 < self.fraction < 1:
-            raise ConfigError(f"data.split.fraction={self.fraction}: expected above 0, below 1.")
-        if self.seed < 0:
-            raise ConfigError(f"data.split.seed={self.seed}: expected 0 or more.")
-        if self.folds is None:
-            return
-        if self.strategy != "random":
-            raise ConfigError(
-                f"data.split.folds needs data.split.strategy=random, not {self.strategy}."
-            )
-        if self.folds < 2:  # noqa: PLR2004
-            raise ConfigError(f"data.split.folds={self.folds}: expected 2 or more.")
-        if not 0 <= self.fold < self.folds:
-            raise ConfigError(f"data.split.fold={self.fold}: expected 0 to {self.folds - 1}.")
+        def check(valid: bool, name: str, expected: str) -> None:
+            check_setting(valid, f"data.split.{name}", getattr(self, name), expected)
+
+        check(self.strategy in get_args(Strategy), "strategy", " or ".join(get_args(Strategy)))
+        check(0 < self.fraction < 1, "fraction", "above 0, below 1")
+        check(self.seed >= 0, "seed", "0 or more")
+        if self.folds is not None:
+            check(self.strategy == "random", "strategy", "random, which data.split.folds needs")
+            check(self.folds > 1, "folds", "2 or more")
+            check(0 <= self.fold < self.folds, "fold", f"0 to {self.folds - 1}")
 
     def mask(self, samples: Manifest) -> NDArray[np.bool_]:
         """Choose the validation images, bool [N].

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning import Trainer
 
+from pneumonia.data import synthetic as synthetic_module
 from pneumonia.data.cache import list_caches
 from pneumonia.data.datamodule import ChestXrayDataModule, SyntheticDataModule, TableDataModule
 from pneumonia.data.split import ValidationSplit
@@ -198,7 +199,8 @@ def test_a_setting_out_of_range_is_refused(tmp_path, key, value):
         module(tmp_path, **{key: value})
 
 
-def test_synthetic_images_are_drawn_once(tmp_path):
+def test_synthetic_images_are_drawn_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthetic_module, "available_cores", lambda: 1)
     root = tmp_path / "deep/synthetic"
     datamodule = SyntheticDataModule(root, images=60, image_size=32, batch_size=4, num_workers=0)
     datamodule.check_root()

@@ -100,7 +100,7 @@ def test_blocks_without_numbers_are_refused(kaggle, patients):
         ({"strategy": "block"}, "strategy='block'"),
         ({"fraction": 0.0}, "fraction=0.0"),
         ({"fraction": float("nan")}, "fraction=nan"),
-        ({"folds": 5}, "strategy=random"),
+        ({"folds": 5}, "strategy='blocks'"),
         ({"strategy": "random", "folds": 1}, "folds=1"),
         ({"strategy": "random", "folds": 5, "fold": 5}, "fold=5"),
         ({"strategy": "random", "seed": -1}, "seed=-1"),
