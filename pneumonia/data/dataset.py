@@ -1,7 +1,7 @@
 """One split on disk, in Kaggle's layout: `SPLIT/NORMAL/*` and `SPLIT/PNEUMONIA/*`."""
 
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -32,15 +32,22 @@ class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no 
     """
 
     def __init__(self, root: str | Path) -> None:
-        super().__init__(root, is_valid_file=is_image_name)
+        super().__init__(root, is_valid_file=self._is_listed, allow_empty=True)
+        for name, label in self.class_to_idx.items():
+            if label not in self.targets:
+                raise DataError(
+                    f"{Path(root, name)} holds no image ({', '.join(IMAGE_SUFFIXES)}); a split"
+                    " needs both classes."
+                )
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Check the split's folder and return the two classes with their labels."""
         directory = Path(directory)
         unexpected = [
             entry.name
-            for entry in (_entries(directory) if directory.is_dir() else ())
-            if (entry.name not in CLASSES if entry.is_dir() else is_image_name(entry.name))
+            for entry in (sorted(directory.iterdir()) if directory.is_dir() else ())
+            if not _is_hidden(entry.name)
+            and (entry.name not in CLASSES if entry.is_dir() else is_image_name(entry.name))
         ]
         missing = [name for name in CLASSES if not (directory / name).is_dir()]
         if unexpected or missing:
@@ -51,42 +58,29 @@ class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no 
             )
         return list(CLASSES), {name: label for label, name in enumerate(CLASSES)}
 
-    @staticmethod
-    def make_dataset(
-        directory: str | Path,
-        class_to_idx: dict[str, int],
-        extensions: tuple[str, ...] | None = None,
-        is_valid_file: Any = None,
-        allow_empty: bool = False,
-    ) -> list[tuple[str, int]]:
-        """List the image files of each class, in name order, as torchvision's method does."""
-        samples: list[tuple[str, int]] = []
-        for name, label in class_to_idx.items():
-            folder = Path(directory) / name
-            entries = _entries(folder)
-            nested = next((entry.name for entry in entries if entry.is_dir()), None)
-            if nested:
-                raise DataError(
-                    f"{folder} holds the folder {nested}; images must lie directly in their class"
-                    " folder: move them up, or the folder elsewhere."
-                )
-            files = [str(entry) for entry in entries if is_valid_file(str(entry))]
-            if not files and not allow_empty:
-                raise DataError(
-                    f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}); a split needs both"
-                    " classes."
-                )
-            samples.extend((file, label) for file in files)
-        return samples
+    def _is_listed(self, path: str) -> bool:
+        folder, *nested, name = Path(path).relative_to(self.root).parts
+        if not is_image_name(name) or any(map(_is_hidden, (*nested, name))):
+            return False
+        if nested:
+            raise DataError(
+                f"{Path(self.root, folder)} holds the folder {nested[0]}; images must lie directly"
+                " in their class folder: move them up, or the folder elsewhere."
+            )
+        return True
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def read_split(root: str | Path, split: str, patients: str | None = None) -> Manifest:
-    """List one split of a data set, with patient and subtype of every image.
+    """List a split of a data set, with patient and subtype of every image.
 
     Args:
-        root: The data set's folder, with `train`, `val` and `test` in it.
+        root: The data set's folder.
         split: `train`, `val` or `test`.
-        patients: How patients are identified; see `pneumonia.data.patients.identify_patients`.
+        patients: See `pneumonia.data.patients.identify_patients`.
 
     Raises:
         DataError: If the folder is not a split, or a patient is unknown.
@@ -94,14 +88,6 @@ def read_split(root: str | Path, split: str, patients: str | None = None) -> Man
     """
     paths, labels = zip(*ChestXrayFolder(Path(root) / split).samples, strict=True)
     return Manifest.from_paths(paths, labels, patients)
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(
-        entry
-        for entry in folder.iterdir()
-        if not entry.name.startswith(".") and entry.name != "__MACOSX"
-    )
 
 
 Draw = tuple[int, int, int]

@@ -184,16 +184,15 @@ EIGHT = np.zeros((4, 6), np.uint8)
     [
         ({"PixelData": None}, "no pixels"),
         ({"NumberOfFrames": 2}, "2 frames"),
-        ({"PhotometricInterpretation": "RGB"}, "PhotometricInterpretation is RGB"),
-        ({"PhotometricInterpretation": "SMITH^JOHN"}, "is unknown"),
+        ({"PhotometricInterpretation": "RGB"}, "PhotometricInterpretation"),
         ({"Rows": None}, "Rows"),
-        ({"Rows": 65535, "Columns": 65535}, "Rows and Columns are 65,535 and 65,535"),
+        ({"Rows": 65535, "Columns": 65535}, "Rows and Columns"),
         ({"Rows": 5}, "truncated"),
-        ({"BitsAllocated": 32, "BitsStored": 32}, "BitsStored and BitsAllocated are 32 and 32"),
+        ({"BitsAllocated": 32, "BitsStored": 32}, "BitsStored"),
         ({"HighBit": 6}, "HighBit"),
-        ({"WindowCenter": 5, "WindowWidth": 0}, "WindowWidth of 0"),
+        ({"WindowCenter": 5, "WindowWidth": 0}, "WindowWidth"),
         ({"WindowCenter": 5, "WindowWidth": 5, "VOILUTFunction": "CUBIC"}, "VOILUTFunction"),
-        ({"RescaleSlope": 0, "RescaleIntercept": 1}, "RescaleSlope is 0"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 1}, "RescaleSlope"),
         ({"VOILUTSequence": table([1, 2, 3], depth=5)}, "lookup table"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -231,7 +230,7 @@ def test_an_enormous_jpeg_inside_a_small_header_is_not_decoded(make_dicom):
     stream = bytearray(file.getvalue())
     at = stream.index(b"\xff\xc0")
     stream[at + 5 : at + 9] = struct.pack(">HH", 65000, 65000)
-    with pytest.raises(DataError, match=r"65,000 x 65,000 .* 6 x 4"):
+    with pytest.raises(DataError, match="compressed pixels"):
         read_grey(make_dicom(EIGHT, JPEGBaseline8Bit, stream=bytes(stream)))
 
 
