@@ -2,14 +2,12 @@
 
 import logging
 import os
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from lightning import LightningDataModule
-from torch import distributed
 from torch.utils.data import DataLoader
 
 from pneumonia.data.cache import Cache, open_cache
@@ -28,7 +26,6 @@ log = logging.getLogger(__name__)
 
 _MAX_WORKERS = 8
 _KAGGLE_ROOT = Path("data/chest_xray")
-_CACHE_TIMEOUT = timedelta(days=7)
 
 
 class ChestXrayDataModule(LightningDataModule):
@@ -115,10 +112,12 @@ class ChestXrayDataModule(LightningDataModule):
             )
 
     def prepare_data(self) -> None:
-        """Make the data set if it can be made, and check it; once on each machine."""
+        """Make the data set if it can be made, and the cache; once on each machine."""
         if self._can_be_made():
             self._make()
         self.check_root()
+        if self.trainer is not None:  # the other processes wait, and find the cache
+            self.setup("test" if self.trainer.testing else "fit")
 
     def setup(self, stage: str) -> None:
         """List the splits of a stage, check that they share no patient, and cache their images.
@@ -162,9 +161,6 @@ class ChestXrayDataModule(LightningDataModule):
         """Shuffled and augmented training images in whole batches, uint8 [N, 1, S, S]."""
         rank, world_size = self._ranks()
         samples = self.splits["train"]
-        dataset = ChestXrayDataset(
-            samples, self.preprocessing, self.augmentation, self.seed, self._caches["train"]
-        )
         order = TrainingSampler(
             len(samples),
             self.batch_size,
@@ -175,7 +171,7 @@ class ChestXrayDataModule(LightningDataModule):
         )
         # Workers draw ahead: on a resume, before Lightning sets the epoch.
         order.resume(self._first_epoch, self._first_batch * (self.batch_size // world_size))
-        return self._loader(dataset, order)
+        return self._loader(self.dataset("train", self.augmentation), order)
 
     def val_dataloader(self) -> DataLoader[Item]:
         """The validation set, in order."""
@@ -185,9 +181,11 @@ class ChestXrayDataModule(LightningDataModule):
         """The test split, in order."""
         return self._loader(self.dataset("test"))
 
-    def dataset(self, split: str) -> ChestXrayDataset:
-        """All images of a split, not augmented."""
-        return ChestXrayDataset(self.splits[split], self.preprocessing, cache=self._caches[split])
+    def dataset(self, split: str, augmentation: Augmentation | None = None) -> ChestXrayDataset:
+        """All images of a split, in order."""
+        return ChestXrayDataset(
+            self.splits[split], self.preprocessing, augmentation, self.seed, self._caches[split]
+        )
 
     def has_split(self, split: str) -> bool:
         """Whether the data set has a split `train`, `val` or `test`."""
@@ -230,20 +228,9 @@ class ChestXrayDataModule(LightningDataModule):
         return samples.take(~validation), samples.take(validation)
 
     def _open_cache(self, samples: Manifest) -> Cache | None:
-        """Open or build the cache: on rank zero first, then once on every other machine."""
         if not self.cache:
             return None
-        cache: Cache | None = None
-        if self.trainer is not None and distributed.is_available() and distributed.is_initialized():
-            # A group of its own: the default one gives up after 10 or 30 minutes.
-            new_group = distributed.new_group(backend="gloo", timeout=_CACHE_TIMEOUT)
-            group = cast(distributed.ProcessGroup, new_group)
-            for my_turn in (self.trainer.is_global_zero, self.trainer.local_rank == 0):
-                if my_turn and cache is None:
-                    cache = open_cache(samples.paths, self.preprocessing, self.cache_dir)
-                distributed.monitored_barrier(group, _CACHE_TIMEOUT)
-            distributed.destroy_process_group(group)
-        return cache or open_cache(samples.paths, self.preprocessing, self.cache_dir)
+        return open_cache(samples.paths, self.preprocessing, self.cache_dir)
 
     def _loader(
         self, dataset: ChestXrayDataset, order: TrainingSampler | None = None
