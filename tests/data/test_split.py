@@ -22,24 +22,12 @@ def numbers(samples: Manifest, mask: np.ndarray, stream: str) -> set[int]:
     return set(samples.numbers[mask & (samples.streams == stream)].tolist())
 
 
-def assert_folds(samples: Manifest, folds: int) -> None:
-    masks = [
-        ValidationSplit("random", folds=folds, fold=fold).mask(samples) for fold in range(folds)
-    ]
-    assert np.array_equal(np.sum(masks, axis=0), np.ones(len(samples)))
-    for mask in masks:
-        assert not set(samples.patients[mask]) & set(samples.patients[~mask])
-
-
-@pytest.mark.parametrize("stream", STREAMS)
 @pytest.mark.parametrize(
-    ("fraction", "expected"),
-    [(0.001, set()), (0.04, {1}), (0.08, {1, 25}), (0.12, {1, 2, 25}), (0.2, {1, 2, 3, 24, 25})],
+    ("fraction", "expected"), [(0.001, set()), (0.04, {1}), (0.12, {1, 2, 25})]
 )
-def test_blocks_take_the_lowest_and_highest_numbers_of_each_stream(
-    train, stream, fraction, expected
-):
-    assert numbers(train, ValidationSplit(fraction=fraction).mask(train), stream) == expected
+def test_blocks_take_the_lowest_and_highest_numbers_of_each_stream(train, fraction, expected):
+    mask = ValidationSplit(fraction=fraction).mask(train)
+    assert [numbers(train, mask, stream) for stream in STREAMS] == [expected] * 4
 
 
 @pytest.mark.parametrize(
@@ -83,12 +71,14 @@ def test_every_image_is_in_one_fold(train, folds, copies):
     virus = train.paths[train.streams == "virus"]
     for source, target in zip(virus[: 2 * copies : 2], virus[12::2], strict=False):
         shutil.copyfile(source, target)
-    assert_folds(train, folds)
+    masks = [ValidationSplit("random", folds=folds, fold=k).mask(train) for k in range(folds)]
+    assert np.array_equal(np.sum(masks, axis=0), np.ones(len(train)))
+    for mask in masks:
+        assert not set(train.patients[mask]) & set(train.patients[~mask])
 
 
-@pytest.mark.parametrize("patients", ["file", r"(\d+)"])
-def test_blocks_without_numbers_are_refused(kaggle, patients):
-    samples = read_split(kaggle, "train", patients)
+def test_blocks_without_numbers_are_refused(kaggle):
+    samples = read_split(kaggle, "train", "file")
     with pytest.raises(DataError, match=r"data\.split\.strategy=random"):
         ValidationSplit().mask(samples)
     assert ValidationSplit("random").mask(samples).any()
