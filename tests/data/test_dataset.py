@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -122,44 +120,3 @@ def test_an_unreadable_file_is_named(make):
     os.truncate(dataset.samples.paths[3], 200)
     with pytest.raises(DataError, match=str(dataset.samples.paths[3])):
         dataset[0, 3, 0]
-
-
-MEMORY = """
-import sys
-import numpy as np
-from pathlib import Path
-from torch.utils.data import DataLoader
-from pneumonia.data.cache import Cache
-from pneumonia.data.dataset import ChestXrayDataset
-from pneumonia.data.image_io import Preprocessing
-from pneumonia.data.manifest import Manifest
-
-count, file = int(sys.argv[1]), Path(sys.argv[2])
-np.save(file, np.zeros((count, 128, 128), np.uint8))
-paths = [f"person{n:06d}_virus_{n}.jpeg" for n in range(count)]
-samples = Manifest.from_paths(paths, [1] * count)
-
-class Spying(ChestXrayDataset):
-    def __getitem__(self, key):
-        item = super().__getitem__(key)
-        if key == count - 1:
-            lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-            (item["index"],) = [int(line.split()[1]) for line in lines if line.startswith("Rss:")]
-        return item
-
-dataset = Spying(samples, Preprocessing(128), cache=Cache(file, np.array(paths)))
-for batch in DataLoader(dataset, 32, num_workers=1):
-    pass
-print(int(batch["index"][-1]))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_memory_of_a_worker_does_not_grow_with_the_data_set(tmp_path):
-    def kilobytes(count: int) -> int:
-        command = [sys.executable, "-c", MEMORY, str(count), str(tmp_path / f"{count}.npy")]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-    small, large = kilobytes(500), kilobytes(20_000)  # 8 MB and 328 MB of pixels
-    assert large - small < 20_000
