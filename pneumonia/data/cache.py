@@ -28,12 +28,8 @@ class Cache:
     """The cached images of some files, read-only; processes share its memory.
 
     Args:
-        file: A memory-mapped array, uint8 [N, S, S].
+        file: An array, uint8 [N, S, S].
         paths: The N image files, sorted.
-
-    Raises:
-        OSError: If the file cannot be opened.
-        ValueError: If it does not hold such an array.
     """
 
     def __init__(self, file: Path, paths: NDArray[np.str_]) -> None:

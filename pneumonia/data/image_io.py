@@ -22,12 +22,6 @@ from pneumonia.errors import DataError, ExtraError, check_setting
 ResizeMode = Literal["squash", "pad", "crop"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
-_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
-
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM", "GIF")
 """The formats that Pillow may try: others hold no radiographs, and EPS starts Ghostscript."""
 
@@ -54,9 +48,8 @@ class Preprocessing:
 
     Attributes:
         image_size: Side of the square in pixels, 16 to 4096.
-        resize_mode: `squash` stretches to the square (the aspect ratio shows as stretch), `pad`
-            adds black borders (it shows as a border), `crop` keeps the centre (the longer side
-            loses its ends, lungs included).
+        resize_mode: `squash` stretches to the square, `pad` adds black borders, `crop` keeps the
+            centre, which may cut off lungs.
         interpolation: `nearest`, or `bilinear` and `bicubic`, both antialiased.
 
     Raises:
@@ -68,13 +61,13 @@ class Preprocessing:
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        size, modes, filters = self.image_size, get_args(ResizeMode), get_args(Interpolation)
+        size = self.image_size
         in_range = isinstance(size, int) and _MIN_SIZE <= size <= _MAX_SIZE
         expected = f"an integer from {_MIN_SIZE} to {_MAX_SIZE}"
         check_setting(in_range, "data.image_size", size, expected)
-        mode, filter_ = self.resize_mode, self.interpolation
-        check_setting(mode in modes, "data.resize_mode", mode, " or ".join(modes))
-        check_setting(filter_ in filters, "data.interpolation", filter_, " or ".join(filters))
+        for key, kind in (("resize_mode", ResizeMode), ("interpolation", Interpolation)):
+            value, words = getattr(self, key), get_args(kind)
+            check_setting(value in words, f"data.{key}", value, " or ".join(words))
 
     def read(self, source: Source, name: str | None = None) -> NDArray[np.uint8]:
         """Decode an image file with `read_grey`, and resize it."""
@@ -87,22 +80,19 @@ class Preprocessing:
             Pixels, uint8 [image_size, image_size], 0 black to 255 white.
         """
         size = (self.image_size, self.image_size)
-        resample = _FILTERS[self.interpolation]
+        resample = Image.Resampling[self.interpolation.upper()]
         if self.resize_mode == "squash":
-            square = image.resize(size, resample)
-        elif self.resize_mode == "pad":
-            square = ImageOps.pad(image, size, resample, color=0)
-        else:
-            square = ImageOps.fit(image, size, resample)
-        return np.asarray(square)
+            return np.asarray(image.resize(size, resample))
+        if self.resize_mode == "pad":
+            return np.asarray(ImageOps.pad(image, size, resample, color=0))
+        return np.asarray(ImageOps.fit(image, size, resample))
 
 
 def read_grey(source: Source, name: str | None = None) -> Image.Image:
     """Decode an image file as one grey channel of 8 bits, whatever its mode.
 
-    Colour is a shortcut in this data set (all RGB files are of one class), so it never reaches
-    the network. 16 bits are scaled, transparent pixels are black, and images are turned upright
-    by their Exif orientation.
+    16 bits are scaled, transparent pixels are black, and images are turned upright by their Exif
+    orientation. Colour, a shortcut in this data set, never reaches the network.
 
     Args:
         source: Path or content of a file in one of `FORMATS`, or DICOM; its name does not matter.

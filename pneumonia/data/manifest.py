@@ -1,9 +1,6 @@
 """The images of a split as a table, and the CSV file that can list them instead of folders.
 
-A CSV file has the columns `path` and `label` (NORMAL or 0, PNEUMONIA or 1) and, optionally,
-`split` (train, val or test; without it every row is train), `patient` and `subtype` (normal,
-bacterial, viral, unknown or empty). Other columns are ignored, so a `predictions.csv` is such a
-table. A patient may have images of both classes.
+Its columns are explained in `conf/data/table.yaml`; other ones are ignored.
 """
 
 import csv
@@ -31,12 +28,10 @@ class Manifest:
     """Columns of equal length N, one row for each image.
 
     Attributes:
-        paths: Files, str.
-        labels: 0 (NORMAL) or 1 (PNEUMONIA), int64.
-        patients: Patient keys, str, unique across streams.
-        streams: The stream of each patient, str; see `pneumonia.data.patients`.
-        numbers: The patient's number within its stream, int64; -1 for none.
-        subtypes: `normal`, `bacterial`, `viral` or `unknown`, str.
+        paths: Files.
+        labels: 0 (NORMAL) or 1 (PNEUMONIA).
+        patients: Unique keys; with `streams`, `numbers` and `subtypes` as in
+            `pneumonia.data.patients.Identity`.
     """
 
     paths: NDArray[np.str_]
@@ -89,7 +84,7 @@ class Manifest:
 COLUMN = "column"
 """The value of `data.patients` that takes patients from the table's column `patient`."""
 
-_REQUIRED, _OPTIONAL = ("path", "label"), ("split", "patient", "subtype")
+_COLUMNS = ("path", "label", "split", "patient", "subtype")
 _LABELS = {name: label for label, name in enumerate(CLASSES)} | {"0": 0, "1": 1}
 _SUBTYPES = (*SUBTYPES, UNKNOWN_SUBTYPE)
 
@@ -185,7 +180,10 @@ def read_table(file: str | Path, root: str | Path | None = None) -> Table:
         except ValueError as error:
             invalid.append(f"line {line}: {error}")
     if invalid:
-        raise _invalid(file, invalid)
+        raise DataError(
+            f"{file} has {len(invalid)} invalid rows ({'; '.join(invalid[:3])}); correct or remove"
+            " them."
+        )
     if not rows:
         raise DataError(f"{file} has a header and no rows; expected one row for each image.")
     return Table(file, header, rows)
@@ -199,23 +197,19 @@ def _parse(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
             lines = [(reader.line_num, cells) for cells in reader if cells]
     except OSError as error:
         raise DataError(
-            f"data.table={file} cannot be read ({error.strerror}); expected a CSV file with the"
-            f" columns {', '.join(_REQUIRED)} and, optionally, {', '.join(_OPTIONAL)}."
+            f"data.table={file} cannot be read ({error.strerror}); expected a CSV file."
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
     except csv.Error as error:
         raise DataError(f"{file} is not a CSV file: line {reader.line_num}, {error}.") from error
     header = [name.strip() for name in lines[0][1]] if lines else []
-    problems = [f"no column {name}" for name in _REQUIRED if name not in header]
-    known = (*_REQUIRED, *_OPTIONAL)
-    problems += [f"two columns {name}" for name in known if header.count(name) > 1]
-    if problems:
+    if not {"path", "label"} <= set(header) or any(header.count(name) > 1 for name in _COLUMNS):
         raise DataError(
-            f"{file} has {problems[0]}: its header is {','.join(header)!r}, expected"
-            " path,label[,split,patient,subtype], separated by commas."
+            f"{file} has the header {','.join(header)!r}, expected each of"
+            " path,label[,split,patient,subtype] once, separated by commas."
         )
-    if others := [name for name in header if name not in known]:
+    if others := [name for name in header if name not in _COLUMNS]:
         log.info("%s: ignored columns: %s", file, ", ".join(others))
     return header, lines[1:]
 
@@ -240,8 +234,3 @@ def _read_row(line: int, header: list[str], cells: list[str], root: Path) -> Tab
     if subtype and (subtype == SUBTYPES[NORMAL]) != (_LABELS[label] == NORMAL):
         raise ValueError(f"subtype {subtype} contradicts label {label}")
     return TableRow(line, path, _LABELS[label], split, row.get("patient", ""), subtype)
-
-
-def _invalid(file: Path, problems: list[str]) -> DataError:
-    rows = "1 row is" if len(problems) == 1 else f"{len(problems)} rows are"
-    return DataError(f"{file}: {rows} invalid ({'; '.join(problems[:3])}); correct or remove them.")

@@ -60,7 +60,7 @@ class Augmentation:
 
         Args:
             image: uint8 [1, H, W].
-            seed: 0 or more; the global random state is neither read nor changed.
+            seed: 0 or more.
 
         Returns:
             uint8 [1, H, W]; black where the image was moved away.

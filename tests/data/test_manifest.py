@@ -139,10 +139,10 @@ def test_what_spreadsheets_write_is_read(write, form):
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (b"", "column path"),
+        (b"", "path,label"),
         (b"path,label\n", "no rows"),
         (b"path;label\na.png;0\n", "path;label"),
-        (b"path,label,label\na.png,0,1\n", "two columns label"),
+        (b"path,label,label\na.png,0,1\n", "path,label,label"),
         ("path,label\ngröße.png,0\n".encode("latin-1"), "UTF-8"),
         (b'path,label\n"a.png,0\n', "line 2"),
         (b"path,label\na, b.png,0\n", "line 2: 3 cells"),
@@ -169,7 +169,9 @@ def test_the_first_three_invalid_rows_are_named(write, column, value):
     values = {"label": "PNEUMONIA", "split": "train", "subtype": "viral"} | {column: value}
     bad = ",".join(values.values())
     rows = ["a.png,NORMAL,train,normal", *(f"{name}.png,{bad}" for name in "bcdef")]
-    with pytest.raises(DataError, match=f"5 rows .*line 3: .*{column}.*line 5: ") as refusal:
+    with pytest.raises(
+        DataError, match=f"5 invalid rows .*line 3: .*{column}.*line 5: "
+    ) as refusal:
         read_table(write("path,label,split,subtype", *rows))
     assert "line 6" not in str(refusal.value)
 
