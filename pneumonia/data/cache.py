@@ -5,7 +5,7 @@ import json
 import logging
 import mmap
 import os
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import astuple
 from pathlib import Path
 from typing import cast
@@ -104,13 +104,9 @@ def open_cache(
     folder = cache_directory(directory)
     key = _digest(paths, preprocessing)
     file = folder / f"{preprocessing.image_size}-{key[:32]}{_ARRAY}"
-    try:
+    with suppress(OSError, ValueError, EOFError):  # missing or damaged
         if json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) == {"key": key}:
             return Cache(file, paths)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError, EOFError) as error:
-        log.warning("The cache %s cannot be read (%s) and is rebuilt.", file, error)
     try:
         _build(file, paths, preprocessing, key)
         return Cache(file, paths)

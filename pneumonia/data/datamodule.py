@@ -122,9 +122,6 @@ class ChestXrayDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """List the splits of a stage, check that they share no patient, and cache their images.
 
-        Args:
-            stage: `fit`, `validate`, `test` or `predict`.
-
         Raises:
             DataError: If a split is missing, a patient is unknown, splits share patients or
                 files, or the cache cannot be made.
@@ -161,14 +158,8 @@ class ChestXrayDataModule(LightningDataModule):
         """Shuffled and augmented training images in whole batches, uint8 [N, 1, S, S]."""
         rank, world_size = self._ranks()
         samples = self.splits["train"]
-        order = TrainingSampler(
-            len(samples),
-            self.batch_size,
-            self.seed,
-            rank,
-            world_size,
-            balanced_probabilities(samples) if self.sampler == "balanced" else None,
-        )
+        odds = balanced_probabilities(samples) if self.sampler == "balanced" else None
+        order = TrainingSampler(len(samples), self.batch_size, self.seed, rank, world_size, odds)
         # Workers draw ahead: on a resume, before Lightning sets the epoch.
         order.resume(self._first_epoch, self._first_batch * (self.batch_size // world_size))
         return self._loader(self.dataset("train", self.augmentation), order)

@@ -110,11 +110,11 @@ def test_a_setting_out_of_range_is_refused(key, value):
 
 
 def test_transparent_pixels_are_black(tmp_path):
-    pixels = np.full((8, 8, 4), 200, np.uint8)
-    pixels[:, :, 3] = [0] * 4 + [255] * 4
+    pixels = np.full((1, 2, 4), 200, np.uint8)
+    pixels[:, :, 3] = [0, 255]
     for mode in ("RGBA", "LA"):
         Image.fromarray(pixels).convert(mode).save(tmp_path / "x.png")
-        assert np.asarray(read_grey(tmp_path / "x.png"))[0].tolist() == [0] * 4 + [200] * 4
+        assert np.asarray(read_grey(tmp_path / "x.png")).tolist() == [[0, 200]]
     palette = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
     palette.putpalette([200] * 3 + [90] * 3)
     palette.save(tmp_path / "x.png", transparency=0)
@@ -259,25 +259,9 @@ def test_text_that_inflates_without_end_is_refused_soon():
 def test_decoding_threads_print_no_warning_and_other_code_keeps_its_own(tmp_path, recwarn):
     Image.fromarray(RAMP).save(tmp_path / "x.tiff")
     broken = (tmp_path / "x.tiff").read_bytes()[:-9]
-
-    def refuse(_: int) -> None:
-        with pytest.raises(DataError):
-            read_grey(broken)
-
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(refuse, range(200)))
+        results = [pool.submit(read_grey, broken) for _ in range(200)]
+    assert all(isinstance(result.exception(), DataError) for result in results)
     assert not recwarn.list
-    with pytest.warns(UserWarning, match="mine"):
-        warnings.warn("mine", UserWarning, stacklevel=1)
-    warnings.warn("mine too", UserWarning, stacklevel=1)
+    warnings.warn("mine", UserWarning, stacklevel=1)
     assert len(recwarn.list) == 1
-
-
-@pytest.mark.shared
-def test_real_originals_in_colour_are_read_as_grey(shared):
-    paths = sorted((shared / "data/originals").rglob("*.jpeg"))
-    coloured = [path for path in paths if Image.open(path).mode == "RGB"]
-    assert (len(paths), len(coloured)) == (68, 4)
-    for path in coloured:
-        assert read_grey(path).mode == "L"
-        assert np.asarray(read_grey(path)).std() > 20
