@@ -116,8 +116,7 @@ class ChestXrayDataset(Dataset[Item]):
         preprocessing: How each becomes a square.
         augmentation: Random transforms, or None.
         seed: Seed of the augmentation, which depends on (seed, draw) only.
-        cache: Holds the preprocessed images. None: they are decoded at every read; the pixels
-            are the same.
+        cache: Holds the preprocessed images. None: they are decoded at every read.
     """
 
     def __init__(

@@ -67,7 +67,7 @@ class Preprocessing:
         check_setting(in_range, "data.image_size", size, expected)
         for key, kind in (("resize_mode", ResizeMode), ("interpolation", Interpolation)):
             value, words = getattr(self, key), get_args(kind)
-            check_setting(value in words, f"data.{key}", value, " or ".join(words))
+            check_setting(value in words, f"data.{key}", value, f"one of {', '.join(words)}")
 
     def read(self, source: Source, name: str | None = None) -> NDArray[np.uint8]:
         """Decode an image file with `read_grey`, and resize it."""
@@ -127,9 +127,6 @@ def to_grey(image: Image.Image, name: str | None = None) -> Image.Image:
         image: Any mode that a file can have; it is not changed.
         name: Its name in messages.
 
-    Returns:
-        Mode `L`.
-
     Raises:
         DataError: As `read_grey`.
     """
@@ -148,9 +145,6 @@ def from_array(
     Args:
         array: uint8 or uint16 [H, W]; or uint8 [H, W, 3] or [H, W, 4], RGB or RGBA. 0 is black.
         name: Its name in messages.
-
-    Returns:
-        Mode `L`.
 
     Raises:
         DataError: If it is anything else, such as floats or booleans.

@@ -18,10 +18,8 @@ from pneumonia.errors import DataError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_CHUNK = 16
-"""Tasks sent to a worker process at once."""
-_TASKS_PER_WORKER = 256
-"""Fewer tasks than this do not pay for starting another worker."""
+_CHUNK = 16  # tasks sent to a worker process at once
+_TASKS_PER_WORKER = 256  # fewer do not pay for starting another worker
 
 
 def available_cores() -> int:
@@ -44,8 +42,7 @@ def parallel_map(
         function: For processes: at the top level of a module.
         tasks: Its arguments.
         title: Text of the progress bar.
-        workers: Number of processes or threads; 1 works in this process. None: one for each core,
-            fewer for few tasks.
+        workers: Number of processes or threads. None: one for each core, fewer for few tasks.
         threads: Use threads, which start at once; for functions that release the GIL.
 
     Yields:

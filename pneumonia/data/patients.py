@@ -7,6 +7,7 @@ patients of different streams would be merged.
 
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import PurePath
 from typing import NamedTuple
 
@@ -74,18 +75,14 @@ def identify_patients(
 
 
 def _compile(patients: str) -> re.Pattern[str]:
-    try:
+    with suppress(re.error):
         pattern = re.compile(patients)
-    except re.error as error:
-        raise ConfigError(
-            f"data.patients={patients!r} is not a regular expression: {error}."
-        ) from None
-    if pattern.groups != 1:
-        raise ConfigError(
-            f"data.patients={patients!r} has {pattern.groups} groups; expected exactly one, around"
-            " the part of the file name that identifies the patient."
-        )
-    return pattern
+        if pattern.groups == 1:
+            return pattern
+    raise ConfigError(
+        f"data.patients={patients!r}: expected a regular expression with one group, around the"
+        " part of the file name that identifies the patient."
+    )
 
 
 def _match_stream(path: str) -> Identity | None:

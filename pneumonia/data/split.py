@@ -23,7 +23,7 @@ class ValidationSplit:
     Attributes:
         strategy: `blocks` takes the lowest and highest patient numbers of each stream, as in the
             test split; `random` draws patients, which is more optimistic; `folder` uses the
-            published `val` folder, whose 16 images are too few to choose a threshold.
+            published `val` folder, which is too small to choose a threshold.
         fraction: Fraction of the patients of each stream, above 0 and below 1.
         folds: With `random`: number of cross-validation folds, instead of `fraction`.
         fold: The fold that is the validation set, 0 to folds - 1.
@@ -43,7 +43,8 @@ class ValidationSplit:
         def check(valid: bool, name: str, expected: str) -> None:
             check_setting(valid, f"data.split.{name}", getattr(self, name), expected)
 
-        check(self.strategy in get_args(Strategy), "strategy", " or ".join(get_args(Strategy)))
+        words = get_args(Strategy)
+        check(self.strategy in words, "strategy", f"one of {', '.join(words)}")
         check(0 < self.fraction < 1, "fraction", "above 0, below 1")
         check(self.seed >= 0, "seed", "0 or more")
         if self.folds is not None:
