@@ -16,6 +16,16 @@ class ConfigError(PneumoniaError):
     """A setting is unknown, of the wrong type, or contradicts another."""
 
 
+def check_setting(valid: bool, key: str, value: object, expected: str) -> None:
+    """Refuse a value that is not valid, naming its key.
+
+    Raises:
+        ConfigError: If it is not.
+    """
+    if not valid:
+        raise ConfigError(f"{key}={value!r}: expected {expected}.")
+
+
 class DataError(PneumoniaError):
     """A folder, file or file name does not fit into a data set."""
 

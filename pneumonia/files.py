@@ -11,16 +11,10 @@ _PARTIAL = ".partial"
 
 @contextmanager
 def atomic_replace(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Write to a hidden file in the same folder, which replaces `path` when the block ends.
+    """Yield the name of a hidden file in the same folder, which replaces `path` at the end.
 
     Neither a kill nor a power cut leaves half a file. On an exception the hidden file is removed
     and `path` is unchanged. Missing folders are made.
-
-    Args:
-        path: The file to write.
-
-    Yields:
-        The hidden file; it does not exist yet.
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -36,14 +30,9 @@ def atomic_replace(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[TextIO]:
-    """Open a text file that replaces `path` when it is complete; see `atomic_replace`.
+    """Open a UTF-8 text file that replaces `path` when it is complete; see `atomic_replace`.
 
-    Args:
-        path: The file to write, in UTF-8, with line ends as written. Undecodable bytes of file
-            names (surrogate escapes) are written as the bytes they were.
-
-    Yields:
-        The open file.
+    Undecodable bytes of file names (surrogate escapes) are written as the bytes they were.
     """
     with (
         atomic_replace(path) as partial,
@@ -53,10 +42,6 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[TextIO]:
 
 
 def remove_partial(directory: str | os.PathLike[str]) -> None:
-    """Remove the hidden files that killed processes left, in a folder and below it.
-
-    Args:
-        directory: A folder that no other process writes to.
-    """
+    """Remove the hidden files that killed processes left in a folder and below it."""
     for partial in Path(directory).rglob(f".*{_PARTIAL}"):
         partial.unlink(missing_ok=True)

@@ -17,5 +17,9 @@ IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),
     *(".dcm", ".dicom"),
 )
-"""Names that are listed as images: those of torchvision's `ImageFolder`, and DICOM. The format
-itself is read from the content."""
+"""Suffixes that make a file in a data set an image; the format itself is told by its content."""
+
+
+def is_image_name(path: str) -> bool:
+    """Whether a file is listed as an image, by its name alone."""
+    return path.lower().endswith(IMAGE_SUFFIXES)

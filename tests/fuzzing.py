@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, Phase
+import pytest
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 
 LONGEST = 5.0
@@ -24,6 +25,14 @@ QUICK = _QUIETLY | {"derandomize": True}
 SOAK = _QUIETLY | {"phases": [Phase.generate, Phase.shrink]}
 
 Change = tuple[str, float, bytes]
+
+
+def cases(quick: int, soak: int) -> pytest.MarkDecorator:
+    """Runs a test with some cases, and with thousands of them where soak tests are asked for."""
+    marks = [pytest.mark.soak, pytest.mark.timeout(1800)]
+    each = [pytest.param(settings(max_examples=quick, **QUICK), id="quick")]
+    each += [pytest.param(settings(max_examples=soak, **SOAK), id="soak", marks=marks)]
+    return pytest.mark.parametrize("some_cases", each)
 
 
 @contextmanager

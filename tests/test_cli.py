@@ -55,7 +55,7 @@ def test_no_data_set_is_exit_2_and_a_sentence(monkeypatch, tmp_path, capsys, deb
     ("option", "value", "message"),
     [
         ("--montage", "picture.txt", "picture.txt must end in"),
-        ("--patients", "(", "not a regular expression"),
+        ("--patients", "(", "data.patients="),
         ("--json", "/proc/nowhere/audit.json", "cannot be written"),
     ],
 )

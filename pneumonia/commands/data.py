@@ -113,9 +113,12 @@ def cache_command(
     """List the decoded images that training caches on disk, or remove them."""
     from pneumonia.data.cache import clear_caches, list_caches
 
-    found = clear_caches(directory) if clear else list_caches(directory)
-    for entry in found:
-        content = f"{entry.images:6d} images of {entry.side} px" if entry.images else "incomplete"
-        typer.echo(f"{entry.size / 1e6:10.1f} MB  {content}  {entry.file}")
-    total = sum(entry.size for entry in found) / 1e6
+    total = 0.0
+    found = list_caches(directory)
+    for file, shape in found.items():
+        content = f"{shape[0]:6d} images of {shape[1]} px" if shape else "incomplete"
+        total += (size := file.stat().st_size / 1e6)
+        typer.echo(f"{size:10.1f} MB  {content}  {file}")
+    if clear:
+        clear_caches(directory)
     typer.echo(f"{total:10.1f} MB in {len(found)} caches{' cleared' if clear else ''}")

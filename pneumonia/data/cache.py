@@ -1,18 +1,12 @@
-"""Decoded images at the network's size, kept on disk between runs.
-
-A cache is a memory-mapped `SIZE-DIGEST.pixels.npy` [N, S, S] with `SIZE-DIGEST.pixels.json` beside
-it. The digest covers everything that determines the pixels: path, size and times of every file,
-the preprocessing and the decoder. Both files are written under a temporary name and renamed, the
-array last, so an interrupted run leaves a complete cache or none.
-"""
+"""Decoded images at the network's size, kept on disk between runs."""
 
 import hashlib
 import json
 import logging
 import mmap
 import os
-from contextlib import closing
-from dataclasses import astuple, dataclass
+from contextlib import closing, suppress
+from dataclasses import astuple
 from pathlib import Path
 from typing import cast
 
@@ -27,21 +21,15 @@ from pneumonia.files import atomic_replace, atomic_write
 
 log = logging.getLogger(__name__)
 
-_ARRAY, _KEY = ".pixels.npy", ".pixels.json"
+_ARRAY = ".pixels.npy"
 
 
 class Cache:
-    """The cached images of some files, read-only.
-
-    Processes that open the same file share its memory; a pickled copy opens the file again.
+    """The cached images of some files, read-only; processes share its memory.
 
     Args:
-        file: The array, uint8 [N, S, S].
-        paths: The N image files, sorted; row i holds `paths[i]`.
-
-    Raises:
-        OSError: If the file cannot be opened.
-        ValueError: If it does not hold such an array.
+        file: An array, uint8 [N, S, S].
+        paths: The N image files, sorted.
     """
 
     def __init__(self, file: Path, paths: NDArray[np.str_]) -> None:
@@ -74,24 +62,7 @@ class Cache:
         return image
 
     def __reduce__(self) -> tuple[type["Cache"], tuple[Path, NDArray[np.str_]]]:
-        return type(self), (self.file, self.paths)
-
-
-@dataclass(frozen=True)
-class CacheFile:
-    """A cache on disk.
-
-    Attributes:
-        file: The array, complete or partly written by a killed run.
-        size: Bytes.
-        images: Number of images; 0 if the cache is incomplete.
-        side: Side of the square images, pixels; 0 if the cache is incomplete.
-    """
-
-    file: Path
-    size: int
-    images: int
-    side: int
+        return type(self), (self.file, self.paths)  # the other process maps the file again
 
 
 def cache_directory(directory: str | Path | None = None) -> Path:
@@ -114,18 +85,16 @@ def cache_directory(directory: str | Path | None = None) -> Path:
 
 
 def open_cache(
-    paths: NDArray[np.str_],
-    preprocessing: Preprocessing,
-    directory: str | Path | None = None,
-    workers: int | None = None,
+    paths: NDArray[np.str_], preprocessing: Preprocessing, directory: str | Path | None = None
 ) -> Cache:
     """Open the cache of some images, decoding them first if it does not exist.
+
+    It is found by the path, size and times of every file, the preprocessing and the decoder.
 
     Args:
         paths: Image files, at least one, in any order.
         preprocessing: How each becomes a square.
         directory: Folder of caches; see `cache_directory`.
-        workers: Decoding threads; see `pneumonia.data.parallel.parallel_map`.
 
     Raises:
         DataError: If an image cannot be read or changes meanwhile, or the cache cannot be
@@ -135,15 +104,11 @@ def open_cache(
     folder = cache_directory(directory)
     key = _digest(paths, preprocessing)
     file = folder / f"{preprocessing.image_size}-{key[:32]}{_ARRAY}"
-    try:
-        if json.loads(_key_file(file).read_text(encoding="utf-8")) == {"key": key}:
+    with suppress(OSError, ValueError, EOFError):  # missing or damaged
+        if json.loads(file.with_suffix(".json").read_text(encoding="utf-8")) == {"key": key}:
             return Cache(file, paths)
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except (OSError, ValueError, EOFError) as error:
-        log.warning("The cache %s cannot be read (%s) and is rebuilt.", file, error)
     try:
-        _build(file, paths, preprocessing, key, workers)
+        _build(file, paths, preprocessing, key)
         return Cache(file, paths)
     except OSError as error:
         needed = len(paths) * preprocessing.image_size**2
@@ -153,45 +118,39 @@ def open_cache(
         ) from error
 
 
-def list_caches(directory: str | Path | None = None) -> list[CacheFile]:
-    """The caches in a folder, complete or not, by name.
+def list_caches(directory: str | Path | None = None) -> dict[Path, tuple[int, ...]]:
+    """The caches in a folder, by name, with their shapes [N, S, S].
+
+    The shape is () for a file that is incomplete, as a killed run leaves it.
 
     Args:
         directory: Folder of caches; see `cache_directory`.
     """
-    found = []
     folder = cache_directory(directory)
+    caches: dict[Path, tuple[int, ...]] = {}
     for file in sorted([*folder.glob(f"*{_ARRAY}"), *folder.glob(f".*{_ARRAY}.*")]):
-        complete = file.name.endswith(_ARRAY)
-        images, side = np.load(file, mmap_mode="r").shape[:2] if complete else (0, 0)
-        found.append(CacheFile(file, file.stat().st_size, images, side))
-    return found
+        try:
+            caches[file] = np.load(file, mmap_mode="r").shape
+        except (ValueError, EOFError):
+            caches[file] = ()
+    return caches
 
 
-def clear_caches(directory: str | Path | None = None) -> list[CacheFile]:
+def clear_caches(directory: str | Path | None = None) -> None:
     """Remove the caches in a folder; a run that has opened one can still read it.
 
     Args:
         directory: Folder of caches; see `cache_directory`.
 
-    Returns:
-        The removed caches.
-
     Raises:
         DataError: If a file cannot be removed.
     """
-    caches = list_caches(directory)
-    keys = cache_directory(directory).glob(f"*{_KEY}")
-    try:
-        for file in [*(cache.file for cache in caches), *keys]:
+    keys = cache_directory(directory).glob("*.pixels.json")
+    for file in [*list_caches(directory), *keys]:
+        try:
             file.unlink(missing_ok=True)
-    except OSError as error:
-        raise DataError(f"{error.filename} cannot be removed ({error.strerror}).") from error
-    return caches
-
-
-def _key_file(file: Path) -> Path:
-    return file.with_name(file.name.removesuffix(_ARRAY) + _KEY)
+        except OSError as error:
+            raise DataError(f"{file} cannot be removed ({error.strerror}).") from error
 
 
 def _digest(paths: NDArray[np.str_], preprocessing: Preprocessing) -> str:
@@ -208,19 +167,13 @@ def _digest(paths: NDArray[np.str_], preprocessing: Preprocessing) -> str:
     return digest.hexdigest()
 
 
-def _build(
-    file: Path,
-    paths: NDArray[np.str_],
-    preprocessing: Preprocessing,
-    key: str,
-    workers: int | None,
-) -> None:
+def _build(file: Path, paths: NDArray[np.str_], preprocessing: Preprocessing, key: str) -> None:
     side, count = preprocessing.image_size, len(paths)
     log.info("Decoding %d images once, at %d pixels, into %s", count, side, file)
     header = {"descr": "|u1", "fortran_order": False, "shape": (count, side, side)}
     # Threads: decoding releases the GIL, and two of them beat two processes by 1.3.
     decoded = parallel_map(
-        preprocessing.read, list(map(str, paths)), "caching images", workers, threads=True
+        preprocessing.read, list(map(str, paths)), "caching images", threads=True
     )
     # Written as a stream: on a full disk a write to mapped memory kills the process.
     with atomic_replace(file) as partial, closing(decoded) as images:
@@ -233,5 +186,5 @@ def _build(
                 f"Images changed while they were cached (first image: {paths[0]}); start again"
                 " when no other program writes there."
             )
-        with atomic_write(_key_file(file)) as text:
+        with atomic_write(file.with_suffix(".json")) as text:
             json.dump({"key": key}, text)

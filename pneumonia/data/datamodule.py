@@ -2,13 +2,12 @@
 
 import logging
 import os
-from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal
 
 import numpy as np
 from lightning import LightningDataModule
-from torch import distributed
 from torch.utils.data import DataLoader
 
 from pneumonia.data.cache import Cache, open_cache
@@ -17,23 +16,16 @@ from pneumonia.data.image_io import Interpolation, Preprocessing, ResizeMode
 from pneumonia.data.kaggle import download
 from pneumonia.data.manifest import Manifest, Table, read_table
 from pneumonia.data.parallel import available_cores, init_worker
-from pneumonia.data.samplers import (
-    BalancedSampler,
-    SequentialSampler,
-    ShuffledSampler,
-    TrainingSampler,
-)
+from pneumonia.data.samplers import SequentialSampler, TrainingSampler, balanced_probabilities
 from pneumonia.data.split import ValidationSplit, check_disjoint
 from pneumonia.data.synthetic import write_synthetic
 from pneumonia.data.transforms import Augmentation
-from pneumonia.errors import ConfigError, DataError
+from pneumonia.errors import DataError, check_setting
 
 log = logging.getLogger(__name__)
 
-SamplerName = Literal["balanced"]
-
 _MAX_WORKERS = 8
-_CACHE_TIMEOUT = timedelta(days=7)
+_KAGGLE_ROOT = Path("data/chest_xray")
 
 
 class ChestXrayDataModule(LightningDataModule):
@@ -50,10 +42,9 @@ class ChestXrayDataModule(LightningDataModule):
         patients: How patients are identified; see `pneumonia.data.patients.identify_patients`.
         split: How the validation set is chosen.
         augmentation: Random transforms of training images; None: none.
-        sampler: `balanced` draws both classes, and all patients of a class, equally often; see
-            `pneumonia.data.samplers.BalancedSampler`. None: every training image once an epoch.
-        cache: Whether decoded images are kept on disk; see `pneumonia.data.cache`. The batches
-            are the same either way.
+        sampler: `balanced` draws both classes, and all patients of a class, equally often. None:
+            every training image once an epoch.
+        cache: Whether decoded images are kept on disk; the batches are the same either way.
         cache_dir: Folder of caches; None: the user's cache folder.
         seed: Seed of order and augmentation.
 
@@ -66,8 +57,7 @@ class ChestXrayDataModule(LightningDataModule):
         DataError: At `prepare_data` and `setup`, if the folders are not a data set.
     """
 
-    synthetic = False
-    """Whether the images are drawn by the package."""
+    synthetic = False  # whether the images are drawn by the package
 
     def __init__(
         self,
@@ -80,22 +70,18 @@ class ChestXrayDataModule(LightningDataModule):
         patients: str | None = None,
         split: ValidationSplit | None = None,
         augmentation: Augmentation | None = None,
-        sampler: SamplerName | None = None,
+        sampler: Literal["balanced"] | None = None,
         cache: bool = True,
         cache_dir: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if sampler is not None and sampler not in get_args(SamplerName):
-            raise ConfigError(f"data.sampler={sampler!r}: expected balanced or null.")
-        if batch_size < 1:
-            raise ConfigError(f"data.batch_size={batch_size}: expected 1 or more.")
         cores = available_cores()
-        if num_workers is not None and not 0 <= num_workers <= cores:
-            raise ConfigError(
-                f"data.num_workers={num_workers}: expected 0 to {cores} (one for each core of this"
-                " machine), or null."
-            )
+        check_setting(sampler in {None, "balanced"}, "data.sampler", sampler, "balanced or null")
+        check_setting(batch_size > 0, "data.batch_size", batch_size, "1 or more")
+        possible = num_workers is None or 0 <= num_workers <= cores
+        expected = f"0 to {cores}, the cores of this machine, or null"
+        check_setting(possible, "data.num_workers", num_workers, expected)
         self.root = Path(root).expanduser()
         self.preprocessing = Preprocessing(image_size, resize_mode, interpolation)
         self.batch_size = batch_size
@@ -117,7 +103,7 @@ class ChestXrayDataModule(LightningDataModule):
         Raises:
             DataError: If it does not.
         """
-        if not (self.root / "train").is_dir():
+        if not self._can_be_made() and not (self.root / "train").is_dir():
             found = "holds no folder train" if self.root.is_dir() else "does not exist"
             raise DataError(
                 f"data.root={self.root} {found}; unpack Kaggle's"
@@ -126,14 +112,15 @@ class ChestXrayDataModule(LightningDataModule):
             )
 
     def prepare_data(self) -> None:
-        """Check that the data set exists; called once on each machine, before `setup`."""
+        """Make the data set if it can be made, and the cache; once on each machine."""
+        if self._can_be_made():
+            self._make()
         self.check_root()
+        if self.trainer is not None:  # the other processes wait, and find the cache
+            self.setup("test" if self.trainer.testing else "fit")
 
     def setup(self, stage: str) -> None:
         """List the splits of a stage, check that they share no patient, and cache their images.
-
-        Args:
-            stage: `fit`, `validate`, `test` or `predict`.
 
         Raises:
             DataError: If a split is missing, a patient is unknown, splits share patients or
@@ -141,9 +128,9 @@ class ChestXrayDataModule(LightningDataModule):
         """
         if stage in ("fit", "validate") and "train" not in self.splits:
             train, val = self._split_train_val()
-            val = _shuffled(val)  # so that limit_val_batches keeps both classes
+            val = self._shuffled(val)  # so that limit_val_batches keeps both classes
             if getattr(self.trainer, "overfit_batches", 0):
-                train = _shuffled(train)  # Lightning then takes the first rows, in order
+                train = self._shuffled(train)  # Lightning then takes the first rows, in order
             # One cache for both, so that other validation splits of these images reuse it.
             cache = self._open_cache(train + val)
             self._add("train", train, cache)
@@ -154,7 +141,7 @@ class ChestXrayDataModule(LightningDataModule):
             self._add("test", test, self._open_cache(test))
 
     def state_dict(self) -> dict[str, int]:
-        """For a checkpoint: the epoch to continue with, and how many of its batches are done."""
+        """The epoch to continue with, and how many of its batches are done."""
         assert self.trainer is not None  # noqa: S101  only a Trainer asks
         loop = self.trainer.fit_loop
         batches, epochs = loop.epoch_loop.batch_progress, loop.epoch_progress.current
@@ -163,50 +150,51 @@ class ChestXrayDataModule(LightningDataModule):
         return {"epoch": self.trainer.current_epoch + int(ended), "batches": done}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Continue where a checkpoint was saved.
-
-        Args:
-            state_dict: From `state_dict`.
-        """
+        """Continue where `state_dict` was called."""
         self._first_epoch = state_dict["epoch"]
         self._first_batch = state_dict["batches"]
 
     def train_dataloader(self) -> DataLoader[Item]:
-        """Shuffled and augmented training images in whole batches."""
+        """Shuffled and augmented training images in whole batches, uint8 [N, 1, S, S]."""
         rank, world_size = self._ranks()
         samples = self.splits["train"]
-        dataset = ChestXrayDataset(
-            samples, self.preprocessing, self.augmentation, self.seed, self._caches["train"]
-        )
-        order: TrainingSampler
-        if self.sampler == "balanced":
-            order = BalancedSampler(samples, self.batch_size, self.seed, rank, world_size)
-        else:
-            order = ShuffledSampler(len(samples), self.batch_size, self.seed, rank, world_size)
+        odds = balanced_probabilities(samples) if self.sampler == "balanced" else None
+        order = TrainingSampler(len(samples), self.batch_size, self.seed, rank, world_size, odds)
         # Workers draw ahead: on a resume, before Lightning sets the epoch.
-        batch_size = self.batch_size // world_size
-        order.resume(self._first_epoch, self._first_batch * batch_size)
-        return self._loader(dataset, order, batch_size)
+        order.resume(self._first_epoch, self._first_batch * (self.batch_size // world_size))
+        return self._loader(self.dataset("train", self.augmentation), order)
 
     def val_dataloader(self) -> DataLoader[Item]:
         """The validation set, in order."""
-        return self._sequential_loader("val")
+        return self._loader(self.dataset("val"))
 
     def test_dataloader(self) -> DataLoader[Item]:
         """The test split, in order."""
-        return self._sequential_loader("test")
+        return self._loader(self.dataset("test"))
 
-    def dataset(self, split: str) -> ChestXrayDataset:
-        """All images of a split, not augmented; after its `setup`."""
-        return ChestXrayDataset(self.splits[split], self.preprocessing, cache=self._caches[split])
+    def dataset(self, split: str, augmentation: Augmentation | None = None) -> ChestXrayDataset:
+        """All images of a split, in order."""
+        return ChestXrayDataset(
+            self.splits[split], self.preprocessing, augmentation, self.seed, self._caches[split]
+        )
 
     def has_split(self, split: str) -> bool:
         """Whether the data set has a split `train`, `val` or `test`."""
         return (self.root / split).is_dir()
 
     def class_counts(self) -> tuple[int, int]:
-        """Number of NORMAL and of PNEUMONIA training images; after `setup`."""
+        """Number of NORMAL and of PNEUMONIA training images."""
         return self.splits["train"].class_counts()
+
+    def _can_be_made(self) -> bool:
+        return False
+
+    def _make(self) -> None:
+        raise NotImplementedError
+
+    @staticmethod
+    def _shuffled(samples: Manifest) -> Manifest:
+        return samples.take(np.random.default_rng(0).permutation(len(samples)))
 
     def _add(self, name: str, samples: Manifest, cache: Cache | None) -> None:
         self.splits[name] = samples
@@ -231,35 +219,19 @@ class ChestXrayDataModule(LightningDataModule):
         return samples.take(~validation), samples.take(validation)
 
     def _open_cache(self, samples: Manifest) -> Cache | None:
-        """Open or build the cache: on rank zero first, then once on every other machine."""
         if not self.cache:
             return None
-        cache: Cache | None = None
-        if self.trainer is not None and distributed.is_available() and distributed.is_initialized():
-            # A group of its own: the default one gives up after 10 or 30 minutes.
-            new_group = distributed.new_group(backend="gloo", timeout=_CACHE_TIMEOUT)
-            group = cast(distributed.ProcessGroup, new_group)
-            for my_turn in (self.trainer.is_global_zero, self.trainer.local_rank == 0):
-                if my_turn and cache is None:
-                    cache = open_cache(samples.paths, self.preprocessing, self.cache_dir)
-                distributed.monitored_barrier(group, _CACHE_TIMEOUT)
-            distributed.destroy_process_group(group)
-        return cache or open_cache(samples.paths, self.preprocessing, self.cache_dir)
-
-    def _sequential_loader(self, split: str) -> DataLoader[Item]:
-        rank, world_size = self._ranks()
-        dataset = self.dataset(split)
-        order = SequentialSampler(len(dataset), rank, world_size)
-        return self._loader(dataset, order, max(1, self.batch_size // world_size))
+        return open_cache(samples.paths, self.preprocessing, self.cache_dir)
 
     def _loader(
-        self, dataset: ChestXrayDataset, order: TrainingSampler | SequentialSampler, batch_size: int
+        self, dataset: ChestXrayDataset, order: TrainingSampler | None = None
     ) -> DataLoader[Item]:
+        rank, world_size = self._ranks()
         on_gpu = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(
             dataset,
-            batch_size=batch_size,
-            sampler=order,
+            batch_size=max(1, self.batch_size // world_size),
+            sampler=SequentialSampler(len(dataset), rank, world_size) if order is None else order,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             pin_memory=on_gpu,
@@ -272,30 +244,14 @@ class ChestXrayDataModule(LightningDataModule):
         return self.trainer.global_rank, self.trainer.world_size
 
 
-def _shuffled(samples: Manifest) -> Manifest:
-    return samples.take(np.random.default_rng(0).permutation(len(samples)))
-
-
-KAGGLE_ROOT = Path("data/chest_xray")
-"""The only root that is downloaded if missing; any other missing root is an error."""
-
-
 class KaggleDataModule(ChestXrayDataModule):
-    """Kaggle's data set, downloaded to `KAGGLE_ROOT` if it is missing."""
+    """Kaggle's data set, downloaded if the root is the default one and missing."""
 
-    def check_root(self) -> None:
-        """Check that the data set exists, unless it is the one to download."""
-        if not self._will_download():
-            super().check_root()
+    def _can_be_made(self) -> bool:
+        return self.root == _KAGGLE_ROOT and not os.path.lexists(self.root)
 
-    def prepare_data(self) -> None:
-        """Download the data set if it is missing and the root is the default one."""
-        if self._will_download():
-            download(self.root)
-        super().prepare_data()
-
-    def _will_download(self) -> bool:
-        return self.root == KAGGLE_ROOT and not os.path.lexists(self.root)
+    def _make(self) -> None:
+        download(self.root)
 
 
 class TableDataModule(ChestXrayDataModule):
@@ -311,23 +267,21 @@ class TableDataModule(ChestXrayDataModule):
         file = Path(table).expanduser()
         super().__init__(file.parent if root is None else root, **settings)
         self.file = file
-        self._table: Table | None = None
 
     def check_root(self) -> None:
         """Read and validate the table."""
-        self._read_table()
+        self._table  # noqa: B018
 
     def has_split(self, split: str) -> bool:
         """Whether the table has rows of a split."""
-        return self._read_table().has_split(split)
+        return self._table.has_split(split)
 
     def _read(self, split: str) -> Manifest:
-        return self._read_table().read(split, self.patients)
+        return self._table.read(split, self.patients)
 
-    def _read_table(self) -> Table:
-        if self._table is None:
-            self._table = read_table(self.file, self.root)
-        return self._table
+    @cached_property
+    def _table(self) -> Table:
+        return read_table(self.file, self.root)
 
 
 class SyntheticDataModule(ChestXrayDataModule):
@@ -353,13 +307,8 @@ class SyntheticDataModule(ChestXrayDataModule):
         self.images = images
         self.synthetic_seed = synthetic_seed
 
-    def check_root(self) -> None:
-        """Check the data set if the root exists."""
-        if os.path.lexists(self.root):
-            super().check_root()
+    def _can_be_made(self) -> bool:
+        return not os.path.lexists(self.root)
 
-    def prepare_data(self) -> None:
-        """Draw the data set if the root does not exist."""
-        if not os.path.lexists(self.root):
-            write_synthetic(self.root, self.images, self.synthetic_seed)
-        super().prepare_data()
+    def _make(self) -> None:
+        write_synthetic(self.root, self.images, self.synthetic_seed)

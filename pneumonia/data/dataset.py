@@ -1,7 +1,7 @@
 """One split on disk, in Kaggle's layout: `SPLIT/NORMAL/*` and `SPLIT/PNEUMONIA/*`."""
 
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -14,9 +14,7 @@ from pneumonia.data.image_io import Preprocessing
 from pneumonia.data.manifest import Manifest
 from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import DataError
-from pneumonia.labels import CLASSES, IMAGE_SUFFIXES
-
-_EXPECTED = f"expected the folders {' and '.join(CLASSES)}"
+from pneumonia.labels import CLASSES, IMAGE_SUFFIXES, is_image_name
 
 
 class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no types
@@ -34,64 +32,55 @@ class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no 
     """
 
     def __init__(self, root: str | Path) -> None:
-        super().__init__(root, is_valid_file=_is_image)
+        super().__init__(root, is_valid_file=self._is_listed, allow_empty=True)
+        for name, label in self.class_to_idx.items():
+            if label not in self.targets:
+                raise DataError(
+                    f"{Path(root, name)} holds no image ({', '.join(IMAGE_SUFFIXES)}); a split"
+                    " needs both classes."
+                )
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Check the split's folder and return the two classes with their labels."""
         directory = Path(directory)
-        if not directory.is_dir():
-            raise DataError(f"{directory} is not a folder; {_EXPECTED} in it.")
         unexpected = [
             entry.name
-            for entry in _entries(directory)
-            if (entry.name not in CLASSES if entry.is_dir() else _is_image(entry.name))
+            for entry in (sorted(directory.iterdir()) if directory.is_dir() else ())
+            if not _is_hidden(entry.name)
+            and (entry.name not in CLASSES if entry.is_dir() else is_image_name(entry.name))
         ]
-        if unexpected:
-            raise DataError(
-                f"{directory} holds {', '.join(unexpected[:5])}; {_EXPECTED} only: move the rest"
-                " elsewhere."
-            )
         missing = [name for name in CLASSES if not (directory / name).is_dir()]
-        if missing:
-            raise DataError(f"{directory} has no folder {' or '.join(missing)}; {_EXPECTED}.")
+        if unexpected or missing:
+            found = f"has no folder {missing[0]}" if missing else f"holds {unexpected[0]}"
+            raise DataError(
+                f"{directory} {found}; expected the folders {' and '.join(CLASSES)} in it, and"
+                " images nowhere else."
+            )
         return list(CLASSES), {name: label for label, name in enumerate(CLASSES)}
 
-    @staticmethod
-    def make_dataset(
-        directory: str | Path,
-        class_to_idx: dict[str, int],
-        extensions: tuple[str, ...] | None = None,
-        is_valid_file: Any = None,
-        allow_empty: bool = False,
-    ) -> list[tuple[str, int]]:
-        """List the image files of each class, in name order, as torchvision's method does."""
-        samples: list[tuple[str, int]] = []
-        for name, label in class_to_idx.items():
-            folder = Path(directory) / name
-            entries = _entries(folder)
-            nested = [entry.name for entry in entries if entry.is_dir()]
-            if nested:
-                raise DataError(
-                    f"{folder} holds the folder {nested[0]}; images must lie directly in their"
-                    " class folder: move them up, or the folder elsewhere."
-                )
-            files = [str(entry) for entry in entries if is_valid_file(str(entry))]
-            if not files and not allow_empty:
-                raise DataError(
-                    f"{folder} holds no image ({', '.join(IMAGE_SUFFIXES)}); a split needs both"
-                    " classes."
-                )
-            samples.extend((file, label) for file in files)
-        return samples
+    def _is_listed(self, path: str) -> bool:
+        folder, *nested, name = Path(path).relative_to(self.root).parts
+        if not is_image_name(name) or any(map(_is_hidden, (*nested, name))):
+            return False
+        if nested:
+            raise DataError(
+                f"{Path(self.root, folder)} holds the folder {nested[0]}; images must lie directly"
+                " in their class folder: move them up, or the folder elsewhere."
+            )
+        return True
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def read_split(root: str | Path, split: str, patients: str | None = None) -> Manifest:
-    """List one split of a data set, with patient and subtype of every image.
+    """List a split of a data set, with patient and subtype of every image.
 
     Args:
-        root: The data set's folder, with `train`, `val` and `test` in it.
+        root: The data set's folder.
         split: `train`, `val` or `test`.
-        patients: How patients are identified; see `pneumonia.data.patients.identify_patients`.
+        patients: See `pneumonia.data.patients.identify_patients`.
 
     Raises:
         DataError: If the folder is not a split, or a patient is unknown.
@@ -101,20 +90,8 @@ def read_split(root: str | Path, split: str, patients: str | None = None) -> Man
     return Manifest.from_paths(paths, labels, patients)
 
 
-def _entries(folder: Path) -> list[Path]:
-    return sorted(
-        entry
-        for entry in folder.iterdir()
-        if not entry.name.startswith(".") and entry.name != "__MACOSX"
-    )
-
-
-def _is_image(path: str) -> bool:
-    return path.lower().endswith(IMAGE_SUFFIXES)
-
-
-Draw = tuple[int, int] | tuple[int, int, int]
-"""Epoch and row; and, where an epoch may repeat a row, the number of its earlier draws."""
+Draw = tuple[int, int, int]
+"""Epoch, row, and number of earlier draws of the row in this epoch."""
 
 
 class Item(TypedDict):
@@ -139,8 +116,7 @@ class ChestXrayDataset(Dataset[Item]):
         preprocessing: How each becomes a square.
         augmentation: Random transforms, or None.
         seed: Seed of the augmentation, which depends on (seed, draw) only.
-        cache: Holds the preprocessed images. None: they are decoded at every read; the pixels
-            are the same.
+        cache: Holds the preprocessed images. None: they are decoded at every read.
     """
 
     def __init__(
@@ -161,15 +137,12 @@ class ChestXrayDataset(Dataset[Item]):
         return len(self.samples)
 
     def __getitem__(self, key: int | Draw) -> Item:
-        """Read one image.
-
-        Args:
-            key: A row, or a draw.
+        """Read the image of a row or a draw.
 
         Raises:
             DataError: If the file cannot be read; the message names it.
         """
-        draw = key if isinstance(key, tuple) else (0, key)
+        draw = key if isinstance(key, tuple) else (0, key, 0)
         row = draw[1]
         if self._cached is None:
             pixels = self.preprocessing.read(str(self.samples.paths[row])).copy()

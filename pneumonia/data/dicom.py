@@ -1,7 +1,6 @@
-"""DICOM files -> the grey pixels that a workstation would show.
+"""DICOM files -> the grey pixels that a workstation would show; needs the extra `dicom`.
 
-Needs the extra `dicom`; imported when the first such file is read. No patient attribute is parsed
-and no message of pydicom is passed on, since it may quote the file.
+No patient attribute is parsed, and no message of pydicom is passed on, since it may quote one.
 """
 
 import logging
@@ -36,7 +35,7 @@ _KEYWORDS = (
     "VOILUTFunction", "ModalityLUTSequence", "VOILUTSequence", "PresentationLUTShape",
     "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData",
 )  # fmt: skip
-"""The attributes that are parsed; all others are skipped."""
+"""The attributes that are parsed."""
 
 _LOGGERS = (
     "pydicom", "pydicom.pixels.decoders.base", "pydicom.pixels.utils", "pylibjpeg",
@@ -51,18 +50,15 @@ _UINT16 = 1 << 16
 
 
 class _UnusableError(ValueError):
-    """A reason that quotes nothing about the patient."""
+    """A message that quotes nothing about the patient."""
 
 
 def read_dicom(content: bytes) -> Image.Image:
     """Decode a single grey frame and map it to 8 bits as PS3.3 C.11 and PS3.4 N.2 say.
 
-    The steps: stored value; modality LUT or rescale; VOI LUT, else the first window; inversion
-    for MONOCHROME1 or an inverse presentation. Padding pixels are black.
-
-    Without window and VOI LUT the full range of the stored bits (or of the modality LUT) becomes
-    0..255. The pixels' own minimum and maximum are not used, because a marker or a dead pixel
-    would set the contrast. Raw exports of 12 bits or more are therefore dark: export a window.
+    The steps: modality LUT or rescale; VOI LUT, else the first window; inversion. Padding is
+    black. Without window and VOI LUT the full range of the stored bits (or of the modality LUT)
+    becomes 0..255: with the pixels' own range, a marker or a dead pixel would set the contrast.
 
     Args:
         content: A DICOM file, see `pneumonia.data.safe_open.is_dicom`.
@@ -72,8 +68,7 @@ def read_dicom(content: bytes) -> Image.Image:
 
     Raises:
         ValueError: If it holds no pixels, colour, or several frames; is too large, damaged, or
-            compressed in a way that no installed decoder reads. Neither the message nor its
-            context holds anything about the patient.
+            compressed in a way that no installed decoder reads.
     """
     with quiet():
         try:
@@ -154,23 +149,15 @@ def _check_header(dataset: Dataset) -> tuple[int, bool]:
         raise _UnusableError(f"it has {frames} frames, expected one")
     meaning = str(dataset.get("PhotometricInterpretation", ""))
     if not meaning.startswith("MONOCHROME") or _integer(dataset, "SamplesPerPixel", 1) != 1:
-        known = re.fullmatch(r"RGB|YBR_[A-Z_0-9]{3,12}|PALETTE COLOR", meaning)
-        raise _UnusableError(
-            f"its PhotometricInterpretation is {meaning if known else 'unknown'}, expected"
-            " MONOCHROME1 or MONOCHROME2"
-        )
+        raise _UnusableError("its PhotometricInterpretation is not MONOCHROME1 or MONOCHROME2")
     rows, columns = _integer(dataset, "Rows"), _integer(dataset, "Columns")
     if not (rows > 0 and columns > 0 and rows * columns <= MAX_PIXELS):
         raise _UnusableError(
-            f"its Rows and Columns are {rows:,} and {columns:,}, expected 1 to {MAX_PIXELS:,}"
-            " pixels in all"
+            f"its Rows and Columns are {rows:,} and {columns:,}, more than {MAX_PIXELS:,} pixels"
         )
     allocated, bits = _integer(dataset, "BitsAllocated"), _integer(dataset, "BitsStored")
     if allocated not in {8, 16} or not 8 <= bits <= allocated:  # noqa: PLR2004
-        raise _UnusableError(
-            f"its BitsStored and BitsAllocated are {bits} and {allocated}, expected 8 to 16 of 8"
-            " or 16"
-        )
+        raise _UnusableError(f"its BitsStored is {bits} of {allocated}, expected 8 to 16")
     if _integer(dataset, "HighBit", bits - 1) != bits - 1:
         raise _UnusableError("its HighBit is not BitsStored - 1")
     return bits, _integer(dataset, "PixelRepresentation", 0) == 1
@@ -185,18 +172,14 @@ def _check_pixel_data(dataset: Dataset, decoder: Decoder, syntax: str) -> None:
         return
     frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
     if syntax == RLELossless:
-        if len(frame) > 2 * expected + 1024:  # at worst a control byte for each literal
-            raise _UnusableError("its pixels are more than its header says")
-        return
+        same = len(frame) <= 2 * expected + 1024  # at worst a control byte for each literal
+    else:
+        same = _frame_size(frame) == (dataset.Columns, dataset.Rows, 1)
+    if not same:
+        raise _UnusableError("the size of its compressed pixels is not that of its header")
     # Without an end marker, CharLS reads for 8 s, and beyond the stream.
     if syntax in JPEGLSTransferSyntaxes and b"\xff\xd9" not in frame[-16:]:
         raise _UnusableError("its compressed pixels are truncated")
-    width, height, channels = _frame_size(frame)
-    if (width, height, channels) != (dataset.Columns, dataset.Rows, 1):
-        raise _UnusableError(
-            f"its compressed pixels are {width:,} x {height:,} of {channels} channels, its header"
-            f" says {dataset.Columns:,} x {dataset.Rows:,} of 1"
-        )
 
 
 _FRAME_HEADERS = frozenset({*range(0xC0, 0xD0), 0xF7}) - {0xC4, 0xC8, 0xCC}
@@ -286,15 +269,14 @@ def _look_up(
 ) -> tuple[NDArray[np.float64], int]:
     """PS3.3 C.11.1.1 and C.11.2.1.1: entries for the values, and their bits.
 
-    Not `pydicom.pixels.apply_voi_lut`: it counts rows in the type of the entries (3.0.2), so a
-    table from 12 bits to 8 comes out wrapped.
+    In pydicom 3.0.2, `apply_voi_lut` wraps a table from 12 bits to 8.
     """
     try:
         count, first, depth = (int(part) for part in table.LUTDescriptor)
         data = table.LUTData
     except (AttributeError, TypeError, ValueError):
         raise _UnusableError("one of its lookup tables is damaged") from None
-    count = count % _UINT16 or _UINT16
+    count = count % _UINT16 or _UINT16  # 0 stands for 65,536
     if first >= _UINT16 // 2 and values[0] < 0:  # a signed number written as unsigned
         first -= _UINT16
     if isinstance(data, bytes):
@@ -322,11 +304,10 @@ def _stored_value(dataset: Dataset, keyword: str, stored: NDArray[np.int64]) -> 
 
 def _integer(dataset: Dataset, keyword: str, default: int | None = None) -> int:
     found = _number(dataset, keyword)
-    if found is not None:
-        return int(found)
-    if default is None:
+    found = default if found is None else found
+    if found is None:
         raise _UnusableError(f"it lacks {keyword}")
-    return default
+    return int(found)
 
 
 def _number(dataset: Dataset, keyword: str) -> float | None:

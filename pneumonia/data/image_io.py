@@ -1,11 +1,8 @@
-"""Image files, their bytes, PIL images and arrays -> the grey square that the network sees.
-
-Training, prediction and export all read images through this module.
-"""
+"""Image files, their bytes, PIL images and arrays -> the grey square that the network sees."""
 
 import os
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import PIL
@@ -20,25 +17,18 @@ from pneumonia.data.safe_open import (
     open_bounded,
     quiet,
 )
-from pneumonia.errors import ConfigError, DataError, ExtraError
+from pneumonia.errors import DataError, ExtraError, check_setting
 
 ResizeMode = Literal["squash", "pad", "crop"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 
-_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-}
-
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM", "GIF")
-"""Pillow's names of the formats that are tried, besides DICOM. Others hold no radiographs, and
-some run programs (EPS starts Ghostscript)."""
+"""The formats that Pillow may try: others hold no radiographs, and EPS starts Ghostscript."""
 
 DECODER = f"3/{PIL.__version__}"
 """Changes when the same file may decode to other pixels; part of a cache's key."""
 
-_TRANSPOSE = {
+_TRANSPOSE: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -51,21 +41,15 @@ _TRANSPOSE = {
 
 _MIN_SIZE, _MAX_SIZE = 16, 4096  # the deepest backbones divide by 32, twice halved
 
-_ARRAYS = "uint8 or uint16 of shape [H, W], or uint8 of shape [H, W, 3] or [H, W, 4]"
-
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """Resizing to the square that the network sees.
-
-    Images are decoded in full, so that a file, its bytes, a PIL image, an array and the DICOM of
-    the same image give the same pixels.
+    """Resizing to the square that the network sees, for training, prediction and export alike.
 
     Attributes:
         image_size: Side of the square in pixels, 16 to 4096.
-        resize_mode: `squash` stretches to the square (the aspect ratio shows as stretch), `pad`
-            adds black borders (it shows as a border), `crop` keeps the centre (the longer side
-            loses its ends, lungs included).
+        resize_mode: `squash` stretches to the square, `pad` adds black borders, `crop` keeps the
+            centre, which may cut off lungs.
         interpolation: `nearest`, or `bilinear` and `bicubic`, both antialiased.
 
     Raises:
@@ -77,75 +61,49 @@ class Preprocessing:
     interpolation: Interpolation = "bilinear"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.image_size, int) or not _MIN_SIZE <= self.image_size <= _MAX_SIZE:
-            raise ConfigError(
-                f"data.image_size={self.image_size!r}: expected a whole number of pixels, at least"
-                f" {_MIN_SIZE} and at most {_MAX_SIZE}."
-            )
-        if self.resize_mode not in get_args(ResizeMode):
-            raise ConfigError(
-                f"data.resize_mode={self.resize_mode!r}: expected one of"
-                f" {', '.join(get_args(ResizeMode))}."
-            )
-        if self.interpolation not in _FILTERS:
-            raise ConfigError(
-                f"data.interpolation={self.interpolation!r}: expected one of {', '.join(_FILTERS)}."
-            )
+        size = self.image_size
+        in_range = isinstance(size, int) and _MIN_SIZE <= size <= _MAX_SIZE
+        expected = f"an integer from {_MIN_SIZE} to {_MAX_SIZE}"
+        check_setting(in_range, "data.image_size", size, expected)
+        for key, kind in (("resize_mode", ResizeMode), ("interpolation", Interpolation)):
+            value, words = getattr(self, key), get_args(kind)
+            check_setting(value in words, f"data.{key}", value, f"one of {', '.join(words)}")
 
     def read(self, source: Source, name: str | None = None) -> NDArray[np.uint8]:
-        """Decode an image file and resize it.
-
-        Args:
-            source: As for `read_grey`.
-            name: As for `read_grey`.
-
-        Returns:
-            Pixels, uint8 [image_size, image_size], 0 black to 255 white.
-
-        Raises:
-            DataError: As `read_grey`.
-        """
+        """Decode an image file with `read_grey`, and resize it."""
         return self(read_grey(source, name))
 
     def __call__(self, image: Image.Image) -> NDArray[np.uint8]:
-        """Resize a grey image.
-
-        Args:
-            image: Mode `L`, any size.
+        """Resize an image of mode `L`.
 
         Returns:
             Pixels, uint8 [image_size, image_size], 0 black to 255 white.
         """
         size = (self.image_size, self.image_size)
-        resample = _FILTERS[self.interpolation]
+        resample = Image.Resampling[self.interpolation.upper()]
         if self.resize_mode == "squash":
-            square = image.resize(size, resample)
-        elif self.resize_mode == "pad":
-            square = ImageOps.pad(image, size, resample, color=0)
-        else:
-            square = ImageOps.fit(image, size, resample)
-        return np.asarray(square)
+            return np.asarray(image.resize(size, resample))
+        if self.resize_mode == "pad":
+            return np.asarray(ImageOps.pad(image, size, resample, color=0))
+        return np.asarray(ImageOps.fit(image, size, resample))
 
 
 def read_grey(source: Source, name: str | None = None) -> Image.Image:
     """Decode an image file as one grey channel of 8 bits, whatever its mode.
 
-    Colour is a shortcut in this data set (all RGB files are of one class), so it never reaches
-    the network. 16 bits are scaled, not clipped; transparent pixels are black; images are turned
-    upright by their Exif orientation. The format is told by content, never by name; DICOM is
-    decoded by `pneumonia.data.dicom.read_dicom`.
+    16 bits are scaled, transparent pixels are black, and images are turned upright by their Exif
+    orientation. Colour, a shortcut in this data set, never reaches the network.
 
     Args:
-        source: Path or content of a JPEG (of an MPO, the first image), PNG, TIFF, BMP, WebP, PGM,
-            PPM, GIF or DICOM file.
-        name: Name of the source in messages. None: its path; for bytes, "the image".
+        source: Path or content of a file in one of `FORMATS`, or DICOM; its name does not matter.
+        name: Its name in messages. None: its path; for bytes, "the image".
 
     Returns:
         The decoded image, mode `L`.
 
     Raises:
-        DataError: If the file is missing, unreadable, truncated, too large, not an image, has
-            several frames, or is DICOM and pydicom is not installed.
+        DataError: If it cannot be read, is no image, is damaged or too large, has several frames,
+            or is DICOM and pydicom is not installed.
     """
     if name is None and not isinstance(source, bytes):
         name = os.fspath(source)
@@ -167,17 +125,11 @@ def to_grey(image: Image.Image, name: str | None = None) -> Image.Image:
 
     Args:
         image: Any mode that a file can have; it is not changed.
-        name: Its name in messages. None: "the image".
-
-    Returns:
-        Mode `L`.
+        name: Its name in messages.
 
     Raises:
-        DataError: If it is no PIL image, has several frames, is too large, cannot be decoded, or
-            has pixels of unknown range.
+        DataError: As `read_grey`.
     """
-    if not isinstance(image, Image.Image):
-        raise DataError(f"{_subject(name)} is a {type(image).__name__}, expected a PIL image.")
     try:
         with quiet():
             return _to_grey(image)
@@ -192,23 +144,19 @@ def from_array(
 
     Args:
         array: uint8 or uint16 [H, W]; or uint8 [H, W, 3] or [H, W, 4], RGB or RGBA. 0 is black.
-        name: Its name in messages. None: "the image".
-
-    Returns:
-        Mode `L`.
+        name: Its name in messages.
 
     Raises:
         DataError: If it is anything else, such as floats or booleans.
     """
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{_subject(name)} is a {type(array).__name__}, expected a numpy array.")
     grey = array.ndim == 2  # noqa: PLR2004  [H, W]
     colour = array.ndim == 3 and array.shape[2] in {3, 4}  # noqa: PLR2004  [H, W, channels]
     deep = array.dtype.newbyteorder("=") == np.uint16 and grey
     if not array.size or not (deep or (array.dtype == np.uint8 and (grey or colour))):
         raise DataError(
-            f"{_subject(name)} is an array of {array.dtype} and shape {list(array.shape)}, expected"
-            f" {_ARRAYS}; scale floats to 0..255 first."
+            f"{name or 'The image'} is an array of {array.dtype} and shape {list(array.shape)},"
+            " expected uint8 or uint16 of shape [H, W], or uint8 of shape [H, W, 3] or [H, W, 4];"
+            " scale floats to 0..255 first."
         )
     return to_grey(Image.fromarray(array.astype(np.uint16) if deep else array), name)
 
@@ -223,7 +171,10 @@ def _to_grey(image: Image.Image) -> Image.Image:
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise ValueError(f"it has {getattr(image, 'n_frames', 'several')} frames, expected one")
     if image.mode.startswith("I"):  # 16 bits, which `convert` would clip
-        grey = _from_16_bits(np.asarray(image))
+        pixels = np.asarray(image)
+        if pixels.size and not 0 <= pixels.min() <= pixels.max() <= np.iinfo(np.uint16).max:
+            raise ValueError("its pixels take more than 16 bits")
+        grey = Image.fromarray((pixels >> 8).astype(np.uint8))
     elif image.mode == "F":
         raise ValueError("its pixels are floats, of unknown range")
     elif image.has_transparency_data:
@@ -232,26 +183,16 @@ def _to_grey(image: Image.Image) -> Image.Image:
         grey = Image.alpha_composite(black, straight.convert("RGBA")).convert("L")
     else:
         grey = image.convert("L")
-    transpose = _TRANSPOSE.get(_orientation(image))
-    return grey if transpose is None else grey.transpose(transpose)
-
-
-def _from_16_bits(pixels: NDArray[np.integer[Any]]) -> Image.Image:
-    if pixels.size and not 0 <= pixels.min() <= pixels.max() <= np.iinfo(np.uint16).max:
-        raise ValueError("its pixels take more than 16 bits")
-    return Image.fromarray((pixels >> 8).astype(np.uint8))
-
-
-def _orientation(image: Image.Image) -> int:
     try:
-        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+        transpose = _TRANSPOSE.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # noqa: BLE001  damaged metadata of a sound image
-        return 1
+        transpose = None
+    return grey if transpose is None else grey.transpose(transpose)
 
 
 def _refusal(error: Exception, name: str | None) -> DataError:
     if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("pydicom"):
-        return DataError(str(ExtraError(f"{_subject(name)} is a DICOM file, which", "dicom")))
+        return DataError(str(ExtraError(f"{name or 'The image'} is a DICOM file, which", "dicom")))
     reason = _reason(error, name)
     if name is None:
         return DataError(f"The image cannot be read ({reason}); use another one.")
@@ -270,7 +211,3 @@ def _reason(error: Exception, name: str | None) -> str:
     own_words = (OSError, ValueError, SyntaxError, Warning, Image.DecompressionBombError)
     words = (getattr(error, "strerror", None) or str(error)) if isinstance(error, own_words) else ""
     return words or f"it is damaged: {type(error).__name__}"
-
-
-def _subject(name: str | None) -> str:
-    return name or "The image"

@@ -1,9 +1,6 @@
 """The images of a split as a table, and the CSV file that can list them instead of folders.
 
-A CSV file has the columns `path` and `label` (NORMAL or 0, PNEUMONIA or 1) and, optionally,
-`split` (train, val or test; without it every row is train), `patient` and `subtype` (normal,
-bacterial, viral, unknown or empty). Other columns are ignored, so a `predictions.csv` is such a
-table. A patient may have images of both classes.
+Its columns are explained in `conf/data/table.yaml`; other ones are ignored.
 """
 
 import csv
@@ -11,7 +8,6 @@ import hashlib
 import logging
 import os
 import stat
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pneumonia.data.patients import identify_patients
-from pneumonia.errors import ConfigError, DataError
+from pneumonia.errors import DataError
 from pneumonia.labels import CLASSES, NORMAL, SPLITS, SUBTYPES, UNKNOWN_SUBTYPE
 
 log = logging.getLogger(__name__)
@@ -32,12 +28,10 @@ class Manifest:
     """Columns of equal length N, one row for each image.
 
     Attributes:
-        paths: Files, str.
-        labels: 0 (NORMAL) or 1 (PNEUMONIA), int64.
-        patients: Patient keys, str, unique across streams.
-        streams: The stream of each patient, str; see `pneumonia.data.patients`.
-        numbers: The patient's number within its stream, int64; -1 for none.
-        subtypes: `normal`, `bacterial`, `viral` or `unknown`, str.
+        paths: Files.
+        labels: 0 (NORMAL) or 1 (PNEUMONIA).
+        patients: Unique keys; with `streams`, `numbers` and `subtypes` as in
+            `pneumonia.data.patients.Identity`.
     """
 
     paths: NDArray[np.str_]
@@ -51,41 +45,21 @@ class Manifest:
     def from_paths(
         cls, paths: Sequence[str], labels: Sequence[int], patients: str | None = None
     ) -> "Manifest":
-        """Build the table, reading patients and subtypes from the file names.
-
-        Args:
-            paths: Image files.
-            labels: 0 or 1 for each.
-            patients: How patients are identified; see `identify_patients`.
-
-        Raises:
-            DataError: As `identify_patients`.
-            ConfigError: As `identify_patients`.
-        """
-        identities = identify_patients(paths, labels, patients)
-        return cls(
-            paths=np.array(paths, dtype=np.str_),
-            labels=np.array(labels, dtype=np.int64),
-            patients=np.array([i.patient for i in identities], dtype=np.str_),
-            streams=np.array([i.stream for i in identities], dtype=np.str_),
-            numbers=np.array([i.number for i in identities], dtype=np.int64),
-            subtypes=np.array([i.subtype for i in identities], dtype=np.str_),
-        )
+        """Build the table with patients and subtypes from `identify_patients`, which may raise."""
+        columns = zip(*identify_patients(paths, labels, patients), strict=True)
+        keys, streams, numbers, subtypes = map(np.array, columns)
+        return cls(np.array(paths), np.array(labels), keys, streams, numbers, subtypes)
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def take(self, rows: NDArray[np.int64] | NDArray[np.bool_]) -> "Manifest":
         """The rows given by indices or by a mask of length N, in that order."""
-        return Manifest(**{name: column[rows] for name, column in vars(self).items()})
+        return Manifest(*(column[rows] for column in vars(self).values()))
 
     def __add__(self, other: "Manifest") -> "Manifest":
-        return Manifest(
-            **{
-                name: np.concatenate([column, getattr(other, name)])
-                for name, column in vars(self).items()
-            }
-        )
+        columns = zip(vars(self).values(), vars(other).values(), strict=True)
+        return Manifest(*map(np.concatenate, columns))
 
     def fingerprint(self) -> str:
         """A digest of the files' names, labels and sizes, 16 hexadecimal digits."""
@@ -101,21 +75,16 @@ class Manifest:
         return len(self) - positive, positive
 
     def summary(self) -> str:
-        """Images, patients, and images by class and subtype, in one line."""
-        normal, pneumonia = self.class_counts()
-        counts = Counter(str(s) for s in self.subtypes[self.labels == 1])
-        subtypes = ", ".join(f"{count} {subtype}" for subtype, count in sorted(counts.items()))
-        return (
-            f"{len(self)} images of {len(np.unique(self.patients))} patients:"
-            f" {normal} {CLASSES[0]}, {pneumonia} {CLASSES[1]}"
-            + (f" ({subtypes})" if subtypes else "")
-        )
+        """Images, patients, and images by class, in one line."""
+        counts = (f"{n} {name}" for n, name in zip(self.class_counts(), CLASSES, strict=True))
+        patients = len(np.unique(self.patients))
+        return f"{len(self)} images of {patients} patients: {', '.join(counts)}"
 
 
 COLUMN = "column"
 """The value of `data.patients` that takes patients from the table's column `patient`."""
 
-_REQUIRED, _OPTIONAL = ("path", "label"), ("split", "patient", "subtype")
+_COLUMNS = ("path", "label", "split", "patient", "subtype")
 _LABELS = {name: label for label, name in enumerate(CLASSES)} | {"0": 0, "1": 1}
 _SUBTYPES = (*SUBTYPES, UNKNOWN_SUBTYPE)
 
@@ -133,17 +102,11 @@ class TableRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Table:
-    """A validated CSV file.
-
-    Attributes:
-        file: Where it was read from.
-        columns: Its header.
-        rows: In the order of the file.
-    """
+    """A validated CSV file, its header and its rows."""
 
     file: Path
-    columns: tuple[str, ...]
-    rows: tuple[TableRow, ...]
+    columns: list[str]
+    rows: list[TableRow]
 
     def has_split(self, split: str) -> bool:
         """Whether any row belongs to a split."""
@@ -154,12 +117,11 @@ class Table:
 
         Args:
             split: `train`, `val` or `test`.
-            patients: How patients are identified. `column`: by the column `patient`. Anything
-                else: by the file names, see `identify_patients`.
+            patients: `column` for the column `patient`; else as for `identify_patients`.
 
         Raises:
             DataError: If the split lacks a class, or a patient is unknown.
-            ConfigError: If `patients` needs a column that is missing, or is no valid expression.
+            ConfigError: If `patients` is no valid expression.
         """
         rows = [row for row in self.rows if row.split == split]
         labels = [row.label for row in rows]
@@ -169,25 +131,17 @@ class Table:
             raise DataError(
                 f"{self.file} has no {' and no '.join(missing)} image in split {split}{hint}."
             )
-        by_column = patients == COLUMN
-        if by_column and "patient" not in self.columns:
-            raise ConfigError(
-                f"data.patients={COLUMN} needs the column patient, which {self.file} lacks; add it,"
-                " or use data.patients=REGEX or data.patients=file."
-            )
-        unknown = [f"line {row.line}: no patient" for row in rows if not row.patient]
-        if by_column and unknown:
-            raise _invalid(self.file, unknown)
         paths = [row.path for row in rows]
-        try:
-            manifest = Manifest.from_paths(paths, labels, "file" if by_column else patients)
-        except DataError as error:
-            if "patient" not in self.columns:
-                raise
-            raise DataError(
-                f"{error} {self.file} has a column patient: data.patients={COLUMN} uses it."
-            ) from error
+        by_column = patients == COLUMN
+        manifest = Manifest.from_paths(paths, labels, "file" if by_column else patients)
         if by_column:
+            unknown = [row.line for row in rows if not row.patient]
+            if unknown:
+                raise DataError(
+                    f"data.patients={COLUMN}: {self.file} has no patient in line {unknown[0]} and"
+                    f" {len(unknown) - 1} others; fill in the column patient, or use"
+                    " data.patients=REGEX or data.patients=file."
+                )
             manifest = replace(manifest, patients=np.array([row.patient for row in rows]))
         stated = np.array([row.subtype for row in rows], dtype=np.str_)
         return replace(manifest, subtypes=np.where(stated == "", manifest.subtypes, stated))
@@ -201,14 +155,13 @@ def read_table(file: str | Path, root: str | Path | None = None) -> Table:
         root: Folder that relative paths start from. None: the table's own.
 
     Raises:
-        DataError: If the table cannot be read, lacks a column, is empty, or has rows that are
-            ragged, name a missing file or one file twice, or hold an unknown label, split or
-            subtype, or a subtype of the other class. The first three such rows are named.
+        DataError: If it cannot be read or lacks a column or rows, or if rows are ragged, name a
+            missing file or one file twice, or hold an unknown or contradictory value; the first
+            three are named.
     """
     file = Path(file).expanduser()
     root = file.parent if root is None else Path(root).expanduser()
     header, lines = _parse(file)
-    _check_header(file, header)
     rows: list[TableRow] = []
     invalid: list[str] = []
     seen: dict[tuple[int, int], int] = {}  # files by device and inode -> line
@@ -227,42 +180,38 @@ def read_table(file: str | Path, root: str | Path | None = None) -> Table:
         except ValueError as error:
             invalid.append(f"line {line}: {error}")
     if invalid:
-        raise _invalid(file, invalid)
+        raise DataError(
+            f"{file} has {len(invalid)} invalid rows ({'; '.join(invalid[:3])}); correct or remove"
+            " them."
+        )
     if not rows:
         raise DataError(f"{file} has a header and no rows; expected one row for each image.")
-    return Table(file, tuple(header), tuple(rows))
+    return Table(file, header, rows)
 
 
 def _parse(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header, and every further line that is not blank with its number."""
+    """The header; and the other lines that are not blank, with their numbers."""
     try:
         with file.open(encoding="utf-8-sig", newline="") as text:
             reader = csv.reader(text, strict=True)
             lines = [(reader.line_num, cells) for cells in reader if cells]
     except OSError as error:
         raise DataError(
-            f"data.table={file} cannot be read ({error.strerror}); expected a CSV file with the"
-            f" columns {', '.join(_REQUIRED)} and, optionally, {', '.join(_OPTIONAL)}."
+            f"data.table={file} cannot be read ({error.strerror}); expected a CSV file."
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
     except csv.Error as error:
         raise DataError(f"{file} is not a CSV file: line {reader.line_num}, {error}.") from error
     header = [name.strip() for name in lines[0][1]] if lines else []
-    return header, lines[1:]
-
-
-def _check_header(file: Path, header: list[str]) -> None:
-    problems = [f"no column {name}" for name in _REQUIRED if name not in header]
-    known = (*_REQUIRED, *_OPTIONAL)
-    problems += [f"two columns {name}" for name in known if header.count(name) > 1]
-    if problems:
+    if not {"path", "label"} <= set(header) or any(header.count(name) > 1 for name in _COLUMNS):
         raise DataError(
-            f"{file} has {problems[0]}: its header is {','.join(header)!r}, expected"
-            " path,label[,split,patient,subtype], separated by commas."
+            f"{file} has the header {','.join(header)!r}, expected each of"
+            " path,label[,split,patient,subtype] once, separated by commas."
         )
-    if others := [name for name in header if name not in known]:
+    if others := [name for name in header if name not in _COLUMNS]:
         log.info("%s: ignored columns: %s", file, ", ".join(others))
+    return header, lines[1:]
 
 
 def _read_row(line: int, header: list[str], cells: list[str], root: Path) -> TableRow:
@@ -272,8 +221,9 @@ def _read_row(line: int, header: list[str], cells: list[str], root: Path) -> Tab
             f'{len(cells)} cells, expected {len(header)} (put "quotes" around cells with commas)'
         )
     row = dict(zip(header, cells, strict=True))
-    label, split = row["label"].strip(), row.get("split", SPLITS[0]).strip()
-    patient, subtype = row.get("patient", "").strip(), row.get("subtype", "").strip()
+    path = str(root / row["path"])
+    row = {"split": SPLITS[0]} | {name: cell.strip() for name, cell in row.items()}
+    label, split, subtype = row["label"], row["split"], row.get("subtype", "")
     for column, word, words in (
         ("label", label, tuple(_LABELS)),
         ("split", split, SPLITS),
@@ -283,9 +233,4 @@ def _read_row(line: int, header: list[str], cells: list[str], root: Path) -> Tab
             raise ValueError(f"unknown {column} {word!r}, expected {', '.join(words)}")
     if subtype and (subtype == SUBTYPES[NORMAL]) != (_LABELS[label] == NORMAL):
         raise ValueError(f"subtype {subtype} contradicts label {label}")
-    return TableRow(line, str(root / row["path"]), _LABELS[label], split, patient, subtype)
-
-
-def _invalid(file: Path, problems: list[str]) -> DataError:
-    rows = "1 row is" if len(problems) == 1 else f"{len(problems)} rows are"
-    return DataError(f"{file}: {rows} invalid ({'; '.join(problems[:3])}); correct or remove them.")
+    return TableRow(line, path, _LABELS[label], split, row.get("patient", ""), subtype)

@@ -18,10 +18,8 @@ from pneumonia.errors import DataError
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-_CHUNK = 16
-"""Tasks sent to a worker process at once."""
-_TASKS_PER_WORKER = 256
-"""Fewer tasks than this do not pay for starting another worker."""
+_CHUNK = 16  # tasks sent to a worker process at once
+_TASKS_PER_WORKER = 256  # fewer do not pay for starting another worker
 
 
 def available_cores() -> int:
@@ -38,18 +36,14 @@ def parallel_map(
     *,
     threads: bool = False,
 ) -> Generator[Result, None, None]:
-    """Apply a function to every task, on several processes or threads where that pays.
-
-    A progress bar is drawn on standard error if that is a terminal.
+    """Apply a function to every task, with a progress bar if standard error is a terminal.
 
     Args:
-        function: For processes: at the top level of a module, which each process imports.
+        function: For processes: at the top level of a module.
         tasks: Its arguments.
         title: Text of the progress bar.
-        workers: Number of processes or threads; 1 works in this process. None: one for each core,
-            fewer for few tasks.
-        threads: Use threads, which start at once; for functions that release the GIL, as
-            Pillow's decoding and resizing do.
+        workers: Number of processes or threads. None: one for each core, fewer for few tasks.
+        threads: Use threads, which start at once; for functions that release the GIL.
 
     Yields:
         The results, in the order of the tasks.
@@ -62,11 +56,11 @@ def parallel_map(
     if workers == 1:
         yield from _with_progress(map(function, tasks), len(tasks), title)
         return
-    pool: Executor
-    if threads:
-        pool = ThreadPoolExecutor(workers)
-    else:  # spawned: a fork would break torch's threads
-        pool = ProcessPoolExecutor(workers, get_context("spawn"), _follow_parent)
+    pool: Executor = (
+        ThreadPoolExecutor(workers)
+        if threads  # spawned: a fork would break torch's threads
+        else ProcessPoolExecutor(workers, get_context("spawn"), _follow_parent)
+    )
     try:
         results = pool.map(function, tasks, chunksize=_CHUNK)
         yield from _with_progress(results, len(tasks), title)
@@ -88,14 +82,13 @@ def _with_progress(results: Iterator[Result], total: int, title: str) -> Iterato
 def _follow_parent() -> None:
     """Leave Ctrl-C to the parent process, and exit when it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = parent_process()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
-    def watch() -> None:
-        if parent is not None:
-            parent.join()
-            os._exit(1)
 
-    threading.Thread(target=watch, daemon=True).start()
+def _exit_with_parent() -> None:
+    if parent := parent_process():
+        parent.join()
+        os._exit(1)
 
 
 def init_worker(worker: int) -> None:
@@ -103,9 +96,6 @@ def init_worker(worker: int) -> None:
 
     Terminals and schedulers signal all processes of a job, but the training process needs its
     workers to finish a step and save a checkpoint.
-
-    Args:
-        worker: Its number, unused.
     """
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):

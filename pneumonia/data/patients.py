@@ -6,9 +6,10 @@ patients of different streams would be merged.
 """
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import PurePath
+from typing import NamedTuple
 
 from pneumonia.errors import ConfigError, DataError
 from pneumonia.labels import CLASSES, NORMAL, UNKNOWN_SUBTYPE
@@ -23,16 +24,14 @@ _STREAMS: tuple[tuple[re.Pattern[str], str, str], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """The patient and subtype of an image.
 
     Attributes:
-        patient: Unique key of the patient, such as `virus/78`.
+        patient: Unique key, such as `virus/78`.
         stream: The patient's stream; the class name where file names belong to no stream.
-        number: The patient's number within the stream, or `UNNUMBERED`.
-        subtype: `normal`, `bacterial`, `viral`, or `unknown` for a PNEUMONIA image whose
-            file name states none.
+        number: Within the stream, or `UNNUMBERED`.
+        subtype: `normal`, `bacterial`, `viral` or `unknown`.
     """
 
     patient: str
@@ -49,76 +48,65 @@ def identify_patients(
     Args:
         paths: Image files.
         labels: Their labels, 0 (NORMAL) or 1 (PNEUMONIA).
-        patients: How patients are identified. None: the four streams of the data set. `file`:
-            each file is its own patient. Anything else: a regular expression with one group,
-            searched in the file name; the group is the patient.
-
-    Returns:
-        One identity for each path.
+        patients: None: by the four streams of the data set. `file`: each file is a patient.
+            Else: a regular expression, searched in the file name; its one group is the patient.
 
     Raises:
         DataError: If a name belongs to no stream, does not match the expression, or contradicts
             its label.
         ConfigError: If the expression is invalid or has not exactly one group.
     """
-    identify = _rule(patients)
-    found = [identify(path, label) for path, label in zip(paths, labels, strict=True)]
+    pattern = None if patients in {None, "file"} else _compile(str(patients))
+    found = [
+        _by_stream(path, label) if patients is None else _by_pattern(path, label, pattern)
+        for path, label in zip(paths, labels, strict=True)
+    ]
     unknown = [path for path, identity in zip(paths, found, strict=True) if identity is None]
     if unknown:
         names = ", ".join(PurePath(path).name for path in unknown[:3])
-        mismatch = (
-            f"do not match data.patients={patients!r}"
-            if patients
-            else "belong to none of the data set's four streams"
-        )
+        rule = f"data.patients={patients!r}" if patients else "any of the data set's four streams"
         raise DataError(
-            f"{len(unknown)} of {len(paths)} file names {mismatch} (first: {names}, in"
+            f"{len(unknown)} of {len(paths)} file names do not match {rule} (first: {names}, in"
             f" {PurePath(unknown[0]).parent}). Identify patients with data.patients=REGEX (one"
-            " group, searched in the file name) or data.patients=file (each file is a patient)."
+            " group, searched in the file name), data.patients=file (each file is a patient) or,"
+            " for a table, data.patients=column."
         )
     return [identity for identity in found if identity is not None]
 
 
-def _rule(patients: str | None) -> Callable[[str, int], Identity | None]:
-    if patients is None:
-        return _by_stream
-    if patients == "file":
-        return lambda path, label: _without_stream(path, label, path)
-    try:
+def _compile(patients: str) -> re.Pattern[str]:
+    with suppress(re.error):
         pattern = re.compile(patients)
-    except re.error as error:
-        raise ConfigError(
-            f"data.patients={patients!r} is not a regular expression: {error}."
-        ) from None
-    if pattern.groups != 1:
-        raise ConfigError(
-            f"data.patients={patients!r} has {pattern.groups} groups; expected exactly one, around"
-            " the part of the file name that identifies the patient."
-        )
-
-    def by_pattern(path: str, label: int) -> Identity | None:
-        match = pattern.search(PurePath(path).name)
-        return _without_stream(path, label, match[1]) if match and match[1] else None
-
-    return by_pattern
+        if pattern.groups == 1:
+            return pattern
+    raise ConfigError(
+        f"data.patients={patients!r}: expected a regular expression with one group, around the"
+        " part of the file name that identifies the patient."
+    )
 
 
-def _by_stream(path: str, label: int) -> Identity | None:
+def _match_stream(path: str) -> Identity | None:
     for pattern, stream, subtype in _STREAMS:
         if match := pattern.fullmatch(PurePath(path).stem):
-            if (subtype == "normal") != (label == NORMAL):
-                raise DataError(
-                    f"{path} is labelled {CLASSES[label]}, but its name says {subtype}; correct"
-                    " its class folder or its label in the table, or remove it."
-                )
-            number = int(match[1])
-            return Identity(f"{stream}/{number}", stream, number, subtype)
+            return Identity(f"{stream}/{int(match[1])}", stream, int(match[1]), subtype)
     return None
 
 
-def _without_stream(path: str, label: int, patient: str) -> Identity:
-    stem = PurePath(path).stem
-    subtype = next((s for pattern, _, s in _STREAMS if pattern.fullmatch(stem)), None)
-    if subtype is None or (subtype == "normal") != (label == NORMAL):
-        subtype = "normal" if label == NORMAL else UNKNOWN_SUBTYPE
-    return Identity(patient, CLASSES[label], UNNUMBERED, subtype)
+def _by_stream(path: str, label: int) -> Identity | None:
+    found = _match_stream(path)
+    if found and (found.subtype == "normal") != (label == NORMAL):
+        raise DataError(
+            f"{path} is labelled {CLASSES[label]}, but its name says {found.subtype}; correct its"
+            " class folder or its label in the table, or remove it."
+        )
+    return found
+
+
+def _by_pattern(path: str, label: int, pattern: re.Pattern[str] | None) -> Identity | None:
+    match = pattern.search(PurePath(path).name) if pattern else None
+    patient = match[1] if match else None if pattern else path
+    subtype = "normal" if label == NORMAL else UNKNOWN_SUBTYPE
+    named = _match_stream(path)
+    if named and (named.subtype == "normal") == (label == NORMAL):
+        subtype = named.subtype
+    return Identity(patient, CLASSES[label], UNNUMBERED, subtype) if patient else None

@@ -1,7 +1,4 @@
-"""Size and type checks before a file is decoded, and silence while it is.
-
-Pillow and pydicom warn in words that may quote the file, and so a patient.
-"""
+"""Size and type checks before a file is decoded, and no warnings while it is."""
 
 import os
 import stat
@@ -16,24 +13,17 @@ Source = str | os.PathLike[str] | bytes
 """An image file's path, or its content."""
 
 MAX_PIXELS = 89_478_485
-"""Larger images are refused before decoding: Pillow's own warning limit for decompression bombs.
-The largest radiographs (43 cm at 0.1 mm) have 19 million pixels."""
+"""Pillow's warning limit for decompression bombs; the largest radiographs have 19 million."""
 
 MAX_BYTES = 256 << 20
-"""Larger files are refused before opening: `MAX_PIXELS` at three bytes a pixel, uncompressed."""
+"""Size of an uncompressed file of `MAX_PIXELS` at three bytes each."""
 
 AFTER_PREAMBLE = 132
 """Offset of a DICOM file's content: 128 bytes of preamble and the letters DICM."""
 
 
 def open_bounded(source: Source) -> BinaryIO:
-    """Open a regular file of acceptable size.
-
-    Args:
-        source: A path, or a file's content.
-
-    Returns:
-        An open file at its first byte; the caller closes it.
+    """Open a path or a file's content; the caller closes it.
 
     Raises:
         ValueError: If it is no regular file, empty or too large. Pipes and devices, which could
@@ -41,31 +31,23 @@ def open_bounded(source: Source) -> BinaryIO:
         OSError: If the file is missing or cannot be opened.
     """
     if isinstance(source, bytes):
-        _check_size(len(source))
-        return BytesIO(source)
-    status = os.stat(source)  # noqa: PTH116  called for every image of an epoch
-    if stat.S_ISDIR(status.st_mode):
-        raise ValueError("it is a folder")
-    if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is not a regular file")
-    _check_size(status.st_size)
-    return open(source, "rb")  # noqa: PTH123  as above
-
-
-def is_dicom(start: bytes) -> bool:
-    """Whether a file starts as DICOM files do (PS3.10, 7.1); files without the mark are not.
-
-    Args:
-        start: At least the first `AFTER_PREAMBLE` bytes.
-    """
-    return start[AFTER_PREAMBLE - 4 : AFTER_PREAMBLE] == b"DICM"
-
-
-def _check_size(size: int) -> None:
+        size = len(source)
+    else:
+        status = os.stat(source)  # noqa: PTH116  called for every image of an epoch
+        if not stat.S_ISREG(status.st_mode):
+            kind = "folder" if stat.S_ISDIR(status.st_mode) else "pipe or device"
+            raise ValueError(f"it is a {kind}")
+        size = status.st_size
     if not size:
         raise ValueError("it is empty")
     if size > MAX_BYTES:
         raise ValueError(f"it has {size:,} bytes, more than the limit of {MAX_BYTES:,}")
+    return BytesIO(source) if isinstance(source, bytes) else open(source, "rb")  # noqa: PTH123
+
+
+def is_dicom(start: bytes) -> bool:
+    """Whether a file starts as DICOM files do (PS3.10, 7.1), given `AFTER_PREAMBLE` bytes."""
+    return start[AFTER_PREAMBLE - 4 : AFTER_PREAMBLE] == b"DICM"
 
 
 _decoding = threading.local()
@@ -74,10 +56,9 @@ _show_warning = warnings.showwarning
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Drop the warnings that this thread would print.
+    """Drop the warnings of this thread, since those of a decoder may quote a patient's name.
 
-    `warnings.catch_warnings` swaps state of the whole process, which is not safe in decoding
-    threads; here other threads keep their warnings.
+    `warnings.catch_warnings` would drop those of all threads.
     """
     global _show_warning
     shown_by = warnings.showwarning

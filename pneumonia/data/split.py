@@ -1,9 +1,4 @@
-"""The validation split, which chooses the checkpoint, the temperature and the threshold.
-
-The published validation folder has 16 images, too few for any of these, so the validation set is
-taken from the training images. All images of a patient, and all byte-identical files, stay on the
-same side.
-"""
+"""The validation split: all images of a patient, and identical files, stay on the same side."""
 
 import hashlib
 from collections import defaultdict
@@ -16,7 +11,7 @@ from numpy.typing import NDArray
 
 from pneumonia.data.manifest import Manifest
 from pneumonia.data.patients import UNNUMBERED
-from pneumonia.errors import ConfigError, DataError
+from pneumonia.errors import DataError, check_setting
 
 Strategy = Literal["blocks", "random", "folder"]
 
@@ -26,13 +21,11 @@ class ValidationSplit:
     """How the validation set is chosen.
 
     Attributes:
-        strategy: `blocks` takes the lowest and highest patient numbers of each stream (the test
-            split consists of such blocks; a random draw is more optimistic); `random` draws
-            patients; `folder` uses the published `val` folder.
-        fraction: Fraction of the patients of each stream, above 0 and below 1. Unused with
-            `folder` and with `folds`.
-        folds: With `random`: number of cross-validation folds, at least 2. None: a single draw
-            of `fraction`.
+        strategy: `blocks` takes the lowest and highest patient numbers of each stream, as in the
+            test split; `random` draws patients, which is more optimistic; `folder` uses the
+            published `val` folder, which is too small to choose a threshold.
+        fraction: Fraction of the patients of each stream, above 0 and below 1.
+        folds: With `random`: number of cross-validation folds, instead of `fraction`.
         fold: The fold that is the validation set, 0 to folds - 1.
         seed: Seed of the draw.
 
@@ -47,34 +40,20 @@ class ValidationSplit:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.strategy not in get_args(Strategy):
-            raise ConfigError(
-                f"data.split.strategy={self.strategy!r}: expected one of"
-                f" {', '.join(get_args(Strategy))}."
-            )
-        if not 0 < self.fraction < 1:
-            raise ConfigError(f"data.split.fraction={self.fraction}: expected above 0, below 1.")
-        if self.seed < 0:
-            raise ConfigError(f"data.split.seed={self.seed}: expected 0 or more.")
-        if self.folds is None:
-            return
-        if self.strategy != "random":
-            raise ConfigError(
-                f"data.split.folds needs data.split.strategy=random, not {self.strategy}."
-            )
-        if self.folds < 2:  # noqa: PLR2004
-            raise ConfigError(f"data.split.folds={self.folds}: expected 2 or more.")
-        if not 0 <= self.fold < self.folds:
-            raise ConfigError(f"data.split.fold={self.fold}: expected 0 to {self.folds - 1}.")
+        def check(valid: bool, name: str, expected: str) -> None:
+            check_setting(valid, f"data.split.{name}", getattr(self, name), expected)
+
+        words = get_args(Strategy)
+        check(self.strategy in words, "strategy", f"one of {', '.join(words)}")
+        check(0 < self.fraction < 1, "fraction", "above 0, below 1")
+        check(self.seed >= 0, "seed", "0 or more")
+        if self.folds is not None:
+            check(self.strategy == "random", "strategy", "random, which data.split.folds needs")
+            check(self.folds > 1, "folds", "2 or more")
+            check(0 <= self.fold < self.folds, "fold", f"0 to {self.folds - 1}")
 
     def mask(self, samples: Manifest) -> NDArray[np.bool_]:
-        """Choose the validation images.
-
-        Args:
-            samples: All images outside the test split.
-
-        Returns:
-            Mask of length N, true for validation.
+        """Choose the validation images, bool [N].
 
         Raises:
             DataError: If `blocks` meets patients without numbers.
@@ -112,15 +91,9 @@ class ValidationSplit:
 
 
 def group_images(samples: Manifest) -> NDArray[np.int64]:
-    """Number the sets of images that must stay on one side of a split.
+    """Number the sets of images that must stay on one side of a split, int64 [N].
 
     Images of one patient and byte-identical files belong together, directly or through others.
-
-    Args:
-        samples: Images on disk.
-
-    Returns:
-        int64 [N], equal numbers for images of the same set.
 
     Raises:
         DataError: If a file cannot be read.
@@ -134,9 +107,6 @@ def group_images(samples: Manifest) -> NDArray[np.int64]:
 
 def identical_files(paths: list[str]) -> list[list[int]]:
     """Find byte-identical files; only files of equal size are read.
-
-    Args:
-        paths: Files.
 
     Returns:
         For each set of two or more identical files, their positions in `paths`.
@@ -168,7 +138,7 @@ def check_disjoint(train: Manifest, other: Manifest, name: str) -> None:
         name: Name of `other` in the message.
 
     Raises:
-        DataError: If they overlap; the first few images are named.
+        DataError: If they overlap; the first images are named.
     """
     groups = group_images(train + other)
     shared = np.isin(groups[len(train) :], groups[: len(train)])

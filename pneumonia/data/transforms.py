@@ -8,7 +8,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F  # noqa: N812  torchvision's own abbreviation
 
-from pneumonia.errors import ConfigError
+from pneumonia.errors import check_setting
 
 _UPPER_BOUNDS = {
     "degrees": 180,
@@ -24,9 +24,7 @@ _UPPER_BOUNDS = {
 class Augmentation:
     """Random affine transform and intensity of a uint8 grey image, the same for the same seed.
 
-    The random numbers are drawn here and passed to torchvision's functions: its random transform
-    classes would draw them from the global state, and take twice as long. One image of 224 pixels
-    costs 0.6 to 0.8 ms of a core (tests/benchmarks/test_benchmark_data.py).
+    torchvision's transform classes would draw from the global random state, and take twice as long.
 
     Attributes:
         degrees: Largest rotation to either side, 0 to 180.
@@ -52,20 +50,17 @@ class Augmentation:
     def __post_init__(self) -> None:
         for name, bound in _UPPER_BOUNDS.items():
             value = getattr(self, name)
-            if not 0 <= value <= bound:
-                raise ConfigError(f"data.augmentation.{name}={value}: expected 0 to {bound}.")
-        if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:  # noqa: PLR2004
-            raise ConfigError(
-                f"data.augmentation.scale={list(self.scale)}: expected the smallest and the largest"
-                " zoom, both above 0, such as [0.9, 1.1]."
-            )
+            check_setting(0 <= value <= bound, f"data.augmentation.{name}", value, f"0 to {bound}")
+        scale = list(self.scale)
+        ordered = len(scale) == 2 and 0 < scale[0] <= scale[1]  # noqa: PLR2004
+        check_setting(ordered, "data.augmentation.scale", scale, "two ascending zooms above 0")
 
     def __call__(self, image: Tensor, seed: int) -> Tensor:
         """Transform one image.
 
         Args:
             image: uint8 [1, H, W].
-            seed: 0 or more; the global random state is neither read nor changed.
+            seed: 0 or more.
 
         Returns:
             uint8 [1, H, W]; black where the image was moved away.

@@ -18,7 +18,7 @@ from pneumonia.data.cache import Cache
 from pneumonia.data.dataset import ChestXrayDataset
 from pneumonia.data.image_io import Preprocessing
 from pneumonia.data.manifest import Manifest
-from pneumonia.data.samplers import ShuffledSampler
+from pneumonia.data.samplers import TrainingSampler
 from pneumonia.data.transforms import Augmentation
 
 SIZE = 224
@@ -61,7 +61,7 @@ def cached(tmp_path_factory) -> Callable[..., DataLoader]:
 
     def make(augmentation: Augmentation | None = None) -> DataLoader:
         dataset = ChestXrayDataset(samples, Preprocessing(SIZE), augmentation, cache=cache)
-        return DataLoader(dataset, BATCH, sampler=ShuffledSampler(len(dataset), BATCH, seed=0))
+        return DataLoader(dataset, BATCH, sampler=TrainingSampler(len(dataset), BATCH, seed=0))
 
     return make
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning import Trainer
 
+from pneumonia.data import datamodule as datamodule_module
 from pneumonia.data.cache import list_caches
 from pneumonia.data.datamodule import ChestXrayDataModule, SyntheticDataModule, TableDataModule
 from pneumonia.data.split import ValidationSplit
@@ -44,19 +45,22 @@ def assert_equal_batches(one, other) -> None:
 
 
 def test_a_missing_or_wrong_root_is_named(tmp_path, kaggle):
-    with pytest.raises(DataError, match=f"data.root={tmp_path / 'nowhere'} .*data=synthetic"):
-        module(tmp_path / "nowhere").prepare_data()
-    kaggle.rename(tmp_path / "nested")
-    with pytest.raises(DataError, match=f"data.root={tmp_path} "):
-        module(tmp_path).prepare_data()
+    for root in (tmp_path / "nowhere", kaggle / "train"):
+        with pytest.raises(DataError, match=f"data.root={root} .*data=synthetic"):
+            module(root).prepare_data()
 
 
-@pytest.mark.parametrize("strategy", ["blocks", "random"])
-def test_the_published_val_joins_the_training_images(kaggle, strategy):
-    splits = ready(kaggle, split=ValidationSplit(strategy)).splits
-    listed = {*splits["train"].paths, *splits["val"].paths}
-    assert len(listed) == len(splits["train"]) + len(splits["val"])
-    assert listed == {str(p) for split in ("train", "val") for p in kaggle.glob(f"{split}/*/*")}
+def test_the_published_val_joins_the_training_images(kaggle, caplog):
+    with caplog.at_level(logging.INFO, "pneumonia"):
+        datamodule = ready(kaggle)
+    train, val = datamodule.splits["train"], datamodule.splits["val"]
+    assert {*train.paths, *val.paths} == {
+        str(path) for split in ("train", "val") for path in kaggle.glob(f"{split}/*/*")
+    }
+    assert not {*train.patients} & {*val.patients}
+    assert f"train: {train.summary()}" in caplog.text
+    assert f"val: {val.summary()}" in caplog.text
+    assert datamodule.class_counts() == train.class_counts()
 
 
 def test_with_strategy_folder_val_is_the_published_folder(kaggle, write_images):
@@ -72,14 +76,6 @@ def test_with_strategy_folder_val_is_the_published_folder(kaggle, write_images):
     ready(kaggle)
     with pytest.raises(DataError, match=str(kaggle / "val")):
         ready(kaggle, split=split)
-
-
-def test_counts_are_logged(kaggle, caplog):
-    with caplog.at_level(logging.INFO, "pneumonia"):
-        datamodule = ready(kaggle)
-    for split in ("train", "val"):
-        assert f"{split}: {datamodule.splits[split].summary()}" in caplog.text
-    assert datamodule.class_counts() == datamodule.splits["train"].class_counts()
 
 
 def test_a_fit_does_not_read_the_test_split(kaggle):
@@ -109,28 +105,16 @@ def test_unknown_patients_are_refused_and_both_remedies_work(kaggle, write_image
         assert len(datamodule.splits["val"]) > 0
 
 
-@pytest.mark.parametrize("split", ["train", "val", "test"])
-def test_batches_do_not_depend_on_the_number_of_workers(synthetic, split):
-    found = []
-    for workers in (0, 1):
-        datamodule = ready(synthetic, num_workers=workers, augmentation=Augmentation(), seed=5)
-        datamodule.setup("test")
-        torch.manual_seed(workers)
-        found.append(list(batches(datamodule, split, epochs=2)))
-    assert set(found[0][0]) == {"image", "label", "index"}
-    assert_equal_batches(*found)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
 @pytest.mark.parametrize("sampler", [None, "balanced"])
-def test_batches_do_not_depend_on_the_cache(synthetic, tmp_path, sampler, workers):
-    settings = {"augmentation": Augmentation(), "sampler": sampler, "num_workers": workers}
-    cached = ready(synthetic, cache_dir=tmp_path / "caches", **settings)
+def test_batches_do_not_depend_on_workers_or_cache(synthetic, tmp_path, sampler):
+    settings = {"augmentation": Augmentation(), "sampler": sampler, "seed": 5}
+    one = ready(synthetic, cache_dir=tmp_path / "caches", num_workers=1, **settings)
     assert len(list_caches(tmp_path / "caches")) == 1
-    uncached = ready(synthetic, cache=False, cache_dir=tmp_path / "none", **settings)
+    other = ready(synthetic, cache=False, cache_dir=tmp_path / "none", **settings)
     assert not (tmp_path / "none").exists()
     for split in ("train", "val"):
-        assert_equal_batches(batches(cached, split, epochs=2), batches(uncached, split, epochs=2))
+        torch.manual_seed(len(split))
+        assert_equal_batches(batches(one, split, epochs=2), batches(other, split, epochs=2))
 
 
 @pytest.mark.parametrize("sampler", [None, "balanced"])
@@ -157,6 +141,7 @@ def test_training_batches_are_whole_and_others_hold_every_image_in_order(synthet
     datamodule = ready(synthetic, batch_size=7)
     datamodule.setup("test")
     for batch in batches(datamodule, "train"):
+        assert set(batch) == {"image", "label", "index"}
         assert (batch["image"].dtype, batch["image"].shape) == (torch.uint8, (7, 1, 32, 32))
         assert batch["label"].dtype == batch["index"].dtype == torch.int64
     for split in ("val", "test"):
@@ -174,9 +159,8 @@ def test_only_training_images_are_augmented(synthetic):
         assert torch.equal(one["image"], other["image"]) is same
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_image_in_mid_epoch_is_named_in_one_sentence(kaggle, workers):
-    datamodule = ready(kaggle, num_workers=workers, cache=False)
+def test_a_damaged_image_in_mid_epoch_is_named_in_one_sentence(kaggle):
+    datamodule = ready(kaggle, num_workers=1, cache=False)
     row = list(datamodule.train_dataloader().sampler)[20][1]
     path = Path(datamodule.splits["train"].paths[row])
     os.truncate(path, int(0.6 * path.stat().st_size))
@@ -188,29 +172,25 @@ def test_a_damaged_image_in_mid_epoch_is_named_in_one_sentence(kaggle, workers):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [
-        *(("batch_size", 0), ("num_workers", -1), ("num_workers", 1000), ("image_size", 0)),
-        *(("resize_mode", "zoom"), ("sampler", "even")),
-    ],
+    [("batch_size", 0), ("num_workers", 1000), ("image_size", 0), ("sampler", "even")],
 )
 def test_a_setting_out_of_range_is_refused(tmp_path, key, value):
     with pytest.raises(ConfigError, match=f"data.{key}={value!r}"):
         module(tmp_path, **{key: value})
 
 
-def test_synthetic_images_are_drawn_once(tmp_path):
+def test_synthetic_images_are_drawn_once(tmp_path, synthetic, monkeypatch):
+    def draw(root, images, seed):
+        assert (images, seed) == (60, 7)
+        shutil.copytree(synthetic, root)
+
+    monkeypatch.setattr(datamodule_module, "write_synthetic", draw)
     root = tmp_path / "deep/synthetic"
-    datamodule = SyntheticDataModule(root, images=60, image_size=32, batch_size=4, num_workers=0)
+    datamodule = SyntheticDataModule(root, images=60, synthetic_seed=7)
     datamodule.check_root()
-    datamodule.prepare_data()
-    times = {path: path.stat().st_mtime_ns for path in root.rglob("*.jpeg")}
-    assert len(times) == 60
-    datamodule.prepare_data()
-    assert {path: path.stat().st_mtime_ns for path in root.rglob("*.jpeg")} == times
-    datamodule.setup("fit")
-    datamodule.setup("test")
-    for split in ("train", "val", "test"):
-        assert min(datamodule.splits[split].class_counts()) > 0
+    for _ in range(2):  # copytree refuses to write into the folder
+        datamodule.prepare_data()
+    assert (root / "train").is_dir()
 
 
 def test_a_table_can_replace_folders(kaggle):
@@ -224,17 +204,6 @@ def test_a_table_can_replace_folders(kaggle):
     datamodule.setup("fit")
     datamodule.setup("test")
     assert sum(map(len, datamodule.splits.values())) == len(names)
-
-
-@pytest.mark.shared
-def test_the_real_data_split(shared):
-    datamodule = ready(shared / "data/chest_xray")
-    datamodule.setup("test")
-    train, val = datamodule.splits["train"], datamodule.splits["val"]
-    assert len(train) + len(val) == 1190 + 3263 + 16
-    assert 0.08 < len(val) / (len(train) + len(val)) < 0.18
-    assert min(val.class_counts()) > 50
-    assert datamodule.splits["test"].class_counts() == (151, 612)
 
 
 def test_the_first_images_of_val_and_of_an_overfitted_train_have_both_classes(synthetic):

@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -38,30 +36,26 @@ def test_normal_is_0_and_pneumonia_is_1(train):
     ]
 
 
-@pytest.mark.parametrize(
-    "debris",
-    [
+def test_debris_is_not_listed_and_image_files_of_all_kinds_are(train):
+    listed = files(train)
+    for debris in (
         "train/__MACOSX/NORMAL/._IM-0001-0001.jpeg",
+        "train/NORMAL/.cache/IM-0001-0001.jpeg",
         "train/NORMAL/._IM-0001-0001.jpeg",
         "train/PNEUMONIA/labels.csv",
         "chest_xray/train/NORMAL/IM-0001-0001.jpeg",
-    ],
-)
-def test_debris_is_not_listed(train, debris):
-    before = files(train)
-    path = train.parent / debris
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"debris")
-    assert files(train) == before
+    ):
+        path = train.parent / debris
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"debris")
+    for suffix in ("JPEG", "webp", "DCM"):
+        path = train / f"NORMAL/IM-0003-0001.{suffix}"
+        path.write_bytes(b"not read here")
+        listed.append(str(path))
+    assert files(train) == sorted(listed)
 
 
-@pytest.mark.parametrize("suffix", ["JPEG", "webp", "DCM"])
-def test_image_files_of_all_kinds_are_listed(train, suffix):
-    (train / f"NORMAL/IM-0003-0001.{suffix}").write_bytes(b"not read here")
-    assert str(train / f"NORMAL/IM-0003-0001.{suffix}") in files(train)
-
-
-@pytest.mark.parametrize("name", ["COVID", "normal", "IM-0001-0001.jpeg"])
+@pytest.mark.parametrize("name", ["COVID", "IM-0001-0001.jpeg"])
 def test_a_folder_or_file_outside_the_two_classes_is_named(train, write_images, name):
     write_images(train, [name if name.endswith(".jpeg") else f"{name}/x.jpeg"])
     with pytest.raises(DataError, match=f"{train} .*{name}"):
@@ -85,12 +79,10 @@ def test_a_missing_or_empty_class_is_named(train):
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize(
-    ("split", "normal", "pneumonia"), [("train", 1190, 3263), ("val", 8, 8), ("test", 151, 612)]
-)
-def test_the_real_splits_have_their_published_counts(shared, split, normal, pneumonia):
+@pytest.mark.parametrize(("split", "counts"), [("train", (1190, 3263)), ("test", (151, 612))])
+def test_the_real_splits_have_their_published_counts(shared, split, counts):
     samples = read_split(shared / "data/chest_xray", split)
-    assert samples.class_counts() == (normal, pneumonia)
+    assert samples.class_counts() == counts
     assert set(samples.subtypes) <= {"normal", "bacterial", "viral"}
 
 
@@ -109,63 +101,22 @@ def test_an_item_is_an_image_its_label_and_its_row(make):
     assert set(item) == {"image", "label", "index"}
     assert (item["image"].dtype, item["image"].shape) == (torch.uint8, (1, 32, 32))
     assert (item["label"], item["index"]) == (dataset.samples.labels[3], 3)
-    assert torch.equal(item["image"], dataset[5, 3]["image"])  # the epoch does not matter
+    assert torch.equal(item["image"], dataset[5, 3, 0]["image"])  # the epoch does not matter
 
 
 def test_augmentation_depends_on_seed_epoch_row_and_repeat_only(make):
-    image = make(Augmentation(), seed=1)[2, 3]["image"]
+    image = make(Augmentation(), seed=1)[2, 3, 0]["image"]
     torch.manual_seed(99)
     again = make(Augmentation(), seed=1)
-    again[0, 0]  # earlier draws do not matter
-    assert torch.equal(again[2, 3]["image"], image)
-    assert not torch.equal(again[1, 3]["image"], image)
+    again[0, 0, 0]  # earlier draws do not matter
+    assert torch.equal(again[2, 3, 0]["image"], image)
+    assert not torch.equal(again[1, 3, 0]["image"], image)
     assert not torch.equal(again[2, 3, 0]["image"], again[2, 3, 1]["image"])
-    assert not torch.equal(make(Augmentation(), seed=2)[2, 3]["image"], image)
+    assert not torch.equal(make(Augmentation(), seed=2)[2, 3, 0]["image"], image)
 
 
 def test_an_unreadable_file_is_named(make):
     dataset = make()
     os.truncate(dataset.samples.paths[3], 200)
     with pytest.raises(DataError, match=str(dataset.samples.paths[3])):
-        dataset[0, 3]
-
-
-MEMORY = """
-import sys
-import numpy as np
-from pathlib import Path
-from torch.utils.data import DataLoader
-from pneumonia.data.cache import Cache
-from pneumonia.data.dataset import ChestXrayDataset
-from pneumonia.data.image_io import Preprocessing
-from pneumonia.data.manifest import Manifest
-
-count, file = int(sys.argv[1]), Path(sys.argv[2])
-np.save(file, np.zeros((count, 128, 128), np.uint8))
-paths = [f"person{n:06d}_virus_{n}.jpeg" for n in range(count)]
-samples = Manifest.from_paths(paths, [1] * count)
-
-class Spying(ChestXrayDataset):
-    def __getitem__(self, key):
-        item = super().__getitem__(key)
-        if key == count - 1:
-            lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-            (item["index"],) = [int(line.split()[1]) for line in lines if line.startswith("Rss:")]
-        return item
-
-dataset = Spying(samples, Preprocessing(128), cache=Cache(file, np.array(paths)))
-for batch in DataLoader(dataset, 32, num_workers=1):
-    pass
-print(int(batch["index"][-1]))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_the_memory_of_a_worker_does_not_grow_with_the_data_set(tmp_path):
-    def kilobytes(count: int) -> int:
-        command = [sys.executable, "-c", MEMORY, str(count), str(tmp_path / f"{count}.npy")]
-        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-
-    small, large = kilobytes(500), kilobytes(20_000)  # 8 MB and 328 MB of pixels
-    assert large - small < 20_000
+        dataset[0, 3, 0]

@@ -6,6 +6,7 @@ import sys
 import traceback
 import warnings
 import zlib
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
@@ -41,11 +42,6 @@ SYNTAXES = (
     JPEG2000Lossless,
 )
 TWELVE = np.arange(4096, dtype=np.uint16).reshape(64, 64)
-BUNDLED = sorted(
-    path
-    for path in (Path(pydicom.__file__).parent / "data/test_files").rglob("*")
-    if path.is_file()
-)
 
 
 def levels(content: bytes) -> np.ndarray:
@@ -84,32 +80,36 @@ def test_a_jpeg_and_the_dicom_file_of_it_give_the_same_pixels(make_dicom, synthe
     assert np.array_equal(np.asarray(read_grey(tmp_path / "named.jpeg")), grey)
 
 
-def test_without_a_window_the_stored_bits_are_the_range(make_dicom):
-    assert np.array_equal(levels(make_dicom(TWELVE, BitsStored=12)), TWELVE >> 4)
-    assert np.array_equal(levels(make_dicom(TWELVE, BitsStored=16)), TWELVE >> 8)
-    signed = TWELVE.astype(np.int16) - 2048
-    assert np.array_equal(levels(make_dicom(signed, BitsStored=12)), TWELVE >> 4)
+MONO1, INVERSE = {"PhotometricInterpretation": "MONOCHROME1"}, {"PresentationLUTShape": "INVERSE"}
 
 
 @pytest.mark.parametrize(
-    ("attributes", "inverted"),
+    ("pixels", "attributes", "expected"),
     [
-        ({"PhotometricInterpretation": "MONOCHROME1"}, True),
-        ({"PhotometricInterpretation": "MONOCHROME1", "PresentationLUTShape": "INVERSE"}, True),
-        ({"PresentationLUTShape": "INVERSE"}, True),
-        ({"PresentationLUTShape": "IDENTITY"}, False),
+        (TWELVE, {}, TWELVE >> 4),
+        (TWELVE, {"BitsStored": 16}, TWELVE >> 8),
+        (TWELVE.astype(np.int16) - 2048, {}, TWELVE >> 4),
+        (TWELVE, MONO1, 255 - (TWELVE >> 4)),
+        (TWELVE, MONO1 | INVERSE, 255 - (TWELVE >> 4)),
+        (TWELVE, INVERSE, 255 - (TWELVE >> 4)),
+        (TWELVE, {"RescaleSlope": -1, "RescaleIntercept": 4095}, 255 - (TWELVE >> 4)),
+        (TWELVE, {"VOILUTSequence": table([i // 16 for i in range(4096)], depth=8)}, TWELVE >> 4),
     ],
 )
-def test_inverted_images_are_inverted_once(make_dicom, attributes, inverted):
-    expected = TWELVE >> 4
-    found = levels(make_dicom(TWELVE, BitsStored=12, **attributes))
-    assert np.array_equal(found, 255 - expected if inverted else expected)
+def test_without_a_window_the_stored_bits_are_the_range(make_dicom, pixels, attributes, expected):
+    assert np.array_equal(levels(make_dicom(pixels, **({"BitsStored": 12} | attributes))), expected)
+
+
+def test_the_entries_of_a_big_endian_table(make_dicom):
+    attributes = {"BitsStored": 12, "VOILUTSequence": table([16 * i for i in range(4096)])}
+    assert np.array_equal(
+        levels(make_dicom(TWELVE, ExplicitVRBigEndian, **attributes)), TWELVE >> 4
+    )
 
 
 WINDOWS = [
     {"WindowCenter": 2000, "WindowWidth": 1000},
-    {"WindowCenter": [2000, 500], "WindowWidth": [1000, 10]},
-    {"WindowCenter": 2000, "WindowWidth": 1},
+    {"WindowCenter": [2000, 500], "WindowWidth": [1, 10]},
     {"WindowCenter": 1000, "WindowWidth": 300, "VOILUTFunction": "LINEAR_EXACT"},
     {"WindowCenter": 1000, "WindowWidth": 300, "VOILUTFunction": "SIGMOID"},
     {"WindowCenter": -500, "WindowWidth": 900, "RescaleSlope": 0.5, "RescaleIntercept": -1024},
@@ -117,11 +117,7 @@ WINDOWS = [
     {"VOILUTSequence": table([16 * i for i in range(4096)]), "WindowCenter": 9, "WindowWidth": 2},
     {"VOILUTSequence": table([i * i // 256 for i in range(2048)], 1024)},
     {"ModalityLUTSequence": table([65535 - 16 * i for i in range(4096)])},
-    {
-        "ModalityLUTSequence": table([i // 2 for i in range(4096)]),
-        "WindowCenter": 1000,
-        "WindowWidth": 500,
-    },
+    {"ModalityLUTSequence": table(list(range(4096))), "WindowCenter": 1000, "WindowWidth": 500},
 ]
 
 
@@ -139,41 +135,16 @@ def test_windows_and_tables_agree_with_pydicom(make_dicom, attributes):
     assert np.abs(levels(content) - expected).max() <= 1
 
 
-@pytest.mark.parametrize(
-    ("syntax", "attributes"),
-    [
-        (
-            ExplicitVRLittleEndian,
-            {"VOILUTSequence": table([i // 16 for i in range(4096)], depth=8)},
-        ),
-        (ExplicitVRBigEndian, {"VOILUTSequence": table([16 * i for i in range(4096)])}),
-        (ExplicitVRLittleEndian, {"RescaleSlope": -1, "RescaleIntercept": 4095}),
-    ],
-    ids=["8 bits", "big endian", "falling rescale"],
-)
-def test_tables_and_rescales_that_pydicom_cannot_check(make_dicom, syntax, attributes):
-    expected = 255 - (TWELVE >> 4) if "RescaleSlope" in attributes else TWELVE >> 4
-    assert np.array_equal(levels(make_dicom(TWELVE, syntax, BitsStored=12, **attributes)), expected)
-
-
-@pytest.mark.parametrize("meaning", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize(("attributes", "brightest"), [(MONO1, 10), ({}, 245)])
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
-def test_padding_is_black(make_dicom, syntax, meaning):
+def test_padding_is_black(make_dicom, syntax, attributes, brightest):
     pixels = np.array([[-2000, 0, 100, 30000]], np.int16)
-    inverted = meaning == "MONOCHROME1"
-    content = make_dicom(pixels, syntax, PhotometricInterpretation=meaning, PixelPaddingValue=-2000)
-    grey = levels(content)[0]
-    assert grey[0] == 0
-    assert grey[3] == (10 if inverted else 245)
-    ranged = make_dicom(
-        pixels,
-        syntax,
-        PhotometricInterpretation=meaning,
-        PixelPaddingValue=-2000,
-        PixelPaddingRangeLimit=0,
-    )
-    assert levels(ranged)[0, :2].tolist() == [0, 0]
-    assert levels(ranged)[0, 2] != 0
+    attributes = attributes | {"PixelPaddingValue": -2000}
+    grey = levels(make_dicom(pixels, syntax, **attributes))[0]
+    assert (grey[0], grey[3]) == (0, brightest)
+    ranged = levels(make_dicom(pixels, syntax, **attributes, PixelPaddingRangeLimit=0))[0]
+    assert ranged[:2].tolist() == [0, 0]
+    assert ranged[2] != 0
 
 
 EIGHT = np.zeros((4, 6), np.uint8)
@@ -184,16 +155,15 @@ EIGHT = np.zeros((4, 6), np.uint8)
     [
         ({"PixelData": None}, "no pixels"),
         ({"NumberOfFrames": 2}, "2 frames"),
-        ({"PhotometricInterpretation": "RGB"}, "PhotometricInterpretation is RGB"),
-        ({"PhotometricInterpretation": "SMITH^JOHN"}, "is unknown"),
+        ({"PhotometricInterpretation": "RGB"}, "PhotometricInterpretation"),
         ({"Rows": None}, "Rows"),
-        ({"Rows": 65535, "Columns": 65535}, "Rows and Columns are 65,535 and 65,535"),
+        ({"Rows": 65535, "Columns": 65535}, "Rows and Columns"),
         ({"Rows": 5}, "truncated"),
-        ({"BitsAllocated": 32, "BitsStored": 32}, "BitsStored and BitsAllocated are 32 and 32"),
+        ({"BitsAllocated": 32, "BitsStored": 32}, "BitsStored"),
         ({"HighBit": 6}, "HighBit"),
-        ({"WindowCenter": 5, "WindowWidth": 0}, "WindowWidth of 0"),
+        ({"WindowCenter": 5, "WindowWidth": 0}, "WindowWidth"),
         ({"WindowCenter": 5, "WindowWidth": 5, "VOILUTFunction": "CUBIC"}, "VOILUTFunction"),
-        ({"RescaleSlope": 0, "RescaleIntercept": 1}, "RescaleSlope is 0"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 1}, "RescaleSlope"),
         ({"VOILUTSequence": table([1, 2, 3], depth=5)}, "lookup table"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
@@ -231,7 +201,7 @@ def test_an_enormous_jpeg_inside_a_small_header_is_not_decoded(make_dicom):
     stream = bytearray(file.getvalue())
     at = stream.index(b"\xff\xc0")
     stream[at + 5 : at + 9] = struct.pack(">HH", 65000, 65000)
-    with pytest.raises(DataError, match=r"65,000 x 65,000 .* 6 x 4"):
+    with pytest.raises(DataError, match="compressed pixels"):
         read_grey(make_dicom(EIGHT, JPEGBaseline8Bit, stream=bytes(stream)))
 
 
@@ -260,20 +230,22 @@ def test_a_missing_extra_is_named(make_dicom, tmp_path, monkeypatch):
 
 
 def test_every_file_that_pydicom_ships_is_an_image_or_one_sentence():
-    refusals = []
-    for path in BUNDLED:
+    folder = Path(pydicom.__file__).parent / "data/test_files"
+    refusals = {}
+    for path in filter(Path.is_file, folder.rglob("*")):
         try:
             assert read_grey(path).mode == "L"
         except DataError as error:
-            refusals.append((path, str(error)))
-    assert all(said.startswith(f"{path} cannot be read as an image (") for path, said in refusals)
-    assert not [said for _, said in refusals if "\n" in said]
+            refusals[path] = str(error)
+    for path, refusal in refusals.items():
+        assert refusal.startswith(f"{path} cannot be read as an image (")
+        assert "\n" not in refusal
 
 
 SECRET = "SECRET9^PATIENT"
 
 
-def planted(make_dicom) -> dict[str, bytes]:
+def planted(make_dicom) -> list[bytes]:
     """DICOM files with a name in them where it belongs, and where it does not."""
     named = {"PatientName": SECRET, "PatientID": SECRET, "PatientComments": SECRET}
     sound = make_dicom(EIGHT, **named, WindowCenter="1234567890", WindowWidth="0987654321")
@@ -283,54 +255,49 @@ def planted(make_dicom) -> dict[str, bytes]:
         assert sound.count(old) == 1
         return sound.replace(old, new)
 
-    mono = b"MONOCHROME2 "
-    return {
-        "sound": sound,
-        "centre": swap(b"1234567890", secret[:10]),
-        "kind": swap(mono, secret[: len(mono)]),
-        "syntax": swap(b"1.2.840.10008.1.2.1\0", (secret * 2)[:20]),
-        "vr": sound.replace(b"PN", b"DS").replace(b"LO", b"IS"),
-        "charset": make_dicom(EIGHT, SpecificCharacterSet=SECRET, **named),
-        "function": make_dicom(
-            EIGHT, VOILUTFunction=SECRET, WindowCenter=1, WindowWidth=9, **named
-        ),
-        "pixels": make_dicom(EIGHT, JPEGBaseline8Bit, stream=b"\xff\xd8" + secret * 4, **named),
-        "cut in the name": sound[: sound.index(secret) + 9],
-        "rows": swap(b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00PN"),
-    }
+    return [
+        sound,
+        swap(b"1234567890", secret[:10]),
+        swap(b"MONOCHROME2 ", secret[:12]),
+        swap(b"1.2.840.10008.1.2.1\0", (secret * 2)[:20]),
+        sound.replace(b"PN", b"DS").replace(b"LO", b"IS"),
+        make_dicom(EIGHT, SpecificCharacterSet=SECRET, **named),
+        make_dicom(EIGHT, VOILUTFunction=SECRET, WindowCenter=1, WindowWidth=9, **named),
+        make_dicom(EIGHT, JPEGBaseline8Bit, stream=b"\xff\xd8" + secret * 4, **named),
+        sound[: sound.index(secret) + 9],
+        swap(b"\x28\x00\x10\x00US", b"\x28\x00\x10\x00PN"),
+    ]
 
 
-@pytest.mark.parametrize("debugging", [False, True])
-def test_no_message_or_log_quotes_the_patient(make_dicom, tmp_path, caplog, capfd, debugging):
+@pytest.fixture
+def _debugging() -> Iterator[None]:
+    handlers = list(pydicom.config.logger.handlers)
+    pydicom.config.debug(True, default_handler=True)
+    yield
+    pydicom.config.debug(False, default_handler=False)
+    pydicom.config.logger.handlers = handlers
+
+
+@pytest.mark.usefixtures("_debugging")
+def test_no_message_or_log_quotes_the_patient(make_dicom, caplog, capfd):
     files = planted(make_dicom)
     capfd.readouterr()  # what pydicom says of writing them
     caplog.clear()
     caplog.set_level(logging.DEBUG)
-    if debugging:
-        pydicom.config.debug(True, default_handler=True)
     said = []
-    try:
-        with warnings.catch_warnings(record=True) as warned:
-            warnings.simplefilter("always")
-            for name, content in files.items():
-                (tmp_path / f"{name}.dcm").write_bytes(content)
-                for source in (content, tmp_path / f"{name}.dcm"):
-                    try:
-                        read_grey(source)
-                    except DataError as error:
-                        said.append("".join(traceback.format_exception(error)))
-                        chain: BaseException | None = error
-                        while chain is not None:
-                            said.append(repr(chain))
-                            chain = chain.__cause__ or chain.__context__
-        said += [repr(vars(warning)) for warning in warned]
-        said += [record.getMessage() for record in caplog.records]
-    finally:
-        pydicom.config.debug(False, default_handler=False)
-        pydicom.config.logger.handlers = [
-            h for h in pydicom.config.logger.handlers if type(h) is not logging.StreamHandler
-        ]
-    said += capfd.readouterr()
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        for content in files:
+            try:
+                read_grey(content)
+            except DataError as error:
+                chain: BaseException | None = error
+                while chain is not None:
+                    said += ["".join(traceback.format_exception(chain)), repr(chain)]
+                    chain = chain.__cause__ or chain.__context__
     assert len(said) > 8  # several of them are refused
+    said += [repr(vars(warning)) for warning in warned]
+    said += [record.getMessage() for record in caplog.records]
+    said += capfd.readouterr()
     for part in ("SECRET9", "T9^P", "PATIENT"):
         assert not [words for words in said if part in words]

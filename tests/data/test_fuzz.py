@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from fuzzing import QUICK, SOAK, changes, damaged, soon
-from hypothesis import given, settings
+from fuzzing import cases, changes, damaged, soon
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from pydicom.uid import (
@@ -79,23 +79,22 @@ def sound(synthetic, make_dicom) -> list[bytes]:
     return files
 
 
-def check(content: bytes) -> None:
-    refusal = "The image cannot be read ("
-    with soon():
-        try:
-            assert read_grey(content).mode == "L"
-        except DataError as error:
-            refusal = str(error)
-    assert refusal.startswith("The image cannot be read (")
-    assert "\n" not in refusal
-    assert "CRET" not in refusal
+@cases(200, 5000)
+def test_a_damaged_file_is_an_image_or_one_sentence(sound, some_cases, capfd, caplog):
+    for content in sound:
+        assert np.asarray(read_grey(content)).std() > 5
 
-
-def fuzz_images(sound, cases: int, capfd, caplog, **options) -> None:
-    @settings(max_examples=cases, **options)
+    @some_cases
     @given(st.integers(0, len(sound) - 1), changes(AWKWARD))
     def always_an_image_or_a_sentence(which, some):
-        check(damaged(sound[which], some))
+        refusal = start = "The image cannot be read ("
+        with soon():
+            try:
+                assert read_grey(damaged(sound[which], some)).mode == "L"
+            except DataError as error:
+                refusal = str(error)
+        assert refusal.startswith(start)
+        assert not [word for word in ("\n", "CRET") if word in refusal]
 
     capfd.readouterr()
     with warnings.catch_warnings(record=True) as warned:
@@ -105,21 +104,6 @@ def fuzz_images(sound, cases: int, capfd, caplog, **options) -> None:
     assert not [record.getMessage() for record in caplog.records]
     out, err = capfd.readouterr()
     assert (out, LIBTIFF.sub("", err)) == ("", "")  # libtiff prints, and cannot be told not to
-
-
-def test_sound_files_are_read(sound):
-    for content in sound:
-        assert np.asarray(read_grey(content)).std() > 5
-
-
-def test_a_damaged_file_is_an_image_or_one_sentence(sound, capfd, caplog):
-    fuzz_images(sound, 200, capfd, caplog, **QUICK)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_thousands_of_damaged_files_are_images_or_one_sentence(sound, capfd, caplog):
-    fuzz_images(sound, 5000, capfd, caplog, **SOAK)
 
 
 NAMES = ("path", "label", "split", "patient", "subtype")
@@ -153,19 +137,20 @@ def written(draw) -> bytes:
     return (draw(st.sampled_from(["\n", "\r\n", "\r"])).join(lines)).encode(encoding, errors)
 
 
-def fuzz_tables(folder: Path, write_images, cases: int, **options) -> None:
+@cases(200, 20_000)
+def test_a_table_of_any_kind_gives_its_images_or_one_sentence(tmp_path, write_images, some_cases):
     names = [f"{letter}.png" for letter in "abcdefgh"]
-    write_images(folder, names)
+    write_images(tmp_path, names)
     lines = [",".join(NAMES)]
     for number, name in enumerate(names):
         kind = (("NORMAL", "normal"), ("PNEUMONIA", "viral"))[number % 2]
         lines.append(f"{name},{kind[0]},train,p{number // 4},{kind[1]}")
     whole = "\n".join(lines).encode() + b"\n"
-    file = folder / "table.csv"
+    file = tmp_path / "table.csv"
     file.write_bytes(whole)
     assert len(read_table(file).read("train", "column")) == len(names)
 
-    @settings(max_examples=cases, **options)
+    @some_cases
     @given(written() | CHANGES.map(lambda some: damaged(whole, some)), PATIENTS)
     def always_images_or_a_sentence(content, patients):
         file.write_bytes(content)
@@ -178,13 +163,3 @@ def fuzz_tables(folder: Path, write_images, cases: int, **options) -> None:
             assert all(Path(path).is_file() for path in samples.paths)
 
     always_images_or_a_sentence()
-
-
-def test_a_table_of_any_kind_gives_its_images_or_one_sentence(tmp_path, write_images):
-    fuzz_tables(tmp_path, write_images, 200, **QUICK)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_thousands_of_tables_give_their_images_or_one_sentence(tmp_path, write_images):
-    fuzz_tables(tmp_path, write_images, 20_000, **SOAK)

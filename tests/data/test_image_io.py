@@ -18,18 +18,11 @@ from pneumonia.errors import ConfigError, DataError
 RAMP = np.tile(np.arange(0, 256, 4, dtype=np.uint8), (48, 1))  # [48, 64], dark to bright
 
 
-def png() -> bytes:
-    file = BytesIO()
-    Image.fromarray(RAMP).save(file, "PNG")
-    return file.getvalue()
-
-
 @pytest.mark.parametrize(
     ("suffix", "mode"),
     [("jpeg", mode) for mode in ("L", "RGB", "CMYK")]
-    + [("png", mode) for mode in ("L", "RGB", "RGBA", "LA", "P", "I;16")]
-    + [("tiff", mode) for mode in ("L", "I;16", "CMYK")]
-    + [("webp", "RGBA"), ("gif", "P"), ("bmp", "RGB"), ("pgm", "L")],
+    + [("png", mode) for mode in ("RGBA", "LA", "P", "I;16")]
+    + [("tiff", "I;16"), ("webp", "RGBA"), ("gif", "P"), ("bmp", "RGB"), ("pgm", "L")],
 )
 def test_any_format_and_mode_is_read_as_the_same_grey(tmp_path, suffix, mode):
     path = tmp_path / f"x.{suffix}"
@@ -57,7 +50,7 @@ def test_pixels_of_unknown_range_are_refused(tmp_path, dtype):
         read_grey(tmp_path / "x.tiff")
 
 
-@pytest.mark.parametrize("fraction", [0.01, 0.6, 0.99])
+@pytest.mark.parametrize("fraction", [0.01, 0.99])
 @pytest.mark.parametrize("suffix", ["jpeg", "png", "tiff", "bmp"])
 def test_a_truncated_file_is_named(tmp_path, fraction, suffix):
     path = tmp_path / f"half.{suffix}"
@@ -117,11 +110,11 @@ def test_a_setting_out_of_range_is_refused(key, value):
 
 
 def test_transparent_pixels_are_black(tmp_path):
-    pixels = np.full((8, 8, 4), 200, np.uint8)
-    pixels[:, :, 3] = [0] * 4 + [255] * 4
+    pixels = np.full((1, 2, 4), 200, np.uint8)
+    pixels[:, :, 3] = [0, 255]
     for mode in ("RGBA", "LA"):
         Image.fromarray(pixels).convert(mode).save(tmp_path / "x.png")
-        assert np.asarray(read_grey(tmp_path / "x.png"))[0].tolist() == [0] * 4 + [200] * 4
+        assert np.asarray(read_grey(tmp_path / "x.png")).tolist() == [[0, 200]]
     palette = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
     palette.putpalette([200] * 3 + [90] * 3)
     palette.save(tmp_path / "x.png", transparency=0)
@@ -141,7 +134,7 @@ def large(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-@pytest.mark.parametrize("resize_mode", ["squash", "pad", "crop"])
+@pytest.mark.parametrize("resize_mode", ["squash", "pad"])
 def test_path_bytes_image_and_array_give_the_same_pixels(tmp_path, large, resize_mode, mode):
     path = tmp_path / "x.jpeg"
     large.convert(mode).save(path, quality=90)
@@ -156,12 +149,7 @@ def test_path_bytes_image_and_array_give_the_same_pixels(tmp_path, large, resize
 
 def test_arrays_follow_the_rules_of_files(tmp_path):
     random = np.random.default_rng(0)
-    for shape, dtype in [
-        ((5, 7), np.uint8),
-        ((5, 7), np.uint16),
-        ((5, 7, 3), np.uint8),
-        ((5, 7, 4), np.uint8),
-    ]:
+    for shape, dtype in (((5, 7), np.uint16), ((5, 7, 3), np.uint8), ((5, 7, 4), np.uint8)):
         array = random.integers(0, np.iinfo(dtype).max, shape, dtype)
         Image.fromarray(array).save(tmp_path / "x.png")
         assert np.array_equal(from_array(array), read_grey(tmp_path / "x.png"))
@@ -170,32 +158,20 @@ def test_arrays_follow_the_rules_of_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "array",
-    [
-        np.zeros((4, 4), bool),
-        np.zeros((4, 4), np.float32),
-        np.zeros((4, 4, 2), np.uint8),
-        np.zeros((4, 4, 3), np.uint16),
-        np.zeros((0, 4), np.uint8),
-        [[1, 2]],
-    ],
-    ids=lambda array: f"{getattr(array, 'dtype', 'list')}{np.shape(array)}",
+    ("shape", "dtype"),
+    [((4, 4), np.float32), ((4, 4, 2), np.uint8), ((4, 4, 3), np.uint16), ((0, 4), np.uint8)],
 )
-def test_other_arrays_are_refused(array):
+def test_other_arrays_are_refused(shape, dtype):
     with pytest.raises(DataError, match="expected"):
-        from_array(array)
-    with pytest.raises(DataError, match="expected a PIL image"):
-        to_grey(array)
+        from_array(np.zeros(shape, dtype))
 
 
 FLAT = np.kron(np.array([[10, 90, 170], [50, 130, 240]]), np.ones((16, 16), int))
 
 
-@pytest.mark.parametrize("suffix", ["jpeg", "png"])
 @pytest.mark.parametrize(
     ("orientation", "upright"),
     [
-        (1, FLAT),
         (2, FLAT[:, ::-1]),
         (3, FLAT[::-1, ::-1]),
         (4, FLAT[::-1]),
@@ -206,13 +182,14 @@ FLAT = np.kron(np.array([[10, 90, 170], [50, 130, 240]]), np.ones((16, 16), int)
         (77, FLAT),
     ],
 )
-def test_an_image_is_turned_upright_by_its_exif_orientation(tmp_path, suffix, orientation, upright):
+def test_an_image_is_turned_upright_by_its_exif_orientation(tmp_path, orientation, upright):
     exif = Image.Exif()
     exif[0x0112] = orientation
-    Image.fromarray(FLAT.astype(np.uint8)).save(tmp_path / f"x.{suffix}", exif=exif)
-    grey = np.asarray(read_grey(tmp_path / f"x.{suffix}")).astype(int)
-    assert grey.shape == upright.shape
-    assert np.abs(grey - upright).max() <= 8
+    for name in ("x.jpeg", "x.png"):
+        Image.fromarray(FLAT.astype(np.uint8)).save(tmp_path / name, exif=exif)
+        grey = np.asarray(read_grey(tmp_path / name)).astype(int)
+        assert grey.shape == upright.shape
+        assert np.abs(grey - upright).max() <= 8
 
 
 def test_damaged_metadata_of_a_sound_image_is_ignored(tmp_path, recwarn):
@@ -221,15 +198,13 @@ def test_damaged_metadata_of_a_sound_image_is_ignored(tmp_path, recwarn):
     assert not recwarn.list
 
 
-@pytest.mark.parametrize(("suffix", "frames"), [("gif", 12), ("tiff", 12)])
-def test_several_frames_are_refused(tmp_path, suffix, frames):
+@pytest.mark.parametrize("suffix", ["gif", "tiff"])
+def test_several_frames_are_refused(tmp_path, suffix):
     random = np.random.default_rng(0)
-    first, *rest = (
-        Image.fromarray(random.integers(0, 256, (8, 8), np.uint8)) for _ in range(frames)
-    )
+    first, *rest = (Image.fromarray(random.integers(0, 256, (8, 8), np.uint8)) for _ in range(12))
     path = tmp_path / f"x.{suffix}"
     first.save(path, save_all=True, append_images=rest)
-    with pytest.raises(DataError, match=rf"x\.{suffix} .*{frames} frames"):
+    with pytest.raises(DataError, match=rf"x\.{suffix} .*12 frames"):
         read_grey(path)
     with Image.open(path) as image, pytest.raises(DataError, match="frames"):
         to_grey(image)
@@ -241,7 +216,7 @@ def test_the_first_image_of_a_camera_file_is_read(tmp_path, large):
     assert np.array_equal(read_grey(tmp_path / "x.jpeg"), read_grey(tmp_path / "y.jpeg"))
 
 
-@pytest.mark.parametrize("kind", ["EPS", "JPEG2000", "PDF"])
+@pytest.mark.parametrize("kind", ["EPS", "PDF"])
 def test_other_formats_are_never_opened(tmp_path, kind):
     Image.fromarray(RAMP).save(tmp_path / "x.png", kind)
     with pytest.raises(DataError, match=r"x\.png .*JPEG, PNG"):
@@ -269,40 +244,24 @@ def chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-@pytest.mark.parametrize("side", [20_000, 9_500])
-def test_an_enormous_image_is_refused_before_it_is_decoded(tmp_path, side):
-    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+def test_an_enormous_image_is_refused_before_it_is_decoded():
+    header = struct.pack(">IIBBBBB", 9_500, 9_500, 8, 0, 0, 0, 0)
     bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")  # no pixels
     assert_refused_soon(bomb, "pixels")
 
 
 def test_text_that_inflates_without_end_is_refused_soon():
     bomb = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"\0" * (200 << 20)))
-    assert_refused_soon(png()[:33] + bomb + png()[33:], "The image", 2)
+    Image.fromarray(RAMP).save(png := BytesIO(), "PNG")
+    assert_refused_soon(png.getvalue()[:33] + bomb + png.getvalue()[33:], "The image", 2)
 
 
 def test_decoding_threads_print_no_warning_and_other_code_keeps_its_own(tmp_path, recwarn):
     Image.fromarray(RAMP).save(tmp_path / "x.tiff")
     broken = (tmp_path / "x.tiff").read_bytes()[:-9]
-
-    def refuse(_: int) -> None:
-        with pytest.raises(DataError):
-            read_grey(broken)
-
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(refuse, range(200)))
+        results = [pool.submit(read_grey, broken) for _ in range(200)]
+    assert all(isinstance(result.exception(), DataError) for result in results)
     assert not recwarn.list
-    with pytest.warns(UserWarning, match="mine"):
-        warnings.warn("mine", UserWarning, stacklevel=1)
-    warnings.warn("mine too", UserWarning, stacklevel=1)
+    warnings.warn("mine", UserWarning, stacklevel=1)
     assert len(recwarn.list) == 1
-
-
-@pytest.mark.shared
-def test_real_originals_in_colour_are_read_as_grey(shared):
-    paths = sorted((shared / "data/originals").rglob("*.jpeg"))
-    coloured = [path for path in paths if Image.open(path).mode == "RGB"]
-    assert (len(paths), len(coloured)) == (68, 4)
-    for path in coloured:
-        assert read_grey(path).mode == "L"
-        assert np.asarray(read_grey(path)).std() > 20

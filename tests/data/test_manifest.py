@@ -9,20 +9,14 @@ import pytest
 from pneumonia.data.dataset import read_split
 from pneumonia.data.manifest import COLUMN, Manifest, read_table
 from pneumonia.data.split import ValidationSplit
-from pneumonia.errors import ConfigError, DataError
+from pneumonia.errors import DataError
 
 
-@pytest.fixture
-def samples() -> Manifest:
+def test_the_summary_counts_images_patients_and_classes():
     paths = ["IM-0001-0001.jpeg", "person1_virus_1.jpeg", "person1_virus_2.jpeg"]
-    return Manifest.from_paths([*paths, "person2_bacteria_1.jpeg"], [0, 1, 1, 1])
-
-
-def test_the_summary_counts_images_patients_classes_and_subtypes(samples):
+    samples = Manifest.from_paths([*paths, "person2_bacteria_1.jpeg"], [0, 1, 1, 1])
     assert samples.class_counts() == (1, 3)
-    assert samples.summary() == (
-        "4 images of 3 patients: 1 NORMAL, 3 PNEUMONIA (1 bacterial, 2 viral)"
-    )
+    assert samples.summary() == "4 images of 3 patients: 1 NORMAL, 3 PNEUMONIA"
 
 
 @pytest.fixture
@@ -42,19 +36,14 @@ def write(tmp_path, write_images):
 
 
 def test_a_table_of_kaggles_folders_gives_the_same_images(kaggle):
-    file = kaggle / "table.csv"
-    with file.open("w", newline="") as text:
-        writer = csv.writer(text)
-        writer.writerow(["path", "label", "split"])
-        for path in sorted(kaggle.rglob("*.jpeg")):
-            name = path.relative_to(kaggle)
-            writer.writerow([name, name.parts[1], name.parts[0]])
-    table = read_table(file)
+    names = [path.relative_to(kaggle) for path in sorted(kaggle.rglob("*.jpeg"))]
+    rows = [f"{name},{name.parts[1]},{name.parts[0]}" for name in names]
+    (kaggle / "table.csv").write_text("\n".join(["path,label,split", *rows]))
+    table = read_table(kaggle / "table.csv")
     for split in ("train", "val", "test"):
-        for patients in (None, "file"):
-            one, other = table.read(split, patients), read_split(kaggle, split, patients)
-            for column, expected in vars(other).items():
-                assert np.array_equal(getattr(one, column), expected)
+        one, other = table.read(split), read_split(kaggle, split)
+        for column, expected in vars(other).items():
+            assert np.array_equal(getattr(one, column), expected)
 
 
 def test_relative_paths_start_from_the_tables_folder_or_a_given_root(write, tmp_path):
@@ -107,16 +96,11 @@ def test_patients_can_be_identified_by_file_or_expression_as_in_folders(write):
     table = read_table(write("path,label", "x/7_a.png,0", "x/7_b.png,1", "x/8_a.png,1"))
     assert len(set(table.read("train", "file").patients)) == 3
     assert table.read("train", r"^(\d+)_").patients.tolist() == ["7", "7", "8"]
-    with pytest.raises(DataError, match=r"7_a\.png, 7_b\.png, 8_a\.png"):
+    with pytest.raises(DataError, match=r"7_a\.png, 7_b\.png, 8_a\.png.*data\.patients=column"):
         table.read("train")
-    with pytest.raises(ConfigError, match=r"data\.patients=column"):
+    with pytest.raises(DataError, match=r"data\.patients=column.*line 2"):
         table.read("train", COLUMN)
-
-
-def test_unknown_patients_are_named(write):
     table = read_table(write("path,label,patient", "a.png,0,Ann", "b.png,1, "))
-    with pytest.raises(DataError, match=r"a\.png, b\.png.*data\.patients=column"):
-        table.read("train")
     with pytest.raises(DataError, match="line 3"):
         table.read("train", COLUMN)
 
@@ -135,36 +119,30 @@ def test_other_columns_are_ignored_and_logged(write, caplog):
     assert "age, site" in caplog.text
 
 
-@pytest.mark.parametrize("name", ["a, b.png", "胸部.png", " a.png"])
-def test_any_file_name_can_be_listed(tmp_path, write_images, name):
-    write_images(tmp_path, [name, "normal.png"])
-    file = tmp_path / "table.csv"
-    with file.open("w", encoding="utf-8", newline="") as text:
-        csv.writer(text).writerows([("path", "label"), (name, 1), ("normal.png", 0)])
+def test_any_file_name_can_be_listed(write, tmp_path):
+    names = ["a, b.png", "胸部.png", " a.png"]
+    file = write("path,label", *(f'"{name}",{row % 2}' for row, name in enumerate(names)))
     samples = read_table(file).read("train", "file")
-    assert samples.paths.tolist() == [str(tmp_path / name), str(tmp_path / "normal.png")]
+    assert samples.paths.tolist() == [str(tmp_path / name) for name in names]
 
 
-@pytest.mark.parametrize("form", ["BOM", "CRLF", "blank lines", "no last line end"])
-def test_what_spreadsheets_write_is_read(write, form):
+def test_what_spreadsheets_write_is_read(write):
     file = write("path,label", "IM-1-1.png,0", "person1_virus_1.png,1")
     text = file.read_bytes()
-    forms = {"BOM": b"\xef\xbb\xbf" + text, "CRLF": text.replace(b"\n", b"\r\n")}
-    forms |= {"blank lines": text.replace(b"\n", b"\n\n"), "no last line end": text.rstrip()}
-    file.write_bytes(forms[form])
-    assert read_table(file).read("train").class_counts() == (1, 1)
+    windows = b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n")
+    for content in (windows, text.replace(b"\n", b"\n\n"), text.rstrip()):
+        file.write_bytes(content)
+        assert read_table(file).read("train").class_counts() == (1, 1)
 
 
 @pytest.mark.parametrize(
     ("content", "named"),
     [
-        (b"", "column path"),
+        (b"", "path,label"),
         (b"path,label\n", "no rows"),
-        (b"file,label\na.png,0\n", "column path"),
         (b"path;label\na.png;0\n", "path;label"),
-        (b"path,label,label\na.png,0,1\n", "two columns label"),
+        (b"path,label,label\na.png,0,1\n", "path,label,label"),
         ("path,label\ngröße.png,0\n".encode("latin-1"), "UTF-8"),
-        ("path,label\na.png,0\n".encode("utf-16"), "UTF-8"),
         (b'path,label\n"a.png,0\n', "line 2"),
         (b"path,label\na, b.png,0\n", "line 2: 3 cells"),
     ],
@@ -184,21 +162,20 @@ def test_a_missing_table_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("column", "value"),
-    [
-        *(("label", "2"), ("label", ""), ("split", "dev"), ("subtype", "fungal")),
-        ("subtype", "normal"),
-    ],
+    [("label", "2"), ("split", "dev"), ("subtype", "fungal"), ("subtype", "normal")],
 )
 def test_the_first_three_invalid_rows_are_named(write, column, value):
     values = {"label": "PNEUMONIA", "split": "train", "subtype": "viral"} | {column: value}
     bad = ",".join(values.values())
     rows = ["a.png,NORMAL,train,normal", *(f"{name}.png,{bad}" for name in "bcdef")]
-    with pytest.raises(DataError, match=f"5 rows .*line 3: .*{column}.*line 5: ") as refusal:
+    with pytest.raises(
+        DataError, match=f"5 invalid rows .*line 3: .*{column}.*line 5: "
+    ) as refusal:
         read_table(write("path,label,split,subtype", *rows))
     assert "line 6" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", ["gone.png", "folder", "loop.png", "", "a\0.png"])
+@pytest.mark.parametrize("name", ["gone.png", "folder", "loop.png", "a\0.png"])
 def test_a_missing_file_is_named(write, tmp_path, name):
     write("path,label", "a.png,0", "b.png,1")
     (tmp_path / "folder").mkdir()

@@ -12,9 +12,7 @@ from pneumonia.labels import NORMAL, PNEUMONIA
     [
         ("person78_bacteria_378.jpeg", PNEUMONIA, "bacteria", 78, "bacterial"),
         ("person78_virus_378.jpeg", PNEUMONIA, "virus", 78, "viral"),
-        ("IM-0115-0001.jpeg", NORMAL, "IM", 115, "normal"),
         ("IM-0115-0001-0003.jpeg", NORMAL, "IM", 115, "normal"),
-        ("NORMAL2-IM-0115-0001.jpeg", NORMAL, "NORMAL2-IM", 115, "normal"),
         ("NORMAL2-IM-1094-0001-0003.png", NORMAL, "NORMAL2-IM", 1094, "normal"),
     ],
 )
@@ -25,10 +23,7 @@ def test_a_patient_is_a_stream_and_a_number(name, label, stream, number, subtype
 
 
 @pytest.mark.parametrize(
-    "name",
-    [
-        *("person1_fungus_2.jpeg", "XIM-0001-0001.jpeg", "person1_virus_2 (1).jpeg"),
-    ],
+    "name", ["person1_fungus_2.jpeg", "XIM-0001-0001.jpeg", "person1_virus_2 (1).jpeg"]
 )
 def test_a_name_of_no_stream_is_refused_with_both_remedies(name):
     paths = ["/data/train/NORMAL/IM-0001-0001.jpeg", f"/data/train/PNEUMONIA/{name}"]
@@ -47,8 +42,7 @@ def test_an_expression_identifies_patients():
 
 
 @pytest.mark.parametrize(
-    ("expression", "name"),
-    [(r"p(\d+)-", "/p12-/scan.png"), (r"p(\d+)?", "p.png"), (r"p(\d*)", "p.png")],
+    ("expression", "name"), [(r"p(\d+)-", "/p12-/scan.png"), (r"p(\d*)", "p.png")]
 )
 def test_a_name_that_does_not_match_or_has_an_empty_group_is_named(expression, name):
     with pytest.raises(DataError, match=name.rpartition("/")[2]):
@@ -62,19 +56,14 @@ def test_with_file_each_file_is_a_patient():
     assert [f.subtype for f in found] == ["normal", "unknown", "viral"]
 
 
-@pytest.mark.parametrize("expression", [r"p(\d+", r"p\d+", r"(p)(\d+)"])
+@pytest.mark.parametrize("expression", [r"p(\d+", r"(p)(\d+)"])
 def test_an_invalid_expression_is_refused(expression):
     with pytest.raises(ConfigError, match=r"data\.patients="):
         identify_patients(["p1.png"], [0], expression)
 
 
 @pytest.mark.parametrize(
-    ("name", "label"),
-    [
-        ("IM-0001-0001.jpeg", PNEUMONIA),
-        ("person1_virus_1.jpeg", NORMAL),
-        ("person1_bacteria_1.jpeg", NORMAL),
-    ],
+    ("name", "label"), [("IM-0001-0001.jpeg", PNEUMONIA), ("person1_virus_1.jpeg", NORMAL)]
 )
 def test_a_name_that_contradicts_its_label_is_refused(name, label):
     with pytest.raises(DataError, match=name):

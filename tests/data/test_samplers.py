@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from pneumonia.data.manifest import Manifest
-from pneumonia.data.samplers import BalancedSampler, SequentialSampler, ShuffledSampler
+from pneumonia.data.samplers import SequentialSampler, TrainingSampler, balanced_probabilities
 
 
 @pytest.fixture(scope="module")
@@ -14,6 +14,10 @@ def imbalanced() -> Manifest:
     names = [f"IM-0001-000{k}.jpeg" for k in range(4)] + ["IM-0002-0001.jpeg", "IM-0003-0001.jpeg"]
     names += [f"person1_virus_{k}.jpeg" for k in range(39)] + ["person1_bacteria_1.jpeg"]
     return Manifest.from_paths(names, [0] * 6 + [1] * 40)
+
+
+def balanced(samples, *settings) -> TrainingSampler:
+    return TrainingSampler(len(samples), *settings, probabilities=balanced_probabilities(samples))
 
 
 def draw(sampler, epoch=0):
@@ -25,12 +29,7 @@ def draw(sampler, epoch=0):
 
 
 def rows(size: int, batch: int, seed: int = 0, epoch: int = 0) -> list[int]:
-    return [row for _, row in draw(ShuffledSampler(size, batch, seed), epoch)]
-
-
-def test_an_epoch_is_a_permutation():
-    assert rows(100, 10) != sorted(rows(100, 10))
-    assert sorted(rows(100, 10)) == list(range(100))
+    return [row for _, row, _ in draw(TrainingSampler(size, batch, seed), epoch)]
 
 
 def test_an_incomplete_batch_is_dropped_but_not_always_of_the_same_rows():
@@ -42,16 +41,15 @@ def test_an_incomplete_batch_is_dropped_but_not_always_of_the_same_rows():
 
 def test_the_order_depends_on_seed_and_epoch_only():
     assert rows(100, 10) == rows(100, 10)
+    assert sorted(rows(100, 10)) == list(range(100))
     assert len({tuple(rows(100, 10, seed, epoch)) for seed in (0, 1) for epoch in (0, 1)}) == 4
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 4])
-@pytest.mark.parametrize("balanced", [False, True])
-def test_ranks_divide_the_same_global_batches(imbalanced, balanced, ranks):
-    def make(rank=0, ranks=1):
-        if balanced:
-            return BalancedSampler(imbalanced, 8, 3, rank, ranks)
-        return ShuffledSampler(103, 8, 3, rank, ranks)
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("even", [False, True])
+def test_ranks_divide_the_same_global_batches(imbalanced, even, ranks):
+    def make(*rank):
+        return balanced(imbalanced, 8, 3, *rank) if even else TrainingSampler(103, 8, 3, *rank)
 
     whole = draw(make(), 2)
     parts = [draw(make(rank, ranks), 2) for rank in range(ranks)]
@@ -61,9 +59,9 @@ def test_ranks_divide_the_same_global_batches(imbalanced, balanced, ranks):
         assert sorted(together) == sorted(whole[step * 8 : (step + 1) * 8])
 
 
-@pytest.mark.parametrize("balanced", [False, True])
-def test_a_resumed_epoch_continues_with_the_next_row(imbalanced, balanced):
-    sampler = BalancedSampler(imbalanced, 8, 3) if balanced else ShuffledSampler(46, 8, 3)
+@pytest.mark.parametrize("even", [False, True])
+def test_a_resumed_epoch_continues_with_the_next_row(imbalanced, even):
+    sampler = balanced(imbalanced, 8, 3) if even else TrainingSampler(46, 8, 3)
     first, second = draw(sampler, 2), draw(sampler, 3)
     sampler.resume(2, 16)
     assert list(sampler) == first[16:]
@@ -71,8 +69,8 @@ def test_a_resumed_epoch_continues_with_the_next_row(imbalanced, balanced):
     assert list(sampler) == second
 
 
-@pytest.mark.parametrize("ranks", [1, 2, 3, 7])
-@pytest.mark.parametrize("size", [0, 1, 20, 21])
+@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("size", [1, 20, 21])
 def test_in_order_every_row_comes_once_over_all_ranks(size, ranks):
     parts = [SequentialSampler(size, rank, ranks) for rank in range(ranks)]
     assert sorted(row for part in parts for row in part) == list(range(size))
@@ -81,7 +79,7 @@ def test_in_order_every_row_comes_once_over_all_ranks(size, ranks):
 
 
 def test_classes_and_patients_within_a_class_are_drawn_equally_often(imbalanced):
-    sampler = BalancedSampler(imbalanced, 2, 0)
+    sampler = balanced(imbalanced, 2, 0)
     drawn = [row for epoch in range(400) for _, row, _ in draw(sampler, epoch)]
     patients = Counter(imbalanced.patients[drawn].tolist())
     fractions = {patient: count / len(drawn) for patient, count in patients.items()}
@@ -92,8 +90,8 @@ def test_classes_and_patients_within_a_class_are_drawn_equally_often(imbalanced)
 
 
 def test_balanced_draws_depend_on_seed_and_epoch_only_and_repeats_are_numbered(imbalanced):
-    draws = draw(BalancedSampler(imbalanced, 2, 5), 3)
-    assert draw(BalancedSampler(imbalanced, 2, 5), 3) == draws
-    assert draw(BalancedSampler(imbalanced, 2, 6), 3) != draws
+    draws = draw(balanced(imbalanced, 2, 5), 3)
+    assert draw(balanced(imbalanced, 2, 5), 3) == draws
+    assert draw(balanced(imbalanced, 2, 6), 3) != draws
     for row, count in Counter(row for _, row, _ in draws).items():
         assert [k for _, r, k in draws if r == row] == list(range(count))

@@ -166,7 +166,7 @@ def draw_views(
     rows = []
     for row, (path, label) in enumerate(zip(paths, labels, strict=True)):
         original = read_grey(path)
-        items = [plain[row], *(augmented[epoch, row] for epoch in range(_EPOCHS))]
+        items = [plain[row], *(augmented[epoch, row, 0] for epoch in range(_EPOCHS))]
         views = [original, *(Image.fromarray(item["image"][0].numpy()) for item in items)]
         title = f"{CLASSES[label]}: {Path(path).name}, {original.width} x {original.height} px"
         rows.append(Row(title, views, captions))

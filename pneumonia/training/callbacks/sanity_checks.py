@@ -57,6 +57,9 @@ class SanityChecks(Callback):
                     f"{datamodule.root} has no test split to open after the fit. Add one, or set"
                     " test=false."
                 )
+            if trainer.is_global_zero:  # it makes the cache, which the others open
+                datamodule.setup("test")
+            trainer.strategy.barrier()
             datamodule.setup("test")  # a fault in it must not appear after hours of training
         check_splits(datamodule, trainer.world_size)
         if datamodule.sampler == "balanced" and pl_module.hparams.get("pos_weight") == "balanced":
