@@ -48,19 +48,14 @@ class LoadedImage:
 
 
 def display_name(source: Source, number: int = 1) -> str:
-    """Name an image in results: its path, or its number if it has none.
-
-    Args:
-        source: The image.
-        number: Its position in the input, from 1.
-    """
+    """The name of an image in results: its path, or its number (from 1) if it has none."""
     return os.fspath(source) if isinstance(source, str | os.PathLike) else f"image {number}"
 
 
 def load_image(
     source: Source, preprocessing: Preprocessing, name: str
 ) -> LoadedImage | FailedPrediction:
-    """Decode and preprocess an image.
+    """Decode and preprocess an image, and check its quality.
 
     Args:
         source: The image.
@@ -68,23 +63,29 @@ def load_image(
         name: Its name in results and messages.
 
     Returns:
-        The image, or a failure if it cannot be read, is not an image or is too small.
+        The image, or a failure if it cannot be read, is not an image or has a side of less than
+        32 pixels.
     """
     try:
-        return preprocess_image(decode(source, name), preprocessing, name)
+        image = decode(source, name)
     except DataError as error:
         return FailedPrediction(name, str(error))
+    if min(image.size) < _MIN_SIDE:
+        return FailedPrediction(
+            name,
+            f"{name} has {image.width} x {image.height} pixels, expected at least {_MIN_SIDE} on"
+            " each side. Use the original image.",
+        )
+    pixels = preprocessing(image)
+    return LoadedImage(name, pixels, _quality_warnings(image, pixels))
 
 
 def decode(source: Source, name: str) -> Image.Image:
-    """Decode an image in full.
+    """Decode an image in full: mode `L`, in its original size.
 
     Args:
         source: The image.
         name: Its name in messages.
-
-    Returns:
-        Mode `L`, in its original size.
 
     Raises:
         DataError: If it cannot be read or is not an image.
@@ -99,26 +100,6 @@ def decode(source: Source, name: str) -> Image.Image:
         f"{name} is a {type(source).__name__}; expected a path, bytes, a PIL image, a numpy array"
         " or a list of them."
     )
-
-
-def preprocess_image(image: Image.Image, preprocessing: Preprocessing, name: str) -> LoadedImage:
-    """Preprocess a decoded image and check its quality.
-
-    Args:
-        image: As `decode` returns it.
-        preprocessing: Of the model.
-        name: Its name in results and messages.
-
-    Raises:
-        DataError: If a side is shorter than 32 pixels.
-    """
-    if min(image.size) < _MIN_SIDE:
-        raise DataError(
-            f"{name} has {image.width} x {image.height} pixels, expected at least {_MIN_SIDE} on"
-            " each side. Use the original image."
-        )
-    pixels = preprocessing(image)
-    return LoadedImage(name, pixels, _quality_warnings(image, pixels))
 
 
 def _quality_warnings(image: Image.Image, pixels: Pixels) -> tuple[str, ...]:
@@ -145,22 +126,19 @@ SUFFIXES = (
 
 
 def list_images(arguments: Iterable[str], standard_input: Iterable[str] = ()) -> list[str]:
-    """List the image files that command-line arguments stand for, each once, in order.
-
-    A file stands for itself, whatever its name. A folder stands for the images below it in name
-    order: files with an image suffix and DICOM files without a suffix, except hidden ones. `-`
-    stands for the paths on standard input, one per line. Anything else is a pattern with `*`,
-    `?`, `[...]` or `**`.
+    """List the image files that command-line arguments name, each once, in order.
 
     Args:
-        arguments: Command-line arguments.
-        standard_input: Lines of standard input.
+        arguments: Files of any name; folders, for the images below them in name order (by suffix,
+            and DICOM files without one; no hidden files); patterns with `*`, `?`, `[...]` or `**`;
+            `-` for the paths on standard input.
+        standard_input: Its lines.
 
     Returns:
         Paths, at least one. The files need not be readable.
 
     Raises:
-        DataError: If an argument stands for no file.
+        DataError: If an argument names no file.
     """
     paths: dict[str, None] = {}
     for argument in arguments:
@@ -197,7 +175,7 @@ def _walk(folder: str) -> Iterator[str]:
         if name.startswith(".") or name == "__MACOSX":
             continue
         if name.lower().endswith(SUFFIXES):
-            yield path  # of a folder with the name of an image, too: it gets an error
+            yield path  # a folder with the name of an image, too: it gets an error
         elif is_folder:
             yield from _walk(path)
         elif "." not in name and Path(path).is_file() and _is_dicom(path):
@@ -214,14 +192,9 @@ def _is_dicom(path: str) -> bool:
 
 
 def take_shard(paths: list[str], shard: str) -> list[str]:
-    """Take one part of a list; the parts 1/n to n/n concatenate to the list.
+    """Take one part of a list, such as the third of 16 for `3/16`; it may be empty.
 
-    Args:
-        paths: The whole list.
-        shard: `3/16` for the third of 16 parts.
-
-    Returns:
-        The part; empty if there are more parts than paths.
+    The parts 1/n to n/n concatenate to the list.
 
     Raises:
         ConfigError: If the shard is not of that form.
@@ -244,18 +217,14 @@ def read_ahead(
 ) -> Iterator[list[Result]]:
     """Apply a function to every task on threads, two batches ahead.
 
-    Memory is bounded: at most three batches of results are held at once.
-
     Args:
         function: Spends its time outside Python's lock, as decoding does.
         tasks: Its arguments.
         size: Tasks per batch.
 
     Yields:
-        The results of each batch, in the order of the tasks; the last batch may be smaller.
-
-    Raises:
-        Exception: What the function raised, when its batch is due.
+        The results of each batch, in order. An exception of the function is raised when its batch
+        is due.
     """
     with ThreadPoolExecutor(min(4, available_cores())) as pool:
         waiting: deque[list[Future[Result]]] = deque()

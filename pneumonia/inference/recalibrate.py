@@ -19,7 +19,7 @@ from pneumonia.evaluation.calibration import TEMPERATURES, fit_temperature
 from pneumonia.evaluation.predictions import check_labels
 from pneumonia.evaluation.threshold import OperatingPoint, check_policy, choose_threshold
 from pneumonia.inference.metadata import Calibration
-from pneumonia.inference.predictor import EXPORTED, InferenceModel
+from pneumonia.inference.predictor import EXPORTED, Predictor
 from pneumonia.labels import SPLITS
 from pneumonia.model.checkpoint import read_checkpoint, write_checkpoint
 
@@ -76,7 +76,7 @@ def recalibrate_checkpoint(
         raise CheckpointError(f"{out} is the checkpoint itself; name a new file.")
     if prevalence is not None and not 0 < prevalence < 1:
         raise EvaluationError(f"prevalence: found {prevalence}, expected a number from 0 to 1.")
-    model = InferenceModel.load(checkpoint)
+    model = Predictor.load(checkpoint, finalized=False)
     policy, target = _policy(model.operating_point, policy, target)
     if alpha is None:
         alpha = DEFAULT_ALPHA if model.abstention is None else model.abstention.alpha

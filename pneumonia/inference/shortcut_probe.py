@@ -20,7 +20,7 @@ from pneumonia.errors import DataError
 from pneumonia.evaluation.confidence import Estimate, auroc_estimate
 from pneumonia.evaluation.evaluate import ShortcutProbe
 from pneumonia.evaluation.predictions import PredictionTable
-from pneumonia.inference.predictor import InferenceModel
+from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.types import Pixels
 
 BORDER = 0.1
@@ -65,7 +65,7 @@ TRANSFORMS: dict[str, tuple[str, Callable[[Pixels], Pixels]]] = {
 
 
 def probe_shortcuts(
-    model: InferenceModel, samples: Manifest, logits: NDArray[np.float64]
+    model: Predictor, samples: Manifest, logits: NDArray[np.float64]
 ) -> list[ShortcutProbe]:
     """Measure the AUROC on transformed images, and of the files' attributes alone.
 
@@ -82,7 +82,7 @@ def probe_shortcuts(
         DataError: If a file cannot be read.
     """
     paths = [str(path) for path in samples.paths]
-    example = model.pixels(paths[0])
+    example = model.preprocessing.read(paths[0])
     size = f"{len(example)} x {len(example)} pixels"
     rows = [ShortcutProbe("original images", size, _auroc(samples, logits), example)]
     for name, (description, transform) in TRANSFORMS.items():

@@ -176,11 +176,11 @@ def test_a_checkpoint_of_another_project_is_refused(predict, images, tmp_path, c
 
 
 @pytest.mark.parametrize("where", ["image", "table", "model"])
-def test_a_name_that_is_too_long_is_one_sentence(predict, images, sealed_file, capsys, where):
+def test_a_name_that_is_too_long_is_one_sentence(predict, images, checkpoint_file, capsys, where):
     long = Path("/", "x" * 300)
     image = long if where == "image" else images[0]
     options = ["--out", f"{long}.csv"] if where == "table" else []
-    assert predict(image, *options, checkpoint=long if where == "model" else sealed_file) == 2
+    assert predict(image, *options, checkpoint=long if where == "model" else checkpoint_file) == 2
     error = capsys.readouterr().err
     assert "Error: " in error
     assert "name too long" in error
@@ -237,16 +237,16 @@ def test_a_row_without_prediction_or_error_is_refused(predict, images, tmp_path,
 
 @pytest.mark.parametrize("kind", ["ckpt", "onnx"])
 def test_a_model_with_nan_weights_predicts_nothing(
-    predict, images, sealed_file, tmp_path, kind, capsys
+    predict, images, checkpoint_file, tmp_path, kind, capsys
 ):
-    content = torch.load(sealed_file, weights_only=True)
+    content = torch.load(checkpoint_file, weights_only=True)
     key = next(key for key in reversed(content["state_dict"]) if key.endswith("bias"))
     content["state_dict"][key].fill_(float("nan"))
     torch.save(content, tmp_path / "model.ckpt")
     model = tmp_path / f"model.{kind}"
     if kind == "onnx":
-        weights = export(sealed_file, model).read_bytes()
-        sound = torch.load(sealed_file, weights_only=True)["state_dict"][key].numpy().tobytes()
+        weights = export(checkpoint_file, model).read_bytes()
+        sound = torch.load(checkpoint_file, weights_only=True)["state_dict"][key].numpy().tobytes()
         assert weights.count(sound) == 1
         model.write_bytes(weights.replace(sound, content["state_dict"][key].numpy().tobytes()))
     assert predict(images[0], "--out", tmp_path / "o.csv", checkpoint=model) == 2

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from pneumonia.inference.batch_predict import COLUMNS
 from pneumonia.inference.image_loading import take_shard
-from pneumonia.inference.predictor import InferenceModel
+from pneumonia.inference.predictor import Predictor
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -26,20 +26,20 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_one_row_per_file_in_name_order_with_the_predictions_of_the_model(
-    predict, images, sealed_file, tmp_path
+    predict, images, checkpoint_file, tmp_path
 ):
     out = tmp_path / "new" / "out.csv"
     assert predict(images[0].parent, "--out", out, "--batch-size", 3) == 0
     rows = read(out)
     assert tuple(rows[0]) == COLUMNS
     assert [row["path"] for row in rows] == list(map(str, images))
-    classifier = InferenceModel.load(sealed_file)
+    classifier = Predictor.load(checkpoint_file)
     expected = classifier.probabilities(classifier.logits([str(path) for path in images]))
     np.testing.assert_allclose([float(row["probability"]) for row in rows], expected, atol=1e-4)
     threshold = classifier.operating_point.threshold
     assert [row["predicted_class"] == "PNEUMONIA" for row in rows] == list(expected >= threshold)
-    band = classifier.abstention
-    assert [row["uncertain"] == "true" for row in rows] == list(band.uncertain(expected))
+    uncertain = classifier.abstention.uncertain(expected)
+    assert [row["uncertain"] == "true" for row in rows] == list(uncertain)
     assert {row["is_ood"] for row in rows} <= {"true", "false"}
     assert {row["error"] for row in rows} == {""}
 
@@ -84,12 +84,12 @@ def test_an_existing_table_is_not_overwritten(predict, images, tmp_path, capsys)
 
 
 def test_a_table_of_another_model_or_another_kind_is_not_resumed(
-    predict, images, tmp_path, capsys, sealed_file
+    predict, images, tmp_path, capsys, checkpoint_file
 ):
     out = tmp_path / "o.csv"
     assert predict(images[0], "--out", out) == 0
     other = tmp_path / "other.ckpt"
-    torch.save(torch.load(sealed_file, weights_only=True) | {"metadata": {"other": 1}}, other)
+    torch.save(torch.load(checkpoint_file, weights_only=True) | {"metadata": {"other": 1}}, other)
     assert predict(images[1], "--out", out, "--resume", checkpoint=other) == 2
     assert "another model" in capsys.readouterr().err
     out.write_text("a,b\n1,2\n")
@@ -159,9 +159,9 @@ def test_a_malicious_pickle_is_refused_and_runs_nothing(predict, images, tmp_pat
 
 
 def test_what_a_checkpoint_lacks_stays_empty_with_a_note(
-    predict, images, older_file, tmp_path, capsys
+    predict, images, file_without_abstention, tmp_path, capsys
 ):
-    assert predict(images[0], "--out", tmp_path / "o.csv", checkpoint=older_file) == 0
+    assert predict(images[0], "--out", tmp_path / "o.csv", checkpoint=file_without_abstention) == 0
     (row,) = read(tmp_path / "o.csv")
     assert (row["uncertain"], row["is_ood"], row["ood_score"]) == ("", "", "")
     assert row["predicted_class"]
@@ -187,11 +187,19 @@ def test_shards_of_any_number_take_each_file_once_in_order_and_evenly(files, par
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-def test_control_characters_of_a_name_do_not_reach_the_terminal(images, sealed_file, tmp_path):
+def test_control_characters_of_a_name_do_not_reach_the_terminal(images, checkpoint_file, tmp_path):
     pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
     evil = tmp_path / "a\x1b[2Jb.jpeg"
     evil.write_bytes(images[0].read_bytes())
-    command = [sys.executable, "-m", "pneumonia.cli", "predict", "--checkpoint", sealed_file, evil]
+    command = [
+        sys.executable,
+        "-m",
+        "pneumonia.cli",
+        "predict",
+        "--checkpoint",
+        checkpoint_file,
+        evil,
+    ]
     master, slave = pty.openpty()
     with subprocess.Popen(list(map(str, command)), stdout=slave, stderr=subprocess.DEVNULL) as done:
         os.close(slave)
@@ -210,8 +218,15 @@ def test_control_characters_of_a_name_do_not_reach_the_terminal(images, sealed_f
     assert b"a\\x1b[2Jb.jpeg" in output
 
 
-def start(sealed_file, folder, out, **options):
-    command = [sys.executable, "-m", "pneumonia.cli", "predict", "--checkpoint", str(sealed_file)]
+def start(checkpoint_file, folder, out, **options):
+    command = [
+        sys.executable,
+        "-m",
+        "pneumonia.cli",
+        "predict",
+        "--checkpoint",
+        str(checkpoint_file),
+    ]
     command += [str(folder), "--out", str(out), "--batch-size", "4"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
     until = time.monotonic() + 100
@@ -225,13 +240,13 @@ def start(sealed_file, folder, out, **options):
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_stopped_it_leaves_complete_rows_and_is_resumed(
-    predict, images, sealed_file, tmp_path, how, code
+    predict, images, checkpoint_file, tmp_path, how, code
 ):
     folder, out = tmp_path / "many", tmp_path / "o.csv"
     folder.mkdir()
     for number in range(3000):
         (folder / f"{number:04d}.jpeg").symlink_to(images[number % 7])
-    process = start(sealed_file, folder, out)
+    process = start(checkpoint_file, folder, out)
     process.send_signal(how)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == code, error
@@ -244,8 +259,8 @@ def test_stopped_it_leaves_complete_rows_and_is_resumed(
 
 
 @pytest.mark.slow
-def test_a_reader_that_leaves_early_is_no_error(images, sealed_file, tmp_path):
-    command = f"{sys.executable} -m pneumonia.cli predict --checkpoint {sealed_file}"
+def test_a_reader_that_leaves_early_is_no_error(images, checkpoint_file, tmp_path):
+    command = f"{sys.executable} -m pneumonia.cli predict --checkpoint {checkpoint_file}"
     command += f" '{images[0].parent}' --batch-size 1 | head -1"
     done = subprocess.run(
         ["bash", "-c", command], check=True, capture_output=True, text=True, timeout=100

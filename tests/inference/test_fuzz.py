@@ -48,10 +48,10 @@ def rows_of(table: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(name="ask")
-def ask_fixture(monkeypatch, capfd, sealed_file) -> Callable[..., int]:
+def ask_fixture(monkeypatch, capfd, checkpoint_file) -> Callable[..., int]:
     """Runs `pneumonia predict` in this process, which must end in time and without a traceback."""
 
-    def ask(*arguments: object, checkpoint: Path = sealed_file, stdin: bytes = b"") -> int:
+    def ask(*arguments: object, checkpoint: Path = checkpoint_file, stdin: bytes = b"") -> int:
         words = ["pneumonia", "predict", "--checkpoint", checkpoint, *arguments]
         monkeypatch.setattr(sys, "argv", list(map(str, words)))
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8"))
@@ -142,10 +142,10 @@ def test_thousands_of_damaged_tables_are_resumed_or_left_unchanged(ask, syntheti
 
 
 @pytest.fixture(scope="module", name="models")
-def models_fixture(sealed_file, tmp_path_factory) -> dict[str, bytes]:
+def models_fixture(checkpoint_file, tmp_path_factory) -> dict[str, bytes]:
     """A sound model of each kind, by its suffix."""
-    exported = export(sealed_file, tmp_path_factory.mktemp("exported") / "model.onnx")
-    return {".ckpt": sealed_file.read_bytes(), ".onnx": exported.read_bytes()}
+    exported = export(checkpoint_file, tmp_path_factory.mktemp("exported") / "model.onnx")
+    return {".ckpt": checkpoint_file.read_bytes(), ".onnx": exported.read_bytes()}
 
 
 def hunt_models(ask, models, synthetic, folder: Path, cases: int, **options) -> None:

@@ -28,8 +28,8 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="the peak is read fro
 
 
 @pytest.fixture(params=["ckpt", "onnx"])
-def model(request, sealed_file, exported) -> Path:
-    return sealed_file if request.param == "ckpt" else exported
+def model(request, checkpoint_file, exported) -> Path:
+    return checkpoint_file if request.param == "ckpt" else exported
 
 
 @pytest.mark.soak

@@ -18,7 +18,7 @@ from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.report.console import print_summary
 from pneumonia.evaluation.report.model_card import model_card
 from pneumonia.inference.evaluate import describe_checkpoint
-from pneumonia.inference.predictor import InferenceModel, Predictor
+from pneumonia.inference.predictor import Predictor
 
 PIXELS = np.zeros((48, 48), np.uint8)
 
@@ -77,7 +77,7 @@ FOREIGN = {
 
 def refused(file: Path) -> None:
     with pytest.raises(CheckpointError, match=file.name):
-        InferenceModel.load(file)
+        Predictor.load(file, finalized=False)
 
 
 @pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
@@ -137,8 +137,8 @@ def test_metadata_that_is_no_table_or_nested_too_deeply_is_refused(model, tmp_pa
     refused(tmp_path / "x.onnx")
 
 
-def test_classes_of_a_checkpoint_in_another_order_are_refused(sealed_file, tmp_path):
-    content = torch.load(sealed_file, weights_only=True) | {"classes": ["PNEUMONIA", "NORMAL"]}
+def test_classes_of_a_checkpoint_in_another_order_are_refused(checkpoint_file, tmp_path):
+    content = torch.load(checkpoint_file, weights_only=True) | {"classes": ["PNEUMONIA", "NORMAL"]}
     torch.save(content, tmp_path / "x.ckpt")
     refused(tmp_path / "x.ckpt")
 
@@ -161,7 +161,7 @@ def test_graph_that_fails_while_it_runs_is_one_sentence(model, tmp_path):
 
 def test_exported_model_runs_on_the_cpu_only(exported):
     with pytest.raises(ConfigError, match="cuda"):
-        InferenceModel.load(exported, "cuda")
+        Predictor.load(exported, "cuda")
 
 
 @pytest.mark.parametrize(
@@ -280,8 +280,8 @@ def test_metadata_of_any_kind_works_or_is_refused(model, tmp_path, data):
 
 @FUZZED
 @given(data=st.data())
-def test_checkpoint_of_any_kind_works_or_is_refused(sealed_file, tmp_path, data):
-    content = torch.load(sealed_file, weights_only=True)
+def test_checkpoint_of_any_kind_works_or_is_refused(checkpoint_file, tmp_path, data):
+    content = torch.load(checkpoint_file, weights_only=True)
     if data.draw(st.booleans()):
         content = harmful(content) | {"hyper_parameters": content["hyper_parameters"]}
     places = [path for path in paths(content)[1:] if path[0] != "state_dict" or len(path) == 1]

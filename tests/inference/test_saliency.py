@@ -1,6 +1,7 @@
 """Heat maps lie where the evidence is, keep the shape of the image, and get one picture a file."""
 
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,13 +18,13 @@ from pneumonia.inference.saliency import (
     CAVEAT,
     GRAD_CAM,
     INTEGRATED_GRADIENTS,
-    HeatMaps,
+    Explanation,
+    HeatMapFolder,
     Saliency,
-    draw,
     overlay_heat_map,
     undo_resize,
 )
-from pneumonia.inference.types import FailedPrediction, Prediction
+from pneumonia.inference.types import Prediction
 from pneumonia.labels import NORMAL, PNEUMONIA
 from pneumonia.model.network import PneumoniaNetwork
 
@@ -209,7 +210,7 @@ DOUBTFUL = Prediction(
 @pytest.mark.parametrize("prediction", [SURE, DOUBTFUL], ids=["sure", "doubtful"])
 def test_picture_shows_everything_without_overlap_and_keeps_the_aspect_ratio(prediction, shape):
     image, heat = np.zeros(shape, np.uint8), np.full(shape, np.nan, np.float32)
-    figure = draw(prediction, image, heat, GRAD_CAM)
+    figure = Explanation(prediction, image, heat, GRAD_CAM).draw()
     figure.draw_without_rendering()
     header, footer = figure._suptitle, figure._supxlabel
     for text in (header, footer):
@@ -235,8 +236,8 @@ def test_readme_states_the_caveat(pytestconfig):
     assert CAVEAT in " ".join(readme.split())
 
 
-def test_explanation_keeps_the_aspect_ratio_and_is_saved_as_one_file(sealed_file, tmp_path):
-    predictor = Predictor.load(sealed_file)
+def test_explanation_keeps_the_aspect_ratio_and_is_saved_as_one_file(checkpoint_file, tmp_path):
+    predictor = Predictor.load(checkpoint_file)
     pixels = np.random.default_rng(0).integers(0, 256, (900, 2000), np.uint8)
     found = predictor.explain(pixels)
     assert found.image.shape == found.heat.shape == (461, 1024)
@@ -250,8 +251,8 @@ def test_explanation_keeps_the_aspect_ratio_and_is_saved_as_one_file(sealed_file
         found.save("/proc/nowhere/x.png")
 
 
-def test_file_is_read_once_for_its_prediction_and_its_map(sealed_file, synthetic, monkeypatch):
-    predictor = Predictor.load(sealed_file)
+def test_file_is_read_once_for_its_prediction_and_its_map(checkpoint_file, synthetic, monkeypatch):
+    predictor = Predictor.load(checkpoint_file)
     path = next((synthetic / "test/NORMAL").iterdir())
     reads, read = [], image_loading.read_grey
     monkeypatch.setattr(
@@ -261,73 +262,45 @@ def test_file_is_read_once_for_its_prediction_and_its_map(sealed_file, synthetic
     assert len(reads) == 1
 
 
-def heat_maps(model, folder, paths) -> HeatMaps:
+def heat_maps(model, folder) -> HeatMapFolder:
     predictor = Predictor.load(model)
-    return HeatMaps(predictor.backend, predictor.preprocessing, folder, paths)
+    return HeatMapFolder(predictor.backend, predictor.preprocessing, folder)
 
 
 def test_what_has_no_heat_map_is_refused_before_anything_is_written(
-    sealed_file, exported, tmp_path
+    checkpoint_file, exported, tmp_path
 ):
     with pytest.raises(ModelError, match="checkpoint"):
-        heat_maps(exported, tmp_path / "heat", [])
+        heat_maps(exported, tmp_path / "heat")
     assert not (tmp_path / "heat").exists()
     with pytest.raises(ConfigError, match="/proc/nowhere"):
-        heat_maps(sealed_file, "/proc/nowhere", [])
+        heat_maps(checkpoint_file, Path("/proc/nowhere"))
     with pytest.raises(DataError, match="image 1"):
-        Predictor.load(sealed_file).explain(b"no image")
-
-
-@pytest.fixture
-def files(synthetic, tmp_path):
-    """Two files of the same stem in two folders, and a third of another."""
-    names = ["a/x.jpeg", "b/X.jpeg", "c/y.jpeg"]
-    for name, image in zip(names, sorted((synthetic / "test").glob("*/*")), strict=False):
-        path = tmp_path / "in" / name
-        path.parent.mkdir(parents=True)
-        path.write_bytes(image.read_bytes())
-    return tmp_path / "in"
+        Predictor.load(checkpoint_file).explain(b"no image")
 
 
 def pictures(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_every_prediction_gets_a_picture_inside_the_folder(sealed_file, files, tmp_path):
-    (files / "c/y.jpeg").rename(files / "c/...jpeg")
-    paths = sorted(map(str, files.glob("*/*")))
-    maps = heat_maps(sealed_file, tmp_path / "heat", [*paths, "/etc/passwd"])
-    results = Predictor.load(sealed_file).predict(paths)
-    maps.write([*results, FailedPrediction("/etc/passwd", "no image")])
-    names = list(pictures(tmp_path / "heat"))
+def test_every_prediction_gets_a_picture_in_any_shard_and_after_a_kill(predict, images, tmp_path):
+    files = [tmp_path / name for name in ("a/x.jpeg", "b/X.jpeg", "c/...jpeg", "d.jpeg")]
+    for file, image in zip(files[:3], images, strict=False):
+        file.parent.mkdir()
+        file.write_bytes(image.read_bytes())
+    files[3].write_bytes(b"no image")
+    whole, table = tmp_path / "whole", tmp_path / "o.csv"
+    assert predict(*files, "--out", table, "--explain", whole) == 1
+    names = list(pictures(whole))
     assert len({name.lower() for name in names}) == len(names) == 3
     assert all(name.endswith(".png") and not name.startswith(".") for name in names)
-
-
-def test_shards_draw_the_same_pictures_as_one_job(predict, files, tmp_path):
-    assert predict(files, "--explain", tmp_path / "whole") == 0
-    for shard in ("1/3", "2/3", "3/3"):
-        assert predict(files, "--shard", shard, "--explain", tmp_path / "parts") == 0
-    assert len(pictures(tmp_path / "whole")) == 3
-    assert "y.png" in pictures(tmp_path / "whole")
-    assert pictures(tmp_path / "parts") == pictures(tmp_path / "whole")
-
-
-def test_resume_draws_missing_pictures_only(predict, files, tmp_path, capsys):
-    (files / "d.jpeg").write_bytes(b"no image")
-    table, folder = tmp_path / "o.csv", tmp_path / "heat"
-    assert predict(files, "--out", table, "--explain", folder) == 1
-    rows, before = table.read_text(), pictures(folder)
-    assert len(before) == 3
-    (folder / "y.png").unlink()  # as a kill between row and picture leaves it
-    kept = next(folder.iterdir())
-    kept.write_bytes(b"drawn before")
-    assert predict(files, "--out", table, "--explain", folder, "--resume") == 1
-    assert table.read_text() == rows
-    assert pictures(folder) == before | {kept.name: b"drawn before"}
-    (folder / "y.png").unlink()
-    (files / "c/y.jpeg").write_bytes(b"no image any more")
-    capsys.readouterr()
-    assert predict(files, "--out", table, "--explain", folder, "--resume") == 1
-    assert "y.jpeg" in capsys.readouterr().err
-    assert "y.png" not in pictures(folder)
+    for shard in ("1/2", "2/2"):
+        predict(*files, "--shard", shard, "--explain", tmp_path / "parts")
+    assert pictures(tmp_path / "parts") == pictures(whole)
+    header, *rows = table.read_text().splitlines(keepends=True)
+    table.write_text(header + rows[0])
+    resumed = tmp_path / "resumed"
+    assert predict(*files, "--out", table, "--explain", resumed, "--resume") == 1
+    assert len(table.read_text().splitlines()) == 1 + len(files)
+    assert pictures(resumed).items() < pictures(whole).items()
+    assert len(pictures(resumed)) == 2

@@ -23,26 +23,26 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from pneumonia.inference.predictor import Predictor
-from pneumonia.inference.serve.server import Limits, create_app
+from pneumonia.inference.server import Limits, create_app
 
 SMALL = Limits(files=2, file_bytes=1000, request_bytes=2500, total_bytes=3000, seconds=1)
 ADDRESS = "http://127.0.0.1:8000"
 
 
 @pytest.fixture(scope="module")
-def predictor(sealed_file):
-    return Predictor.load(sealed_file)
+def predictor(checkpoint_file):
+    return Predictor.load(checkpoint_file)
 
 
 @pytest.fixture(scope="module")
-def client(predictor, sealed_file):
-    with TestClient(create_app(predictor, sealed_file), ADDRESS) as client:
+def client(predictor, checkpoint_file):
+    with TestClient(create_app(predictor, checkpoint_file), ADDRESS) as client:
         yield client
 
 
 @pytest.fixture
-def limited(predictor, sealed_file):
-    with TestClient(create_app(predictor, sealed_file, limits=SMALL), ADDRESS) as client:
+def limited(predictor, checkpoint_file):
+    with TestClient(create_app(predictor, checkpoint_file, limits=SMALL), ADDRESS) as client:
         yield client
 
 
@@ -112,9 +112,9 @@ def test_limits_of_a_file_and_a_request(limited, contents, status):
         assert upload(limited, *contents).status_code == status
 
 
-def test_limits_of_all_requests_in_flight(predictor, sealed_file):
+def test_limits_of_all_requests_in_flight(predictor, checkpoint_file):
     for limits in (Limits(total_bytes=1000), Limits(requests=0)):
-        with TestClient(create_app(predictor, sealed_file, limits=limits), ADDRESS) as client:
+        with TestClient(create_app(predictor, checkpoint_file, limits=limits), ADDRESS) as client:
             assert upload(client, b"x" * 2000).status_code == 503
 
 
@@ -144,8 +144,8 @@ def send(app, chunks):
 HEAD = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
 
 
-def test_an_endless_body_is_cut_at_the_limit_and_a_stalled_one_in_time(predictor, sealed_file):
-    app = create_app(predictor, sealed_file, limits=SMALL)
+def test_an_endless_body_is_cut_at_the_limit_and_a_stalled_one_in_time(predictor, checkpoint_file):
+    app = create_app(predictor, checkpoint_file, limits=SMALL)
     status, taken = send(app, itertools.chain([HEAD], itertools.repeat(b"x" * 100)))
     assert status == 413
     assert taken < 1300
@@ -265,17 +265,17 @@ def served(model, folder):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_cleanly(sealed_file, tmp_path, number, code):
-    with served(sealed_file, tmp_path) as (process, address, log):
+def test_a_signal_ends_it_cleanly(checkpoint_file, tmp_path, number, code):
+    with served(checkpoint_file, tmp_path) as (process, address, log):
         process.send_signal(number)
         assert process.wait(60) == code
         assert log.read_text().splitlines() == [f"Serving on {address} (Ctrl-C stops)"]
 
 
-def test_a_port_in_use_is_named(sealed_file, run, capsys):
+def test_a_port_in_use_is_named(checkpoint_file, run, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert run("serve", "--checkpoint", sealed_file, "--port", port) == 2
+        assert run("serve", "--checkpoint", checkpoint_file, "--port", port) == 2
     assert f"--port {port}" in capsys.readouterr().err
 
 
@@ -363,7 +363,7 @@ async def browse(address, files, profile, width, mode, screenshot):
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
 @pytest.mark.parametrize(("width", "mode"), [(390, "dark"), (1200, "light")])
-def test_in_a_browser_without_network(sealed_file, xray, tmp_path, width, mode):
+def test_in_a_browser_without_network(checkpoint_file, xray, tmp_path, width, mode):
     hostile = tmp_path / "${window.hacked=1} {{x}} <img src=x onerror=window.hacked=1>.jpeg"
     hostile.write_bytes(xray.read_bytes())
     noise = tmp_path / f"{'noise' * 30}.png"
@@ -371,7 +371,7 @@ def test_in_a_browser_without_network(sealed_file, xray, tmp_path, width, mode):
     broken = tmp_path / "broken.jpeg"
     broken.write_bytes(b"no image")
     files, shot = [hostile, noise, broken], tmp_path / f"{width}-{mode}.png"
-    with served(sealed_file, tmp_path) as (_, address, _):
+    with served(checkpoint_file, tmp_path) as (_, address, _):
         seen = asyncio.run(browse(address, files, tmp_path / "profile", width, mode, shot))
     for words in ("not a medical device", "Predicted class: ", "Cannot be read", hostile.name):
         assert words in seen["text"]

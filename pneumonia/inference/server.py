@@ -5,7 +5,9 @@ Nothing of them is logged, neither names nor contents.
 """
 
 import asyncio
+import base64
 import contextlib
+import io
 import logging
 import secrets
 import signal
@@ -14,12 +16,15 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
+from jinja2 import Environment, FileSystemLoader
+from PIL import Image
 from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
@@ -31,8 +36,10 @@ from pneumonia.errors import ConfigError, ExtraError, ModelError, printable
 from pneumonia.inference.batch_predict import model_digest
 from pneumonia.inference.image_loading import load_image
 from pneumonia.inference.predictor import Predictor
-from pneumonia.inference.serve.render import PAGE_POLICY, heat_map_png, render_page
 from pneumonia.inference.types import FailedPrediction, Prediction
+
+if TYPE_CHECKING:
+    from pneumonia.inference.saliency import Explanation
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +51,16 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_PAGE_POLICY = (  # a browser loads nothing from elsewhere
+    "default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; img-src blob: data:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 _FILES_SCHEMA = {"type": "array", "items": {"type": "string", "format": "binary"}}
 _FORM_SCHEMA = {"type": "object", "required": ["files"], "properties": {"files": _FILES_SCHEMA}}
 _REQUEST_BODY = {"required": True, "content": {"multipart/form-data": {"schema": _FORM_SCHEMA}}}
@@ -152,7 +169,7 @@ class _UploadForm:
 
 async def _read_files(
     request: Request, limits: Limits, count: Callable[[int], None]
-) -> list[tuple[str, bytearray]]:
+) -> list[tuple[str, bytes]]:
     """Read the names and contents of the uploaded files; at least one."""
     kind, options = parse_options_header(request.headers.get("content-type"))
     if kind != b"multipart/form-data" or b"boundary" not in options:
@@ -172,7 +189,7 @@ async def _read_files(
         raise HTTPException(400, "The form is not valid multipart/form-data.") from None
     if not form.complete or not form.files:
         raise HTTPException(422, "Expected at least one file, in the field 'files'.")
-    return form.files
+    return [(name, bytes(content)) for name, content in form.files]
 
 
 def _display_name(filename: bytes) -> str:
@@ -182,21 +199,26 @@ def _display_name(filename: bytes) -> str:
 
 
 def _predict(
-    predictor: Predictor, files: Sequence[tuple[str, bytearray]], explain: bool
+    predictor: Predictor, files: Sequence[tuple[str, bytes]], explain: bool
 ) -> list[ServedPrediction | FailedPrediction]:
-    contents = [bytes(content) for _, content in files]
-    images = [
-        load_image(content, predictor.preprocessing, name)
-        for (name, _), content in zip(files, contents, strict=True)
-    ]
+    images = [load_image(content, predictor.preprocessing, name) for name, content in files]
     results: list[ServedPrediction | FailedPrediction] = []
-    for content, result in zip(contents, predictor.predict_batch(images), strict=True):
+    for (_, content), result in zip(files, predictor.predict_batch(images), strict=True):
         if isinstance(result, FailedPrediction):
             results.append(result)
         else:
-            heat_map = heat_map_png(predictor.explain(content)) if explain else None
+            heat_map = _heat_map_png(predictor.explain(content)) if explain else None
             results.append(ServedPrediction(**vars(result), heat_map=heat_map))
     return results
+
+
+def _heat_map_png(explanation: "Explanation") -> str:
+    """The image under its heat map, as base64 PNG."""
+    from pneumonia.inference.saliency import overlay_heat_map  # noqa: PLC0415 - imports torch
+
+    file = io.BytesIO()
+    Image.fromarray(overlay_heat_map(explanation.image, explanation.heat)).save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
 
 
 def create_app(
@@ -243,8 +265,14 @@ def create_app(
     @app.get("/", include_in_schema=False)
     def page() -> HTMLResponse:
         nonce = secrets.token_urlsafe()
-        html = render_page(predictor, checkpoint.name, limits.files, nonce)
-        return HTMLResponse(html, headers={"Content-Security-Policy": PAGE_POLICY.format(nonce)})
+        html = _TEMPLATES.get_template("page.html.jinja").render(
+            name=checkpoint.name,
+            backbone=predictor.checkpoint["hyper_parameters"].get("backbone", "unknown"),
+            point=predictor.operating_point,
+            max_files=limits.files,
+            nonce=nonce,
+        )
+        return HTMLResponse(html, headers={"Content-Security-Policy": _PAGE_POLICY.format(nonce)})
 
     @app.get("/health")
     def health() -> dict[str, str]:
