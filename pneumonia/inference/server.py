@@ -13,7 +13,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING
@@ -25,9 +25,8 @@ from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
-from python_multipart import MultipartParser
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import parse_options_header
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
@@ -76,7 +75,6 @@ class Limits:
         file_bytes: Bytes of a file; the largest radiographs have about 40 MB.
         request_bytes: Bytes of a request.
         total_bytes: Bytes of all requests in flight.
-        requests: Requests in flight, of which one is predicted at a time.
         seconds: Time to receive a request.
     """
 
@@ -84,33 +82,25 @@ class Limits:
     file_bytes: int = 128 << 20
     request_bytes: int = 512 << 20
     total_bytes: int = 1 << 30
-    requests: int = 16
     seconds: float = 60.0
 
 
 @dataclass(frozen=True)
 class ServedPrediction(Prediction):
-    """A `Prediction` of the JSON API.
-
-    Attributes:
-        heat_map: PNG of the image under its heat map, base64; None unless `explain` is true.
-    """
+    """A `Prediction` of the JSON API, with the image under its heat map as base64 PNG."""
 
     heat_map: str | None = None
 
 
 class _InFlight:
-    """Counts requests and their bytes from the first byte received to the response."""
+    """Counts the bytes of requests from the first one received to the response."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits, self._requests, self._bytes = limits, 0, 0
+        self._limits, self._bytes = limits, 0
 
     @contextlib.contextmanager
     def admit(self) -> Iterator[Callable[[int], None]]:
         """Admit a request; its bytes are passed to the function before they are stored."""
-        if self._requests >= self._limits.requests:
-            raise HTTPException(503, "Too many requests at the moment; try again later.")
-        self._requests += 1
         received = 0
 
         def count(size: int) -> None:
@@ -124,44 +114,14 @@ class _InFlight:
         try:
             yield count
         finally:
-            self._requests -= 1
             self._bytes -= received
 
 
-class _UploadForm:
-    """Collects the files of a multipart form in memory; its methods are the parser's callbacks."""
+class _FormParser(MultiPartParser):
+    """Keeps uploads in memory, where its base class writes files to the disk."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._name = self._value = self._disposition = b""
-        self.files: list[tuple[str, bytearray]] = []
-        self.complete = False
-
-    def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
-
-    def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def on_header_end(self) -> None:
-        if self._name.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._name = self._value = b""
-
-    def on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        self._disposition = b""
-        if options.get(b"name") != b"files" or b"filename" not in options:
-            raise HTTPException(422, "Expected only files, in the field 'files'.")
-        if len(self.files) == self._limits.files:
-            raise HTTPException(413, f"More than {self._limits.files} files; send fewer.")
-        self.files.append((_display_name(options[b"filename"]), bytearray()))
-
-    def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        name, content = self.files[-1]
-        if len(content) + end - start > self._limits.file_bytes:
-            raise HTTPException(413, f"{name} is larger than any radiograph.")
-        content += data[start:end]
+    spool_max_size = sys.maxsize
+    complete = False
 
     def on_end(self) -> None:
         self.complete = True
@@ -171,30 +131,38 @@ async def _read_files(
     request: Request, limits: Limits, count: Callable[[int], None]
 ) -> list[tuple[str, bytes]]:
     """Read the names and contents of the uploaded files; at least one."""
-    kind, options = parse_options_header(request.headers.get("content-type"))
-    if kind != b"multipart/form-data" or b"boundary" not in options:
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise HTTPException(415, "Expected multipart/form-data with files in the field 'files'.")
-    form = _UploadForm(limits)
-    callbacks = {name: getattr(form, name) for name in dir(form) if name.startswith("on_")}
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        async for chunk in request.stream():
+            count(len(chunk))
+            yield chunk
+
+    parser = _FormParser(request.headers, chunks(), max_files=limits.files, max_fields=0)
     try:
         async with asyncio.timeout(limits.seconds):
-            parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type]
-            async for chunk in request.stream():
-                count(len(chunk))
-                parser.write(chunk)
-            parser.finalize()
+            form = await parser.parse()
     except TimeoutError:
         raise HTTPException(408, "The upload took too long.") from None
-    except FormParserError:
-        raise HTTPException(400, "The form is not valid multipart/form-data.") from None
-    if not form.complete or not form.files:
+    except MultiPartException as error:
+        raise HTTPException(400, f"The upload cannot be read: {error.message}") from None
+    files = []
+    for field, upload in form.multi_items():
+        if field != "files" or not isinstance(upload, UploadFile):
+            raise HTTPException(422, "Expected only files, in the field 'files'.")
+        name = _display_name(upload.filename or "")
+        if (upload.size or 0) > limits.file_bytes:
+            raise HTTPException(413, f"{name} is larger than any radiograph.")
+        files.append((name, await upload.read()))
+    if not parser.complete or not files:
         raise HTTPException(422, "Expected at least one file, in the field 'files'.")
-    return [(name, bytes(content)) for name, content in form.files]
+    return files
 
 
-def _display_name(filename: bytes) -> str:
+def _display_name(filename: str) -> str:
     """Name of an upload for responses: printable, without folders, not too long."""
-    name = PureWindowsPath(filename.decode(errors="replace")).name  # knows both / and \
+    name = PureWindowsPath(filename).name  # knows both / and \
     return printable(name)[-100:] or "image"
 
 
@@ -232,7 +200,7 @@ def create_app(
     Args:
         predictor: The model.
         checkpoint: Its file, whose name and digest are shown.
-        allowed_hosts: Host names under which clients may address the service; others are refused,
+        allowed_hosts: Host names under which clients may address the service. Others are refused,
             against DNS rebinding.
         limits: What clients may upload; None for the default limits.
     """
