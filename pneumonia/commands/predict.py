@@ -1,10 +1,9 @@
 """`pneumonia predict`: predict files, as text on a terminal, CSV in a pipe or a CSV file."""
 # ruff: noqa: PLC0415  see the package
 
-import io
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import closing
 from itertools import compress, islice
 from pathlib import Path
@@ -28,9 +27,7 @@ def predict_command(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Files, folders, patterns, or - for a list of files on standard input: JPEG, PNG,"
-            " TIFF, BMP, WebP, DICOM.",
-            metavar="PATH...",
+            help="Files and folders: JPEG, PNG, TIFF, BMP, WebP, PGM, DICOM.", metavar="PATH..."
         ),
     ],
     out: Annotated[
@@ -59,18 +56,15 @@ def predict_command(
 
     if resume and out is None:
         raise ConfigError("--resume needs --out FILE, the CSV file to continue.")
-    paths = list_images(images, _standard_input())
+    paths = list_images(images)
     if shard is not None:
         paths = take_shard(paths, shard)
     predictor = _load(checkpoint, device)
     model, failed = model_digest(checkpoint), False
     writers: list[Write] = []
     if explain is not None:
-        from pneumonia.inference.saliency import HeatMapFolder
-
-        # Pictures come first, so that every row of a resumed table has its picture.
-        folder = HeatMapFolder(predictor.backend, predictor.preprocessing, explain)
-        writers.append(folder.write)
+        # First of all, so that every row of a resumed table has its picture.
+        writers.append(_picture_writer(predictor, explain))
     if out is None:
         on_terminal = sys.stdout.isatty()
         writers.append(_write_text if on_terminal else _csv_writer(model))
@@ -83,13 +77,6 @@ def predict_command(
         typer.echo(f"Wrote {out}", err=True)
     if failed or counts["unreadable"]:
         raise typer.Exit(1)
-
-
-def _standard_input() -> Iterable[str]:
-    """Standard input with one file name per line, of any bytes but a line end."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape", newline="\n")
-    return sys.stdin
 
 
 def _load(checkpoint: Path, device: str) -> "Predictor":
@@ -145,6 +132,21 @@ def _groups(result: "Result") -> list[str]:
         return ["unreadable"]
     applies = (result.uncertain, result.is_ood, result.warnings)
     return [result.predicted_class, *compress(_NOTES, applies)]
+
+
+def _picture_writer(predictor: "Predictor", folder: Path) -> Write:
+    from pneumonia.inference.saliency import load_saliency, picture_name
+    from pneumonia.inference.types import Prediction
+
+    load_saliency(predictor.backend, predictor.preprocessing.image_size)  # refuse before any work
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(results: list["Result"]) -> None:
+        for result in results:
+            if isinstance(result, Prediction):
+                predictor.explain(result.path).save(folder / picture_name(result.path))
+
+    return write
 
 
 def _write_text(results: list["Result"]) -> None:

@@ -29,15 +29,7 @@ COLUMNS = (
 
 
 def as_csv(results: Sequence[Result], model: str) -> str:
-    """Format results as CSV; numbers are read back exactly.
-
-    Args:
-        results: One for each row.
-        model: Digest of the checkpoint.
-
-    Returns:
-        Rows with their line ends. Truth values are `true` and `false`, missing values empty.
-    """
+    """Format results as rows of CSV; truth values are `true` and `false`, missing values empty."""
     rows = []
     for result in results:
         values = vars(result) | {"model": model}
@@ -101,21 +93,13 @@ class PredictionWriter:
                 self._file.flush()
 
     def write(self, results: Sequence[Result]) -> None:
-        """Append the rows of a batch and flush them to the operating system.
-
-        Raises:
-            ConfigError: If they cannot be written; earlier rows stay.
-        """
+        """Append the rows of a batch; if that raises `ConfigError`, earlier rows stay."""
         with self._writing():
             self._file.write(as_csv(results, self._model))
             self._file.flush()
 
     def close(self) -> None:
-        """Close the file.
-
-        Raises:
-            ConfigError: If buffered rows cannot be written.
-        """
+        """Close the file."""
         with self._writing():
             self._file.close()
 

@@ -146,17 +146,7 @@ def describe_checkpoint(
 
 
 def thumbnail(path: str) -> NDArray[np.uint8]:
-    """Read an image for the report.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Grey uint8 [H, W] in its own aspect ratio, at most 400 pixels a side.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
+    """Read an image for the report: grey uint8 [H, W], at most 400 pixels a side."""
     image = read_grey(path)
     image.thumbnail((_MAX_SIDE, _MAX_SIDE))
     return np.asarray(image)

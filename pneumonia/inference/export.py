@@ -58,8 +58,8 @@ def export(checkpoint: str | Path, out: str | Path) -> Path:
         The file written.
 
     Raises:
-        CheckpointError: If the checkpoint cannot be used or has no threshold, or the file cannot
-            be written.
+        CheckpointError: If the checkpoint cannot be used or has no threshold.
+        OSError: If the file cannot be written.
         ModelError: If the architecture cannot be exported, or the graph gives another output.
         ExtraError: If onnx, onnxscript or onnxruntime is not installed.
     """
@@ -75,15 +75,10 @@ def export(checkpoint: str | Path, out: str | Path) -> Path:
     model = Predictor.load(checkpoint, "cpu")
     if not isinstance(model.backend, TorchBackend):
         raise CheckpointError(f"{checkpoint} is already exported; name a checkpoint (.ckpt).")
-    try:
-        with atomic_replace(out) as partial:
-            partial.touch()  # fail before a minute of work
-            partial.write_bytes(_convert(model, model.backend))
-            check_parity(model, open_onnx(partial)[0])
-    except OSError as error:
-        raise CheckpointError(
-            f"{out} cannot be written ({error.strerror}); name another file."
-        ) from error
+    with atomic_replace(out) as partial:
+        partial.touch()  # fail before a minute of work
+        partial.write_bytes(_convert(model, model.backend))
+        check_parity(model, open_onnx(partial)[0])
     return out
 
 
@@ -166,18 +161,12 @@ def _strip_notes(message: Any) -> None:
 def check_parity(model: Predictor, exported: OnnxBackend) -> None:
     """Compare checkpoint and graph on test images, one at a time and as a batch.
 
-    The images include mixtures of the two with the lowest and the highest logit: a probability
-    near 0 or 1 would not show a wrong temperature.
-
-    Args:
-        model: The checkpoint.
-        exported: The graph.
-
     Raises:
         ModelError: If an output is not finite or differs by more than `TOLERANCE`.
     """
     images = _test_images(model.preprocessing.image_size)
     logits = model.backend(images).logits
+    # Mixtures of two images: a probability near 0 or 1 would not show a wrong temperature.
     low, high = (images[row].astype(float) for row in (logits.argmin(), logits.argmax()))
     fractions = np.linspace(0, 1, _INTERPOLATED)[:, None, None]
     mixtures = (low + fractions * (high - low)).round().astype(np.uint8)

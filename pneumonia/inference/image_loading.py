@@ -1,10 +1,9 @@
 """Find image files, load them, and check their quality."""
 
-import glob
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from pneumonia.data.image_io import Preprocessing, from_array, read_grey, to_gre
 from pneumonia.data.parallel import available_cores
 from pneumonia.errors import ConfigError, DataError
 from pneumonia.inference.types import FailedPrediction, Pixels
+from pneumonia.labels import IMAGE_SUFFIXES
 
 Source = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | NDArray[np.uint16]
 """An image: path of a file, content of a file, a PIL image of any mode, or an array as
@@ -34,13 +34,7 @@ _MAX_WHITE, _MAX_BLACK = 0.1, 0.5
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """A preprocessed image.
-
-    Attributes:
-        name: Its name in results and messages.
-        pixels: Input of the network, uint8 [S, S].
-        warnings: Problems with its quality.
-    """
+    """Input of the network, uint8 [S, S], with the image's name and quality warnings."""
 
     name: str
     pixels: Pixels
@@ -57,14 +51,9 @@ def load_image(
 ) -> LoadedImage | FailedPrediction:
     """Decode and preprocess an image, and check its quality.
 
-    Args:
-        source: The image.
-        preprocessing: Of the model.
-        name: Its name in results and messages.
-
     Returns:
-        The image, or a failure if it cannot be read, is not an image or has a side of less than
-        32 pixels.
+        The image under this name, or a failure if it cannot be read, is not an image or has a side
+        of less than 32 pixels.
     """
     try:
         image = decode(source, name)
@@ -82,10 +71,6 @@ def load_image(
 
 def decode(source: Source, name: str) -> Image.Image:
     """Decode an image in full: mode `L`, in its original size.
-
-    Args:
-        source: The image.
-        name: Its name in messages.
 
     Raises:
         DataError: If it cannot be read or is not an image.
@@ -119,52 +104,28 @@ def _quality_warnings(image: Image.Image, pixels: Pixels) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-SUFFIXES = (
-    *(".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".pgm"),
-    *(".dcm", ".dicom"),
-)
-
-
-def list_images(arguments: Iterable[str], standard_input: Iterable[str] = ()) -> list[str]:
+def list_images(arguments: Iterable[str]) -> list[str]:
     """List the image files that command-line arguments name, each once, in order.
 
     Args:
-        arguments: Files of any name; folders, for the images below them in name order (by suffix,
-            and DICOM files without one; no hidden files); patterns with `*`, `?`, `[...]` or `**`;
-            `-` for the paths on standard input.
-        standard_input: Its lines.
-
-    Returns:
-        Paths, at least one. The files need not be readable.
+        arguments: Files of any name; or folders, for the images below them in name order: files
+            with an image suffix and DICOM files without a suffix, except hidden ones.
 
     Raises:
-        DataError: If an argument names no file.
+        DataError: If an argument names no file. Files that exist need not be readable.
     """
     paths: dict[str, None] = {}
     for argument in arguments:
-        found = dict.fromkeys(_expand(argument, standard_input))
+        if not os.path.lexists(argument):
+            raise DataError(f"{argument} does not exist. Name files or folders.")
+        found = dict.fromkeys(_walk(argument) if Path(argument).is_dir() else [argument])
         if not found:
             raise DataError(
-                f"{'Standard input' if argument == '-' else argument} contains no images"
-                f" ({', '.join(SUFFIXES)}). Name files, folders or patterns."
+                f"{argument} contains no images ({', '.join(IMAGE_SUFFIXES)}). Name files or"
+                " folders."
             )
         paths |= found
     return list(paths)
-
-
-def _expand(argument: str, standard_input: Iterable[str]) -> Iterator[str]:
-    if argument == "-":
-        yield from filter(None, (line.rstrip("\r\n") for line in standard_input))
-    elif Path(argument).is_dir():
-        yield from _walk(argument)
-    elif os.path.lexists(argument):
-        yield argument
-    elif glob.has_magic(argument):
-        for match in sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207 - keeps its form
-            if not Path(match).is_dir() or match.lower().endswith(SUFFIXES):
-                yield match
-    else:
-        raise DataError(f"{argument} does not exist. Name files, folders or patterns.")
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -174,7 +135,7 @@ def _walk(folder: str) -> Iterator[str]:
         path = os.path.join(folder, name)  # noqa: PTH118 - keeps the form that was typed
         if name.startswith(".") or name == "__MACOSX":
             continue
-        if name.lower().endswith(SUFFIXES):
+        if name.lower().endswith(IMAGE_SUFFIXES):
             yield path  # a folder with the name of an image, too: it gets an error
         elif is_folder:
             yield from _walk(path)
@@ -227,14 +188,14 @@ def read_ahead(
         is due.
     """
     with ThreadPoolExecutor(min(4, available_cores())) as pool:
-        waiting: deque[list[Future[Result]]] = deque()
+        waiting: deque[Iterator[Result]] = deque()
         remaining = iter(tasks)
         try:
             while batch := list(islice(remaining, size)):
-                waiting.append([pool.submit(function, task) for task in batch])
+                waiting.append(pool.map(function, batch))  # starts at once
                 if len(waiting) > _BATCHES_AHEAD:
-                    yield [future.result() for future in waiting.popleft()]
+                    yield list(waiting.popleft())
             while waiting:
-                yield [future.result() for future in waiting.popleft()]
+                yield list(waiting.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -25,23 +25,14 @@ _LOG_FATAL_ONLY = 4
 
 
 class OnnxBackend:
-    """A session of ONNX Runtime on the CPU; see `Backend`.
-
-    Args:
-        session: Of a graph with the inputs and outputs that `pneumonia export` writes.
-        name: The file, for messages.
-    """
+    """A session of ONNX Runtime on the CPU, of a graph that `pneumonia export` wrote."""
 
     def __init__(self, session: Any, name: str) -> None:
         self._session, self._name = session, name
         self._outputs = [output.name for output in session.get_outputs()]
 
     def __call__(self, images: Pixels) -> ModelOutput:
-        """Run network and OOD detector on a batch; see `Backend`.
-
-        Raises:
-            CheckpointError: If the graph fails or does not return one number for each image.
-        """
+        """Run network and OOD detector on a batch; see `Backend`."""
         values = self.run(images)
         return ModelOutput(values[LOGIT], values.get(OOD_SCORE))
 
@@ -49,7 +40,7 @@ class OnnxBackend:
         """Run the graph: uint8 [N, S, S] to float64 [N] for each output, by name.
 
         Raises:
-            CheckpointError: As `__call__`.
+            CheckpointError: If the graph fails or does not return one number for each image.
         """
         try:
             arrays = self._session.run(self._outputs, {INPUT: images[:, None]})

@@ -4,7 +4,6 @@ import hashlib
 import io
 import os
 import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -21,11 +20,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pneumonia.data.image_io import Preprocessing
-from pneumonia.errors import ConfigError, ExtraError, ModelError, printable
+from pneumonia.errors import ExtraError, ModelError, printable
 from pneumonia.files import atomic_replace
-from pneumonia.inference.image_loading import decode
 from pneumonia.inference.torch_backend import TorchBackend
-from pneumonia.inference.types import Backend, FailedPrediction, Prediction
+from pneumonia.inference.types import Backend, Prediction
 from pneumonia.labels import CLASSES, PNEUMONIA
 from pneumonia.model.network import PneumoniaNetwork
 
@@ -163,7 +161,7 @@ _HEAT_COLORS = _transparent_inferno()
 
 
 def overlay_heat_map(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Blend a heat map over a grey image: the hotter, the more opaque.
+    """Blend a heat map over a grey image, the hotter, the more opaque.
 
     Args:
         image: uint8 [H, W].
@@ -201,6 +199,10 @@ class Explanation:
     heat: NDArray[np.float32]
     method: str
 
+    def overlay(self) -> NDArray[np.uint8]:
+        """The image under its heat map: RGB, uint8 [H, W, 3]."""
+        return overlay_heat_map(self.image, self.heat)
+
     def draw(self) -> Figure:
         """Draw the original beside the heat map, with colour bar, prediction and caveat."""
         header, footer = _header(self.prediction), _footer(self.heat)
@@ -211,7 +213,7 @@ class Explanation:
         original, overlay = figure.subplots(1, 2)
         original.imshow(self.image, cmap="gray", vmin=0, vmax=255)
         original.set_title("Image", fontsize=10)
-        overlay.imshow(overlay_heat_map(self.image, self.heat))
+        overlay.imshow(self.overlay())
         title = f"Evidence for {self.prediction.predicted_class} ({self.method})"
         overlay.set_title(title, fontsize=10)
         for axes in (original, overlay):
@@ -234,16 +236,11 @@ class Explanation:
         """Write the drawing to a `.png` file, completely or not at all; missing folders are made.
 
         Raises:
-            ConfigError: If it cannot be written.
+            OSError: If it cannot be written.
         """
         content = self.to_png()
-        try:
-            with atomic_replace(path) as partial:
-                partial.write_bytes(content)
-        except OSError as error:
-            raise ConfigError(
-                f"{path} cannot be written ({error.strerror or error}); choose another folder."
-            ) from error
+        with atomic_replace(path) as partial:
+            partial.write_bytes(content)
 
 
 def _header(prediction: Prediction) -> list[str]:
@@ -270,19 +267,8 @@ def _footer(heat: NDArray[np.float32]) -> list[str]:
 def explain(
     backend: Backend, preprocessing: Preprocessing, image: Image.Image, prediction: Prediction
 ) -> Explanation:
-    """Compute the heat map of one image.
-
-    Args:
-        backend: Of the model that predicted.
-        preprocessing: Of that model.
-        image: As `pneumonia.inference.image_loading.decode` returns it.
-        prediction: Of the image.
-
-    Raises:
-        ExtraError: If captum is not installed.
-        ModelError: If the model is an exported one, or its architecture has no heat maps.
-    """
-    saliency = _saliency(backend, preprocessing.image_size)
+    """Compute the heat map of one decoded image; see `Predictor.explain`."""
+    saliency = load_saliency(backend, preprocessing.image_size)
     heat = saliency(preprocessing(image), CLASSES.index(prediction.predicted_class))
     small = image.copy()
     small.thumbnail((_MAX_SIDE, _MAX_SIDE))
@@ -293,7 +279,13 @@ def explain(
 _cached = lru_cache(maxsize=1)(Saliency)
 
 
-def _saliency(backend: Backend, image_size: int) -> Saliency:
+def load_saliency(backend: Backend, image_size: int) -> Saliency:
+    """Make the `Saliency` of a model, once.
+
+    Raises:
+        ExtraError: If captum is not installed.
+        ModelError: If the model is an exported one, or its architecture has no heat maps.
+    """
     if not isinstance(backend, TorchBackend):
         raise ModelError("An exported model has no gradients for heat maps; use its checkpoint.")
     return _cached(backend.network, image_size)
@@ -302,15 +294,9 @@ def _saliency(backend: Backend, image_size: int) -> Saliency:
 def undo_resize(
     heat: NDArray[np.float32], size: tuple[int, int], preprocessing: Preprocessing
 ) -> NDArray[np.float32]:
-    """Map a heat map of the network's input, float32 [S, S], back onto the original image.
+    """Map a heat map of the network's input back onto the original image of this width and height.
 
-    Args:
-        heat: The heat map.
-        size: Width and height of the original.
-        preprocessing: That turned the original into the input.
-
-    Returns:
-        float32 [H, W]; NaN where the network saw nothing.
+    float32 [S, S] -> float32 [H, W], NaN where the network saw nothing.
     """
     width, height = size
     shorter, longer = min(size), max(size)
@@ -329,48 +315,8 @@ def undo_resize(
     return np.asarray(square.resize(size, Image.Resampling.BILINEAR, box=box))
 
 
-class HeatMapFolder:
-    """A folder of explanations, one picture for each predicted file.
-
-    Args:
-        backend: Of the model that predicts.
-        preprocessing: Of that model.
-        folder: Where the pictures go; made if missing.
-
-    Raises:
-        ModelError: If the model is an exported one, or its architecture has no heat maps.
-        ExtraError: If captum is not installed.
-        ConfigError: If the folder cannot be made.
-    """
-
-    def __init__(self, backend: Backend, preprocessing: Preprocessing, folder: Path) -> None:
-        _saliency(backend, preprocessing.image_size)  # refuse before anything is written
-        self._backend, self._preprocessing, self._folder = backend, preprocessing, folder
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(
-                f"{folder} cannot be written to ({error.strerror}); choose another folder."
-            ) from error
-
-    def write(self, results: Sequence[Prediction | FailedPrediction]) -> None:
-        """Draw the pictures of a batch; a failed prediction has none.
-
-        Raises:
-            ConfigError: If a picture cannot be written.
-        """
-        for result in results:
-            if isinstance(result, Prediction):
-                image = decode(result.path, result.path)
-                explanation = explain(self._backend, self._preprocessing, image, result)
-                explanation.save(self._folder / picture_name(result.path))
-
-
 def picture_name(path: str) -> str:
-    """Name the picture of a file: its stem as every file system accepts it, and a digest.
-
-    The digest is of the path, since files of two folders may share a stem.
-    """
+    """Name the picture of a file: its stem, and a digest of its path as stems may repeat."""
     stem = "".join(c if c.isalnum() or c in "-_.() " else "_" for c in Path(path).stem)
     stem = (stem.lstrip(".") or "image").encode("utf-8", "replace").decode()[:48]
     return f"{stem}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}.png"

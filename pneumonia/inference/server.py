@@ -16,7 +16,6 @@ import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import uvicorn
@@ -36,9 +35,6 @@ from pneumonia.inference.batch_predict import model_digest
 from pneumonia.inference.image_loading import load_image
 from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.types import FailedPrediction, Prediction
-
-if TYPE_CHECKING:
-    from pneumonia.inference.saliency import Explanation
 
 log = logging.getLogger(__name__)
 
@@ -68,21 +64,13 @@ _REQUEST_BODY = {"required": True, "content": {"multipart/form-data": {"schema":
 
 @dataclass(frozen=True)
 class Limits:
-    """What clients may upload.
-
-    Attributes:
-        files: Files of a request.
-        file_bytes: Bytes of a file; the largest radiographs have about 40 MB.
-        request_bytes: Bytes of a request.
-        total_bytes: Bytes of all requests in flight.
-        seconds: Time to receive a request.
-    """
+    """What clients may upload; `total_bytes` is the sum over all requests in flight."""
 
     files: int = 20
-    file_bytes: int = 128 << 20
+    file_bytes: int = 128 << 20  # the largest radiographs have about 40 MB
     request_bytes: int = 512 << 20
     total_bytes: int = 1 << 30
-    seconds: float = 60.0
+    seconds: float = 60.0  # to receive a request
 
 
 @dataclass(frozen=True)
@@ -175,18 +163,13 @@ def _predict(
         if isinstance(result, FailedPrediction):
             results.append(result)
         else:
-            heat_map = _heat_map_png(predictor.explain(content)) if explain else None
+            heat_map = None
+            if explain:
+                file = io.BytesIO()
+                Image.fromarray(predictor.explain(content).overlay()).save(file, "PNG")
+                heat_map = base64.b64encode(file.getvalue()).decode()
             results.append(ServedPrediction(**vars(result), heat_map=heat_map))
     return results
-
-
-def _heat_map_png(explanation: "Explanation") -> str:
-    """The image under its heat map, as base64 PNG."""
-    from pneumonia.inference.saliency import overlay_heat_map  # noqa: PLC0415 - imports torch
-
-    file = io.BytesIO()
-    Image.fromarray(overlay_heat_map(explanation.image, explanation.heat)).save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
 
 
 def create_app(
@@ -266,20 +249,11 @@ def create_app(
 def serve(
     checkpoint: Path, host: str = "127.0.0.1", port: int = 8000, allowed_hosts: Sequence[str] = ()
 ) -> None:
-    """Serve until SIGINT or SIGTERM.
-
-    Args:
-        checkpoint: A `.ckpt` or `.onnx` file.
-        host: Address to listen on.
-        port: Port to listen on.
-        allowed_hosts: Host names of this machine under which clients address the service, besides
-            `host` and the loopback names.
+    """Serve a checkpoint until SIGINT (`KeyboardInterrupt`) or SIGTERM (`SystemExit` with 143).
 
     Raises:
         CheckpointError: If the checkpoint cannot be used.
         ConfigError: If the port is in use, or the address is not of this machine.
-        KeyboardInterrupt: On SIGINT.
-        SystemExit: With 143, on SIGTERM.
     """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:

@@ -16,12 +16,7 @@ _PREFIX = "network."
 
 
 class TorchBackend:
-    """A network on a device in full precision, and its OOD detector on the CPU in double.
-
-    Attributes:
-        network: In evaluation mode.
-        detector: None if the checkpoint has none.
-    """
+    """A network on a device in full precision, and its OOD detector on the CPU in double."""
 
     def __init__(
         self, network: PneumoniaNetwork, detector: OODDetector | None, device: torch.device
@@ -51,14 +46,11 @@ class TorchBackend:
 
 
 def open_checkpoint(path: str | Path, device: str) -> tuple[TorchBackend, ModelMetadata]:
-    """Open a checkpoint; no code in it is run.
+    """Open a `.ckpt` file of this project; no code in it is run.
 
     Args:
-        path: A `.ckpt` file of this project.
+        path: The file.
         device: As for `choose_device`.
-
-    Returns:
-        The backend, and the metadata.
 
     Raises:
         CheckpointError: If the file is not a checkpoint, or is damaged.
@@ -88,13 +80,10 @@ def open_checkpoint(path: str | Path, device: str) -> tuple[TorchBackend, ModelM
 
 
 def choose_device(name: str) -> torch.device:
-    """Find the device to run on.
-
-    Args:
-        name: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto`: CUDA if available, else CPU.
+    """Find a device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for CUDA if available, else CPU.
 
     Raises:
-        ConfigError: If the device is not available.
+        ConfigError: If it is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -52,14 +52,10 @@ def test_a_pipe_gets_csv_and_the_summary_goes_to_standard_error(predict, images,
     assert error.startswith("1 image")
 
 
-def test_patterns_and_standard_input_name_files_once_each(
-    predict, images, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(sys, "stdin", [f"{images[2]}\n", f"{images[1]}\r\n", "\n"])
-    pattern = images[0].parent / "[01]*"
-    assert predict("-", pattern, images[2], "--out", tmp_path / "o.csv") == 0
+def test_files_and_folders_are_predicted_once_each(predict, images, tmp_path):
+    assert predict(images[2], images[0].parent, images[2], "--out", tmp_path / "o.csv") == 0
     shown = [row["path"] for row in read(tmp_path / "o.csv")]
-    assert shown == [str(images[number]) for number in (2, 1, 0)]
+    assert shown == [str(images[number]) for number in (2, 0, 1, 3, 4, 5, 6)]
 
 
 def test_an_interrupted_table_is_resumed(predict, images, tmp_path):
@@ -83,7 +79,7 @@ def test_an_existing_table_is_not_overwritten(predict, images, tmp_path, capsys)
     assert out.read_bytes() == before
 
 
-def test_a_table_of_another_model_or_another_kind_is_not_resumed(
+def test_a_table_of_another_model_is_not_resumed(
     predict, images, tmp_path, capsys, checkpoint_file
 ):
     out = tmp_path / "o.csv"
@@ -92,22 +88,18 @@ def test_a_table_of_another_model_or_another_kind_is_not_resumed(
     torch.save(torch.load(checkpoint_file, weights_only=True) | {"metadata": {"other": 1}}, other)
     assert predict(images[1], "--out", out, "--resume", checkpoint=other) == 2
     assert "another model" in capsys.readouterr().err
-    out.write_text("a,b\n1,2\n")
-    assert predict(images[1], "--out", out, "--resume") == 2
-    assert "o.csv is not a table" in capsys.readouterr().err
-    assert out.read_text() == "a,b\n1,2\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere.jpeg"], "nowhere.jpeg does not exist"),
-        (["no*where"], "no*where"),
         (["empty"], "empty contains no images"),
         (["--resume", "."], "--out FILE"),
         (["--out", "o.txt", "."], "--out o.txt"),
         (["--shard", "17/16", "."], "--shard 17/16"),
         (["--device", "abacus", "FILE"], "device abacus"),
+        (["--out", "/proc/nowhere/o.csv", "FILE"], "/proc/nowhere/o.csv"),
     ],
 )
 def test_a_wrong_argument_is_exit_2_and_named(
@@ -119,11 +111,6 @@ def test_a_wrong_argument_is_exit_2_and_named(
     assert predict(*words) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "o.txt").exists()
-
-
-def test_a_table_that_cannot_be_written_is_refused_before_any_work(predict, images, capsys):
-    assert predict(images[0], "--out", "/proc/nowhere/o.csv") == 2
-    assert "cannot be written" in capsys.readouterr().err
 
 
 def test_a_full_disk_keeps_the_rows_so_far(predict, images, tmp_path, capsys):
@@ -145,19 +132,6 @@ def test_a_full_disk_keeps_the_rows_so_far(predict, images, tmp_path, capsys):
         subprocess.run(["umount", str(disk)], check=True)
 
 
-def test_a_malicious_pickle_is_refused_and_runs_nothing(predict, images, tmp_path, capsys):
-    victim = tmp_path / "ran"
-
-    class Evil:
-        def __reduce__(self):
-            return (os.mkdir, (str(victim),))
-
-    torch.save({"format_version": 2, "state_dict": Evil()}, tmp_path / "evil.ckpt")
-    assert predict(images[0], checkpoint=tmp_path / "evil.ckpt") == 2
-    assert "evil.ckpt" in capsys.readouterr().err
-    assert not victim.exists()
-
-
 def test_what_a_checkpoint_lacks_stays_empty_with_a_note(
     predict, images, file_without_abstention, tmp_path, capsys
 ):
@@ -169,13 +143,12 @@ def test_what_a_checkpoint_lacks_stays_empty_with_a_note(
 
 
 def test_shards_concatenate_to_the_whole(predict, images, tmp_path):
-    assert predict(images[0].parent, "--out", tmp_path / "whole.csv") == 0
     parts = []
-    for number in range(1, 10):  # more than there are images
+    for number in range(1, 9):  # more than there are images
         out = tmp_path / f"{number}.csv"
-        assert predict(images[0].parent, "--shard", f"{number}/9", "--out", out) == 0
+        assert predict(images[0].parent, "--shard", f"{number}/8", "--out", out) == 0
         parts += [row["path"] for row in read(out)]
-    assert parts == [row["path"] for row in read(tmp_path / "whole.csv")]
+    assert parts == [str(path) for path in images]
 
 
 @given(st.integers(0, 300), st.integers(1, 400))

@@ -9,11 +9,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import torch
 from onnx import TensorProto, helper
 
 from pneumonia.data.dataset import read_split
-from pneumonia.errors import CheckpointError, ModelError
+from pneumonia.errors import ModelError
 from pneumonia.inference import export as module
 from pneumonia.inference.export import expected_outputs, export
 from pneumonia.inference.onnx_backend import open_onnx
@@ -94,14 +93,6 @@ def test_evaluate_takes_it_like_a_checkpoint(exported, checkpoint_file, syntheti
     assert a["test/recall"] == b["test/recall"]
 
 
-def test_command_names_the_file_it_wrote(checkpoint_file, tmp_path, run, capsys):
-    out = tmp_path / "new folder" / "m.onnx"
-    assert run("export", "--checkpoint", checkpoint_file, "--out", out) == 0
-    output, error = capsys.readouterr()
-    assert str(out) in output
-    assert error == ""
-
-
 @pytest.mark.parametrize(
     ("checkpoint", "out", "named"),
     [
@@ -142,8 +133,6 @@ def rewired(name: str, *nodes: tuple[str, list[str], list[str]], **constants: fl
 WRONG = {
     "an uncalibrated probability": rewired("probability", ("Sigmoid", ["logit"], ["probability"])),
     "a logit 0.1% too large": rewired("logit", ("Mul", ["was", "_by"], ["logit"]), _by=1.001),
-    "the other class": rewired("probability", ("Sub", ["_one", "was"], ["probability"]), _one=1.0),
-    "NaN": rewired("logit", ("Mul", ["was", "_nan"], ["logit"]), _nan=float("nan")),
     "NaN for one image of a batch": rewired(
         "logit",
         ("ReduceMin", ["was"], ["least"]),
@@ -176,16 +165,6 @@ def test_graph_with_other_outputs_is_not_written(
     with pytest.raises(ModelError, match=r"logit|probability|ood_score"):
         export(checkpoint_file, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_checkpoint_whose_output_is_not_finite_is_refused(checkpoint_file, tmp_path):
-    content = torch.load(checkpoint_file, weights_only=True)
-    key = next(key for key in content["state_dict"] if key.endswith("fc.weight"))
-    content["state_dict"][key].fill_(float("nan"))
-    torch.save(content, tmp_path / "nan.ckpt")
-    with pytest.raises(CheckpointError, match="finite"):
-        export(tmp_path / "nan.ckpt", tmp_path / "m.onnx")
-    assert not (tmp_path / "m.onnx").exists()
 
 
 @pytest.mark.slow

@@ -63,11 +63,9 @@ def external(location: str, offset: str = "0") -> TensorProto:
 ADD = helper.make_node("Add", ["x", "w"], ["y"])
 LARGE = TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[1 << 20, 1 << 16], raw_data=b"")
 FOREIGN = {
-    "empty": b"",
     "text": b"no model",
     "another model": graph(helper.make_node("Identity", ["x"], ["y"])),
     "weights larger than the file": graph(ADD, LARGE),
-    "weights beside the file": graph(ADD, external("w.bin")),
     "weights above the file": graph(ADD, external("../w.bin")),
     "weights behind a link": graph(ADD, external("link.bin")),
     "weights in the memory of the process": graph(ADD, external("*/_ORT_MEM_ADDR_/*", "4096")),
@@ -113,9 +111,6 @@ def test_absolute_paths_cut_files_and_missing_files_are_refused(exported, tmp_pa
         {"hyper_parameters": {"image_size": 64}},
         {"metadata": {"training": "x" * (2 << 20)}},
         {"classes": ["PNEUMONIA", "NORMAL"]},
-        {"classes": ["NORMAL"]},
-        {"classes": None},
-        {"classes": "NORMAL"},
     ],
     ids=lambda change: str(change)[:40],
 )
@@ -126,7 +121,7 @@ def test_metadata_that_does_not_fit_is_refused(model, tmp_path, change):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "null", "[]", "3", '"text"', "{", "[" * 100_000, "NaN"]
+    ["", "[]", "{", "[" * 100_000]
     + ['{"metadata":' * depth + "1" + "}" * depth for depth in (100, 5_000)],
     ids=lambda text: text[:10],
 )
@@ -135,12 +130,6 @@ def test_metadata_that_is_no_table_or_nested_too_deeply_is_refused(model, tmp_pa
     content = whole.replace('"DEEP"', text) if text.startswith('{"') else text
     (tmp_path / "x.onnx").write_bytes(with_metadata(model, content))
     refused(tmp_path / "x.onnx")
-
-
-def test_classes_of_a_checkpoint_in_another_order_are_refused(checkpoint_file, tmp_path):
-    content = torch.load(checkpoint_file, weights_only=True) | {"classes": ["PNEUMONIA", "NORMAL"]}
-    torch.save(content, tmp_path / "x.ckpt")
-    refused(tmp_path / "x.ckpt")
 
 
 def test_graph_that_fails_while_it_runs_is_one_sentence(model, tmp_path):
@@ -260,7 +249,7 @@ def works_or_is_refused(file: Path) -> None:
 
 
 FUZZED = settings(
-    max_examples=40,
+    max_examples=30,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture],
@@ -269,22 +258,19 @@ FUZZED = settings(
 
 @FUZZED
 @given(data=st.data())
-def test_metadata_of_any_kind_works_or_is_refused(model, tmp_path, data):
+@pytest.mark.parametrize("kind", ["onnx", "ckpt"])
+def test_metadata_of_any_kind_works_or_is_refused(model, checkpoint_file, tmp_path, kind, data):
+    file, values = tmp_path / f"x.{kind}", JSON
     content = read_metadata(model)
-    if data.draw(st.booleans()):
-        content = harmful(content)
-    mutate(data, content, paths(content)[1:], JSON)
-    (tmp_path / "x.onnx").write_bytes(with_metadata(model, content))
-    works_or_is_refused(tmp_path / "x.onnx")
-
-
-@FUZZED
-@given(data=st.data())
-def test_checkpoint_of_any_kind_works_or_is_refused(checkpoint_file, tmp_path, data):
-    content = torch.load(checkpoint_file, weights_only=True)
+    if kind == "ckpt":
+        content = torch.load(checkpoint_file, weights_only=True)
+        values |= st.builds(torch.zeros, st.integers(0, 3))
     if data.draw(st.booleans()):
         content = harmful(content) | {"hyper_parameters": content["hyper_parameters"]}
     places = [path for path in paths(content)[1:] if path[0] != "state_dict" or len(path) == 1]
-    mutate(data, content, places, JSON | st.builds(torch.zeros, st.integers(0, 3)))
-    torch.save(content, tmp_path / "x.ckpt")
-    works_or_is_refused(tmp_path / "x.ckpt")
+    mutate(data, content, places, values)
+    if kind == "ckpt":
+        torch.save(content, file)
+    else:
+        file.write_bytes(with_metadata(model, content))
+    works_or_is_refused(file)

@@ -189,8 +189,7 @@ def test_what_is_not_an_upload_is_refused(client, status, kind, content):
 @pytest.mark.parametrize(
     ("name", "shown"),
     [
-        ("/home/x/Röntgen 1.png", "Röntgen 1.png"),
-        ("C:\\x\\a.png", "a.png"),
+        ("C:\\x/Röntgen 1.png", "Röntgen 1.png"),
         ("a\x1b[2J.png", "a\\x1b[2J.png"),
         ("x" * 2000 + ".png", "x" * 96 + ".png"),
         ("/", "image"),
@@ -202,17 +201,15 @@ def test_a_file_name_is_shown_printable_and_without_folders(client, name, shown)
     assert found["path"] == shown
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example:8000", ""])
-def test_another_host_name_is_refused(client, host):
-    assert client.get("/", headers={"Host": host}).status_code == 400
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [("127.0.0.1.evil.example:8000", 400), ("", 400), ("LOCALHOST:8000", 200), ("[::1]:8000", 200)],
+)
+def test_only_loopback_names_are_accepted(client, host, status):
+    assert client.get("/", headers={"Host": host}).status_code == status
 
 
-@pytest.mark.parametrize("host", ["localhost", "LOCALHOST:8000", "[::1]:8000"])
-def test_loopback_names_are_accepted(client, host):
-    assert client.get("/", headers={"Host": host}).status_code == 200
-
-
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9999"])
+@pytest.mark.parametrize("origin", ["null", "http://127.0.0.1:9999"])
 def test_other_sites_can_neither_upload_nor_read(client, origin):
     assert upload(client, b"x", headers={"Origin": origin}).status_code == 403
     assert client.get("/health", headers={"Origin": origin}).status_code == 403
@@ -233,12 +230,11 @@ def test_an_internal_error_tells_nothing_of_the_upload(client, monkeypatch, capl
 
 def test_a_dicom_file_gives_away_no_patient(client, make_dicom):
     grey = np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)
-    for extra in ({}, {"PhotometricInterpretation": "RGB"}):
+    for extra in ({}, {"PhotometricInterpretation": "RGB"}):  # predicted, and refused
         content = make_dicom(grey, PatientName="Doe^Jane", PatientID="4711", **extra)
         found = upload(client, content)
         assert found.status_code == 200
-        assert "Doe" not in found.text
-        assert "4711" not in found.text
+        assert not any(secret in found.text for secret in ("Doe", "4711"))
 
 
 @contextmanager
@@ -264,7 +260,10 @@ def served(model, folder):
         process.kill()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_a_signal_ends_it_cleanly(checkpoint_file, tmp_path, number, code):
     with served(checkpoint_file, tmp_path) as (process, address, log):
         process.send_signal(number)
