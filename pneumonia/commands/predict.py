@@ -150,23 +150,20 @@ def _picture_writer(predictor: "Predictor", folder: Path) -> Write:
 
 
 def _write_text(results: list["Result"]) -> None:
+    from pneumonia.errors import printable
+
     for result in results:
-        typer.echo(_as_text(result))
+        typer.echo(printable(_as_text(result)))
 
 
 def _as_text(result: "Result") -> str:
-    from pneumonia.errors import printable
     from pneumonia.inference.types import FailedPrediction
 
     if isinstance(result, FailedPrediction):
-        return printable(f"     -  unreadable  {result.error}")
-    notes = [
-        *(["out-of-distribution: do not use"] if result.is_ood else []),
-        *(["uncertain"] if result.uncertain else []),
-        *result.warnings,
-    ]
+        return f"     -  unreadable  {result.error}"
+    notes = [*compress(_NOTES, (result.uncertain, result.is_ood)), *result.warnings]
     note = f"  [{'; '.join(notes)}]" if notes else ""
-    return printable(f"{result.probability:6.3f}  {result.predicted_class:10}  {result.path}{note}")
+    return f"{result.probability:6.3f}  {result.predicted_class:10}  {result.path}{note}"
 
 
 def _csv_writer(model: str) -> Write:

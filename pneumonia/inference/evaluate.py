@@ -14,11 +14,10 @@ from pneumonia.data.manifest import Manifest
 from pneumonia.evaluation.evaluate import EvaluatedModel, EvaluationResult, evaluate_predictions
 from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.report.write import CARD, write_report
-from pneumonia.inference.metadata import ModelMetadata
+from pneumonia.inference.metadata import SETTINGS, ModelMetadata
 from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.shortcut_probe import probe_shortcuts
 
-_SETTINGS = ("backbone", "image_size", "resize_mode", "interpolation")
 _MAX_SIDE = 400
 """Pixels of the longer side of an image in the report."""
 
@@ -101,14 +100,11 @@ def describe_checkpoint(
         data: Name of the tested images.
         tested: The tested images, for their fingerprint.
         warnings: About the test, a sentence each.
-
-    Raises:
-        CheckpointError: If its metadata is damaged.
     """
     model = ModelMetadata.read(content, path)
     settings = content["hyper_parameters"]
     metadata = dict(content.get("metadata") or {})
-    metadata["model"] = {key: settings[key] for key in _SETTINGS if key in settings} | {
+    metadata["model"] = {key: settings[key] for key in SETTINGS if key in settings} | {
         "checkpoint format": content.get("format_version"),
         "pneumonia version": content.get("pneumonia_version"),
     }

@@ -169,7 +169,6 @@ def take_shard(paths: list[str], shard: str) -> list[str]:
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-
 _BATCHES_AHEAD = 2
 
 
@@ -178,14 +177,9 @@ def read_ahead(
 ) -> Iterator[list[Result]]:
     """Apply a function to every task on threads, two batches ahead.
 
-    Args:
-        function: Spends its time outside Python's lock, as decoding does.
-        tasks: Its arguments.
-        size: Tasks per batch.
-
     Yields:
-        The results of each batch, in order. An exception of the function is raised when its batch
-        is due.
+        The results of each batch of this size, in order. An exception of the function is raised
+        when its batch is due.
     """
     with ThreadPoolExecutor(min(4, available_cores())) as pool:
         waiting: deque[Iterator[Result]] = deque()

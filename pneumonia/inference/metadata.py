@@ -14,6 +14,9 @@ from pneumonia.evaluation.abstention import Abstention
 from pneumonia.evaluation.predictions import sigmoid
 from pneumonia.evaluation.threshold import OperatingPoint
 
+SETTINGS = ("backbone", "image_size", "resize_mode", "interpolation")
+"""Hyper-parameters that say how an image is read and what reads it."""
+
 
 @dataclass(frozen=True)
 class Calibration:

@@ -76,11 +76,7 @@ class Predictor(ModelMetadata):
         return cls(**vars(metadata), backend=backend)
 
     def probabilities(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Turn logits into probabilities of PNEUMONIA, calibrated if the model is.
-
-        Args:
-            logits: Any shape, finite.
-        """
+        """Turn finite logits into probabilities of PNEUMONIA, calibrated if the model is."""
         return (self.calibration or Calibration())(logits)
 
     def logits(
@@ -88,14 +84,11 @@ class Predictor(ModelMetadata):
         paths: Sequence[str],
         change: Callable[[Pixels], Pixels] | None = None,
     ) -> NDArray[np.float64]:
-        """Run the network on files.
+        """Run the network on n files, and return their raw logits, shape (n,).
 
         Args:
-            paths: Image files, n of them.
+            paths: Image files.
             change: Applied to the network's input first, uint8 [S, S] to the same.
-
-        Returns:
-            Shape (n,), raw logits, in the order of the files.
 
         Raises:
             DataError: If a file cannot be read; the message names it.
@@ -163,13 +156,7 @@ class Predictor(ModelMetadata):
     def predict_batch(
         self, batch: Sequence[LoadedImage | FailedPrediction]
     ) -> list[Prediction | FailedPrediction]:
-        """Predict images that are already loaded, as one batch.
-
-        Args:
-            batch: Any number of images; failures are returned as they are.
-
-        Returns:
-            One result per image, in order.
+        """Predict loaded images as one batch; failures are returned as they are.
 
         Raises:
             CheckpointError: If the network's output is not finite.
@@ -191,7 +178,7 @@ class Predictor(ModelMetadata):
         A heat map is not evidence of reasoning; see `pneumonia.inference.saliency`.
 
         Args:
-            image: As for `predict`.
+            image: One image, as for `predict`.
 
         Raises:
             DataError: If the image cannot be read.

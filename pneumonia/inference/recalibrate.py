@@ -42,8 +42,8 @@ def recalibrate_checkpoint(
 ) -> tuple[Calibration, OperatingPoint, Abstention]:
     """Refit temperature, threshold and abstention on a site's images, into a new checkpoint.
 
-    The weights stay the same. The values that are replaced are appended to the list
-    `recalibration` of the new checkpoint, with a record of the images.
+    The values that are replaced are appended to the list `recalibration` of the new checkpoint,
+    with a record of the images.
 
     Args:
         checkpoint: A `.ckpt` file of this project; it is not changed.
@@ -123,11 +123,8 @@ def fit_calibration(
 
     Args:
         labels: Shape (n,), 0 or 1, of both classes.
-        logits: Shape (n,), raw.
+        logits: Shape (n,), raw and finite.
         prevalence: In (0, 1).
-
-    Raises:
-        EvaluationError: If the labels are of one class, or a logit is not finite.
     """
     temperature = fit_temperature(labels, logits)
     if prevalence is None:

@@ -151,21 +151,13 @@ def _patch_grid(network: PneumoniaNetwork, image_size: int) -> tuple[int, int] |
     )
 
 
-def _transparent_inferno() -> ListedColormap:
-    colors = colormaps["inferno"](np.linspace(0, 1, 256))
-    colors[:, 3] = np.linspace(0, 0.6, 256)
-    return ListedColormap(colors)  # NaN is transparent
-
-
-_HEAT_COLORS = _transparent_inferno()
+_INFERNO = colormaps["inferno"](np.linspace(0, 1, 256))
+_INFERNO[:, 3] = np.linspace(0, 0.6, 256)
+_HEAT_COLORS = ListedColormap(_INFERNO)  # the hotter, the more opaque; NaN is transparent
 
 
 def overlay_heat_map(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Blend a heat map over a grey image, the hotter, the more opaque.
-
-    Args:
-        image: uint8 [H, W].
-        heat: float [H, W], 0 to 1; NaN leaves the image as it is.
+    """Blend a heat map, float [H, W], 0 to 1 or NaN, over a grey image, uint8 [H, W].
 
     Returns:
         RGB, uint8 [H, W, 3].

@@ -178,14 +178,9 @@ def create_app(
     allowed_hosts: Sequence[str] = LOOPBACK,
     limits: Limits | None = None,
 ) -> FastAPI:
-    """Create the web application.
+    """Create the web application of a model, whose file's name and digest are shown.
 
-    Args:
-        predictor: The model.
-        checkpoint: Its file, whose name and digest are shown.
-        allowed_hosts: Host names under which clients may address the service. Others are refused,
-            against DNS rebinding.
-        limits: What clients may upload; None for the default limits.
+    Clients that address the service under other host names are refused, against DNS rebinding.
     """
     limits = limits or Limits()
     in_flight, turn = _InFlight(limits), asyncio.Lock()

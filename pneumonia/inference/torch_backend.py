@@ -46,11 +46,7 @@ class TorchBackend:
 
 
 def open_checkpoint(path: str | Path, device: str) -> tuple[TorchBackend, ModelMetadata]:
-    """Open a `.ckpt` file of this project; no code in it is run.
-
-    Args:
-        path: The file.
-        device: As for `choose_device`.
+    """Open a `.ckpt` file of this project on a device; no code in it is run.
 
     Raises:
         CheckpointError: If the file is not a checkpoint, or is damaged.

@@ -2,8 +2,10 @@
 
 import subprocess
 import sys
+from itertools import cycle, islice
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -88,6 +90,31 @@ def test_the_first_broken_image_of_a_list_is_named_and_a_stream_goes_on(model, f
     (tmp_path / "broken.jpeg").write_bytes(b"no image")
     with pytest.raises(DataError, match=r"broken\.jpeg"):
         model.logits([str(files[0]), str(tmp_path / "broken.jpeg")])
+
+
+def test_a_stream_reads_a_few_batches_ahead(model, files):
+    taken = []
+    source = (taken.append(file) or file for file in files * 20)
+    next(model.stream(source, batch_size=2))
+    assert len(taken) <= 3 * 2
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kind", ["ckpt", "onnx"])
+def test_20_000_predictions_need_no_more_memory_and_open_files_than_5_000(
+    checkpoint_file, exported, files, kind
+):
+    predictor = Predictor.load(checkpoint_file if kind == "ckpt" else exported)
+    process, samples = psutil.Process(), []
+    for number, _ in enumerate(predictor.stream(islice(cycle(files), 20_000))):
+        if number % 100 == 0:
+            samples.append((process.memory_full_info().uss, process.num_fds()))
+    memory, open_files = np.median(samples[30:50], axis=0)
+    last_memory, last_open_files = np.median(samples[180:], axis=0)
+    print(f"{kind}: memory {last_memory / memory - 1:+.2%}, {last_open_files} open files")
+    assert last_memory < 1.02 * memory
+    assert last_open_files <= open_files
 
 
 @pytest.mark.parametrize(

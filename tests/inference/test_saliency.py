@@ -10,7 +10,6 @@ from torch import nn
 
 from pneumonia.data.image_io import Preprocessing
 from pneumonia.errors import DataError, ModelError
-from pneumonia.inference import image_loading
 from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.saliency import (
     CAVEAT,
@@ -213,17 +212,6 @@ def test_explanation_keeps_the_aspect_ratio_and_is_saved_as_one_file(checkpoint_
         found.save("/proc/nowhere/x.png")
     with pytest.raises(DataError, match="image 1"):
         predictor.explain(b"no image")
-
-
-def test_file_is_read_once_for_its_prediction_and_its_map(checkpoint_file, synthetic, monkeypatch):
-    predictor = Predictor.load(checkpoint_file)
-    path = next((synthetic / "test/NORMAL").iterdir())
-    reads, read = [], image_loading.read_grey
-    monkeypatch.setattr(
-        image_loading, "read_grey", lambda *a, **k: reads.append(a) or read(*a, **k)
-    )
-    predictor.explain(path)
-    assert len(reads) == 1
 
 
 def test_what_has_no_heat_map_is_refused_before_anything_is_written(
