@@ -36,7 +36,7 @@ def test_every_module_can_be_imported():
         import pkgutil, pneumonia
         behind = {  # imported when they are needed
             "pneumonia.data.dicom",
-            "pneumonia.inference.serve.server",
+            "pneumonia.inference.server",
         }
         for module in pkgutil.walk_packages(pneumonia.__path__, "pneumonia."):
             if module.name not in behind:

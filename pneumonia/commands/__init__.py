@@ -1,1 +1,14 @@
 """The commands of `pneumonia`, one module each; each imports what it needs when it runs."""
+
+from typing import Annotated
+
+import typer
+
+Patients = Annotated[
+    str | None,
+    typer.Option(
+        help="What a patient is, where names are not Kaggle's: a regular expression with one"
+        " group, or 'file' (each file its own patient)."
+    ),
+]
+"""The option --patients of several commands."""

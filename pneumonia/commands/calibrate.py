@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pneumonia.commands.options import Patients
+from pneumonia.commands import Patients
 
 
 def calibrate_command(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pneumonia.commands.options import Patients
+from pneumonia.commands import Patients
 from pneumonia.errors import DataError
 
 data = typer.Typer(help="Look at a data set.", no_args_is_help=True, rich_markup_mode=None)

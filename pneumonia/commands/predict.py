@@ -1,19 +1,23 @@
 """`pneumonia predict`: predict files, as text on a terminal, CSV in a pipe or a CSV file."""
 # ruff: noqa: PLC0415  see the package
 
-import io
 import sys
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from itertools import compress, islice
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
-    from pneumonia.inference.batch_predict import PredictCounts, Result
+    from pneumonia.inference.batch_predict import Result
     from pneumonia.inference.predictor import Predictor
 
 Write = Callable[[list["Result"]], None]
+_NOTES = ("uncertain", "out-of-distribution", "with a warning", "unreadable")
 
 
 def predict_command(
@@ -23,9 +27,7 @@ def predict_command(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Files, folders, patterns, or - for a list of files on standard input: JPEG, PNG,"
-            " TIFF, BMP, WebP, DICOM.",
-            metavar="PATH...",
+            help="Files and folders: JPEG, PNG, TIFF, BMP, WebP, PGM, DICOM.", metavar="PATH..."
         ),
     ],
     out: Annotated[
@@ -49,51 +51,32 @@ def predict_command(
     was predicted.
     """
     from pneumonia.errors import ConfigError
-    from pneumonia.inference.batch_predict import PredictionWriter, check_table_name, model_digest
+    from pneumonia.inference.batch_predict import PredictionWriter, model_digest
     from pneumonia.inference.image_loading import list_images, take_shard
 
     if resume and out is None:
         raise ConfigError("--resume needs --out FILE, the CSV file to continue.")
-    if out is not None:
-        check_table_name(out)
-    all_paths = list_images(images, _standard_input())
-    paths = all_paths if shard is None else take_shard(all_paths, shard)
+    paths = list_images(images)
+    if shard is not None:
+        paths = take_shard(paths, shard)
     predictor = _load(checkpoint, device)
-    heat_maps = None
+    model, failed = model_digest(checkpoint), False
+    writers: list[Write] = []
     if explain is not None:
-        from pneumonia.inference.saliency import HeatMaps
-
-        # All paths, so that the pictures of different shards have different names.
-        heat_maps = HeatMaps(predictor.backend, predictor.preprocessing, explain, all_paths)
-    writers: list[Write] = [] if heat_maps is None else [heat_maps.write]
-    failed = 0
+        # First of all, so that every row of a resumed table has its picture.
+        writers.append(_picture_writer(predictor, explain))
     if out is None:
         on_terminal = sys.stdout.isatty()
-        writers.insert(0, _write_text if on_terminal else _csv_writer(model_digest(checkpoint)))
+        writers.append(_write_text if on_terminal else _csv_writer(model))
         counts = _predict(predictor, paths, writers, batch_size, bar=not on_terminal)
     else:
-        file = PredictionWriter(out, model_digest(checkpoint), resume)
-        remaining = [path for path in paths if path not in file.done]
-        failed = len(file.failed)
-        try:
-            counts = _predict(predictor, remaining, [file.write, *writers], batch_size)
-        finally:
-            file.close()
+        with closing(PredictionWriter(out, model, resume)) as file:
+            remaining = [path for path in paths if path not in file.done]
+            counts = _predict(predictor, remaining, [*writers, file.write], batch_size)
+        failed = bool(file.failed)
         typer.echo(f"Wrote {out}", err=True)
-        if heat_maps is not None:  # rows of an earlier call may lack their picture
-            done = file.done - file.failed
-            missing = heat_maps.missing(path for path in paths if path in done)
-            failed += _predict(predictor, missing, [_report_failures, *writers], batch_size).failed
-    typer.echo(str(counts), err=True)
-    if counts.failed or failed:
+    if failed or counts["unreadable"]:
         raise typer.Exit(1)
-
-
-def _standard_input() -> Iterable[str]:
-    """Standard input with one file name per line, of any bytes but a line end."""
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="surrogateescape", newline="\n")
-    return sys.stdin
 
 
 def _load(checkpoint: Path, device: str) -> "Predictor":
@@ -116,42 +99,75 @@ def _predict(
     writers: list[Write],
     batch_size: int,
     bar: bool = True,
-) -> "PredictCounts":
+) -> Counter[str]:
+    """Predict files, pass every batch of results on, and print and return their counts."""
     from rich.console import Console
     from rich.progress import Progress
 
-    from pneumonia.inference.batch_predict import predict_files
-
     console = Console(stderr=True)
-    bar = bar and console.is_terminal
-    with Progress(console=console, transient=True, disable=not bar) as progress:
-        task = progress.add_task("Predicting", total=len(paths))
-
-        def write(results: list["Result"]) -> None:
+    counts: Counter[str] = Counter()
+    start = perf_counter()
+    with Progress(console=console, transient=True, disable=not (bar and console.is_terminal)) as p:
+        task = p.add_task("Predicting", total=len(paths))
+        results = predictor.stream(paths, batch_size)
+        while batch := list(islice(results, batch_size)):
             for writer in writers:
-                writer(results)
-            progress.advance(task, len(results))
+                writer(batch)
+            for result in batch:
+                counts.update(_groups(result))
+            p.advance(task, len(batch))
+    rate = f", {len(paths) / (perf_counter() - start):.1f} images/s" if paths else ""
+    parts = [f"{counts['PNEUMONIA']} PNEUMONIA, {counts['NORMAL']} NORMAL"]
+    parts += [f"{counts[name]} {name}" for name in _NOTES if counts[name]]
+    plural = "s" * (len(paths) != 1)
+    typer.echo(f"{len(paths)} image{plural}{rate}: {'; '.join(parts)}", err=True)
+    return counts
 
-        return predict_files(predictor, paths, write, batch_size)
+
+def _groups(result: "Result") -> list[str]:
+    """The counts that a result belongs to."""
+    from pneumonia.inference.types import FailedPrediction
+
+    if isinstance(result, FailedPrediction):
+        return ["unreadable"]
+    applies = (result.uncertain, result.is_ood, result.warnings)
+    return [result.predicted_class, *compress(_NOTES, applies)]
+
+
+def _picture_writer(predictor: "Predictor", folder: Path) -> Write:
+    from pneumonia.inference.saliency import load_saliency, picture_name
+    from pneumonia.inference.types import Prediction
+
+    load_saliency(predictor.backend, predictor.preprocessing.image_size)  # refuse before any work
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def write(results: list["Result"]) -> None:
+        for result in results:
+            if isinstance(result, Prediction):
+                predictor.explain(result.path).save(folder / picture_name(result.path))
+
+    return write
 
 
 def _write_text(results: list["Result"]) -> None:
-    from pneumonia.inference.batch_predict import as_text
+    from pneumonia.errors import printable
 
     for result in results:
-        typer.echo(as_text(result))
+        typer.echo(printable(_as_text(result)))
+
+
+def _as_text(result: "Result") -> str:
+    from pneumonia.inference.types import FailedPrediction
+
+    if isinstance(result, FailedPrediction):
+        return f"     -  unreadable  {result.error}"
+    notes = [*compress(_NOTES, (result.uncertain, result.is_ood)), *result.warnings]
+    note = f"  [{'; '.join(notes)}]" if notes else ""
+    return f"{result.probability:6.3f}  {result.predicted_class:10}  {result.path}{note}"
 
 
 def _csv_writer(model: str) -> Write:
-    from pneumonia.inference.batch_predict import as_csv
+    from pneumonia.inference.batch_predict import HEADER, as_csv
 
-    typer.echo(as_csv(None, model), nl=False)
-    return lambda results: typer.echo("".join(as_csv(r, model) for r in results), nl=False)
-
-
-def _report_failures(results: list["Result"]) -> None:
-    from pneumonia.inference.types import FailedPrediction
-
-    for result in results:
-        if isinstance(result, FailedPrediction):
-            typer.echo(f"No heat map: {result.error}", err=True)
+    typer.echo(HEADER, nl=False)
+    return lambda results: typer.echo(as_csv(results, model), nl=False)

@@ -25,7 +25,7 @@ def serve_command(
     from pneumonia.errors import ExtraError
 
     try:
-        from pneumonia.inference.serve.server import serve
+        from pneumonia.inference.server import serve
     except ImportError as error:
         raise ExtraError("pneumonia serve", "serve") from error
     logging.basicConfig(format="%(message)s", level=logging.WARNING)

@@ -14,11 +14,10 @@ from pneumonia.data.manifest import Manifest
 from pneumonia.evaluation.evaluate import EvaluatedModel, EvaluationResult, evaluate_predictions
 from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.report.write import CARD, write_report
-from pneumonia.inference.metadata import read_abstention, read_calibration, read_operating_point
-from pneumonia.inference.predictor import InferenceModel
+from pneumonia.inference.metadata import SETTINGS, ModelMetadata
+from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.shortcut_probe import probe_shortcuts
 
-_SETTINGS = ("backbone", "image_size", "resize_mode", "interpolation")
 _MAX_SIDE = 400
 """Pixels of the longer side of an image in the report."""
 
@@ -54,7 +53,7 @@ def evaluate_checkpoint(
         DataError: If the folder or a file in it cannot be read.
         EvaluationError: If the images cannot be evaluated, or a file cannot be written.
     """
-    model = InferenceModel.load(checkpoint)
+    model = Predictor.load(checkpoint, finalized=False)
     samples = read_split(root, split, patients)
     logits = model.logits([str(path) for path in samples.paths])
     table = PredictionTable(
@@ -65,18 +64,19 @@ def evaluate_checkpoint(
         patient=samples.patients,
         subtype=samples.subtypes,
     )
-    warnings = []
-    if split != "test":
-        warnings.append(
-            f"The split {split} is not a test: if the checkpoint was trained on this data set, its"
-            " images trained the model or chose its threshold. The metrics are too optimistic."
-        )
-    described = describe_checkpoint(
-        model.checkpoint, checkpoint, f"split {split} of {root}", samples, warnings
+    warning = (
+        f"The split {split} is not a test: if the checkpoint was trained on this data set, its"
+        " images trained the model or chose its threshold. The metrics are too optimistic."
     )
     result = evaluate_predictions(
         table,
-        described,
+        describe_checkpoint(
+            model.checkpoint,
+            checkpoint,
+            f"split {split} of {root}",
+            samples,
+            [warning] if split != "test" else [],
+        ),
         threshold,
         probes=probe_shortcuts(model, samples, logits) if probe else (),
         load_image=thumbnail,
@@ -95,18 +95,16 @@ def describe_checkpoint(
     """Collect what a report says about a checkpoint.
 
     Args:
-        content: From `read_checkpoint`, or `InferenceModel.checkpoint`.
+        content: From `read_checkpoint`, or `Predictor.checkpoint`.
         path: Its file.
         data: Name of the tested images.
         tested: The tested images, for their fingerprint.
         warnings: About the test, a sentence each.
-
-    Raises:
-        CheckpointError: If calibration, operating point or abstention are damaged.
     """
-    settings = content.get("hyper_parameters", {})
+    model = ModelMetadata.read(content, path)
+    settings = content["hyper_parameters"]
     metadata = dict(content.get("metadata") or {})
-    metadata["model"] = {key: settings[key] for key in _SETTINGS if key in settings} | {
+    metadata["model"] = {key: settings[key] for key in SETTINGS if key in settings} | {
         "checkpoint format": content.get("format_version"),
         "pneumonia version": content.get("pneumonia_version"),
     }
@@ -129,32 +127,22 @@ def describe_checkpoint(
                 "The checkpoint was recalibrated on these very images, which chose its threshold."
                 " The metrics are too optimistic."
             )
-    calibration = read_calibration(content, path)
+    calibration = model.calibration
     return EvaluatedModel(
         os.fspath(path),
         data,
         is_checkpoint=True,
         calibration=(calibration.temperature, calibration.offset) if calibration else None,
-        operating_point=read_operating_point(content, path),
+        operating_point=model.operating_point,
         metadata=metadata,
         history=history,
         warnings=tuple(doubts),
-        abstention=read_abstention(content, path),
+        abstention=model.abstention,
     )
 
 
 def thumbnail(path: str) -> NDArray[np.uint8]:
-    """Read an image for the report.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Grey uint8 [H, W] in its own aspect ratio, at most 400 pixels a side.
-
-    Raises:
-        DataError: If it cannot be read.
-    """
+    """Read an image for the report: grey uint8 [H, W], at most 400 pixels a side."""
     image = read_grey(path)
     image.thumbnail((_MAX_SIDE, _MAX_SIDE))
     return np.asarray(image)

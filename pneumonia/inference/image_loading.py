@@ -1,10 +1,9 @@
 """Find image files, load them, and check their quality."""
 
-import glob
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from pneumonia.data.image_io import Preprocessing, from_array, read_grey, to_gre
 from pneumonia.data.parallel import available_cores
 from pneumonia.errors import ConfigError, DataError
 from pneumonia.inference.types import FailedPrediction, Pixels
+from pneumonia.labels import IMAGE_SUFFIXES
 
 Source = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | NDArray[np.uint16]
 """An image: path of a file, content of a file, a PIL image of any mode, or an array as
@@ -34,13 +34,7 @@ _MAX_WHITE, _MAX_BLACK = 0.1, 0.5
 
 @dataclass(frozen=True)
 class LoadedImage:
-    """A preprocessed image.
-
-    Attributes:
-        name: Its name in results and messages.
-        pixels: Input of the network, uint8 [S, S].
-        warnings: Problems with its quality.
-    """
+    """Input of the network, uint8 [S, S], with the image's name and quality warnings."""
 
     name: str
     pixels: Pixels
@@ -48,43 +42,35 @@ class LoadedImage:
 
 
 def display_name(source: Source, number: int = 1) -> str:
-    """Name an image in results: its path, or its number if it has none.
-
-    Args:
-        source: The image.
-        number: Its position in the input, from 1.
-    """
+    """The name of an image in results: its path, or its number (from 1) if it has none."""
     return os.fspath(source) if isinstance(source, str | os.PathLike) else f"image {number}"
 
 
 def load_image(
     source: Source, preprocessing: Preprocessing, name: str
 ) -> LoadedImage | FailedPrediction:
-    """Decode and preprocess an image.
-
-    Args:
-        source: The image.
-        preprocessing: Of the model.
-        name: Its name in results and messages.
+    """Decode and preprocess an image, and check its quality.
 
     Returns:
-        The image, or a failure if it cannot be read, is not an image or is too small.
+        The image under this name, or a failure if it cannot be read, is not an image or has a side
+        of less than 32 pixels.
     """
     try:
-        return preprocess_image(decode(source, name), preprocessing, name)
+        image = decode(source, name)
     except DataError as error:
         return FailedPrediction(name, str(error))
+    if min(image.size) < _MIN_SIDE:
+        return FailedPrediction(
+            name,
+            f"{name} has {image.width} x {image.height} pixels, expected at least {_MIN_SIDE} on"
+            " each side. Use the original image.",
+        )
+    pixels = preprocessing(image)
+    return LoadedImage(name, pixels, _quality_warnings(image, pixels))
 
 
 def decode(source: Source, name: str) -> Image.Image:
-    """Decode an image in full.
-
-    Args:
-        source: The image.
-        name: Its name in messages.
-
-    Returns:
-        Mode `L`, in its original size.
+    """Decode an image in full: mode `L`, in its original size.
 
     Raises:
         DataError: If it cannot be read or is not an image.
@@ -99,26 +85,6 @@ def decode(source: Source, name: str) -> Image.Image:
         f"{name} is a {type(source).__name__}; expected a path, bytes, a PIL image, a numpy array"
         " or a list of them."
     )
-
-
-def preprocess_image(image: Image.Image, preprocessing: Preprocessing, name: str) -> LoadedImage:
-    """Preprocess a decoded image and check its quality.
-
-    Args:
-        image: As `decode` returns it.
-        preprocessing: Of the model.
-        name: Its name in results and messages.
-
-    Raises:
-        DataError: If a side is shorter than 32 pixels.
-    """
-    if min(image.size) < _MIN_SIDE:
-        raise DataError(
-            f"{name} has {image.width} x {image.height} pixels, expected at least {_MIN_SIDE} on"
-            " each side. Use the original image."
-        )
-    pixels = preprocessing(image)
-    return LoadedImage(name, pixels, _quality_warnings(image, pixels))
 
 
 def _quality_warnings(image: Image.Image, pixels: Pixels) -> tuple[str, ...]:
@@ -138,55 +104,28 @@ def _quality_warnings(image: Image.Image, pixels: Pixels) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-SUFFIXES = (
-    *(".jpeg", ".jpg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".pgm"),
-    *(".dcm", ".dicom"),
-)
-
-
-def list_images(arguments: Iterable[str], standard_input: Iterable[str] = ()) -> list[str]:
-    """List the image files that command-line arguments stand for, each once, in order.
-
-    A file stands for itself, whatever its name. A folder stands for the images below it in name
-    order: files with an image suffix and DICOM files without a suffix, except hidden ones. `-`
-    stands for the paths on standard input, one per line. Anything else is a pattern with `*`,
-    `?`, `[...]` or `**`.
+def list_images(arguments: Iterable[str]) -> list[str]:
+    """List the image files that command-line arguments name, each once, in order.
 
     Args:
-        arguments: Command-line arguments.
-        standard_input: Lines of standard input.
-
-    Returns:
-        Paths, at least one. The files need not be readable.
+        arguments: Files of any name; or folders, for the images below them in name order: files
+            with an image suffix and DICOM files without a suffix, except hidden ones.
 
     Raises:
-        DataError: If an argument stands for no file.
+        DataError: If an argument names no file. Files that exist need not be readable.
     """
     paths: dict[str, None] = {}
     for argument in arguments:
-        found = dict.fromkeys(_expand(argument, standard_input))
+        if not os.path.lexists(argument):
+            raise DataError(f"{argument} does not exist. Name files or folders.")
+        found = dict.fromkeys(_walk(argument) if Path(argument).is_dir() else [argument])
         if not found:
             raise DataError(
-                f"{'Standard input' if argument == '-' else argument} contains no images"
-                f" ({', '.join(SUFFIXES)}). Name files, folders or patterns."
+                f"{argument} contains no images ({', '.join(IMAGE_SUFFIXES)}). Name files or"
+                " folders."
             )
         paths |= found
     return list(paths)
-
-
-def _expand(argument: str, standard_input: Iterable[str]) -> Iterator[str]:
-    if argument == "-":
-        yield from filter(None, (line.rstrip("\r\n") for line in standard_input))
-    elif Path(argument).is_dir():
-        yield from _walk(argument)
-    elif os.path.lexists(argument):
-        yield argument
-    elif glob.has_magic(argument):
-        for match in sorted(glob.glob(argument, recursive=True)):  # noqa: PTH207 - keeps its form
-            if not Path(match).is_dir() or match.lower().endswith(SUFFIXES):
-                yield match
-    else:
-        raise DataError(f"{argument} does not exist. Name files, folders or patterns.")
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -196,8 +135,8 @@ def _walk(folder: str) -> Iterator[str]:
         path = os.path.join(folder, name)  # noqa: PTH118 - keeps the form that was typed
         if name.startswith(".") or name == "__MACOSX":
             continue
-        if name.lower().endswith(SUFFIXES):
-            yield path  # of a folder with the name of an image, too: it gets an error
+        if name.lower().endswith(IMAGE_SUFFIXES):
+            yield path  # a folder with the name of an image, too: it gets an error
         elif is_folder:
             yield from _walk(path)
         elif "." not in name and Path(path).is_file() and _is_dicom(path):
@@ -214,14 +153,9 @@ def _is_dicom(path: str) -> bool:
 
 
 def take_shard(paths: list[str], shard: str) -> list[str]:
-    """Take one part of a list; the parts 1/n to n/n concatenate to the list.
+    """Take one part of a list, such as the third of 16 for `3/16`; it may be empty.
 
-    Args:
-        paths: The whole list.
-        shard: `3/16` for the third of 16 parts.
-
-    Returns:
-        The part; empty if there are more parts than paths.
+    The parts 1/n to n/n concatenate to the list.
 
     Raises:
         ConfigError: If the shard is not of that form.
@@ -235,7 +169,6 @@ def take_shard(paths: list[str], shard: str) -> list[str]:
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
-
 _BATCHES_AHEAD = 2
 
 
@@ -244,28 +177,19 @@ def read_ahead(
 ) -> Iterator[list[Result]]:
     """Apply a function to every task on threads, two batches ahead.
 
-    Memory is bounded: at most three batches of results are held at once.
-
-    Args:
-        function: Spends its time outside Python's lock, as decoding does.
-        tasks: Its arguments.
-        size: Tasks per batch.
-
     Yields:
-        The results of each batch, in the order of the tasks; the last batch may be smaller.
-
-    Raises:
-        Exception: What the function raised, when its batch is due.
+        The results of each batch of this size, in order. An exception of the function is raised
+        when its batch is due.
     """
     with ThreadPoolExecutor(min(4, available_cores())) as pool:
-        waiting: deque[list[Future[Result]]] = deque()
+        waiting: deque[Iterator[Result]] = deque()
         remaining = iter(tasks)
         try:
             while batch := list(islice(remaining, size)):
-                waiting.append([pool.submit(function, task) for task in batch])
+                waiting.append(pool.map(function, batch))  # starts at once
                 if len(waiting) > _BATCHES_AHEAD:
-                    yield [future.result() for future in waiting.popleft()]
+                    yield list(waiting.popleft())
             while waiting:
-                yield [future.result() for future in waiting.popleft()]
+                yield list(waiting.popleft())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -1,9 +1,9 @@
-"""Read what a checkpoint holds besides weights: preprocessing, calibration, thresholds."""
+"""What a checkpoint holds besides weights: preprocessing, calibration, thresholds."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,19 +11,11 @@ from numpy.typing import ArrayLike, NDArray
 from pneumonia.data.image_io import Preprocessing
 from pneumonia.errors import DAMAGED, CheckpointError, ConfigError, EvaluationError
 from pneumonia.evaluation.abstention import Abstention
+from pneumonia.evaluation.predictions import sigmoid
 from pneumonia.evaluation.threshold import OperatingPoint
 
-T = TypeVar("T")
-
-
-def sigmoid(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Logistic function without overflow; `scipy.special.expit` would slow down start-up.
-
-    Args:
-        logits: Any shape.
-    """
-    small = np.exp(-np.abs(logits))
-    return np.asarray(np.where(logits >= 0, 1 / (1 + small), small / (1 + small)))
+SETTINGS = ("backbone", "image_size", "resize_mode", "interpolation")
+"""Hyper-parameters that say how an image is read and what reads it."""
 
 
 @dataclass(frozen=True)
@@ -54,69 +46,59 @@ class Calibration:
         return sigmoid(np.asarray(logits, np.float64) / self.temperature + self.offset)
 
 
-def read_preprocessing(checkpoint: Mapping[str, Any], name: str | Path) -> Preprocessing:
-    """Read how an image becomes the input of the network.
+@dataclass(frozen=True, eq=False)
+class ModelMetadata:
+    """The content of a checkpoint without its weights, checked.
 
-    Args:
-        checkpoint: Content of a checkpoint.
-        name: The file, for messages.
-
-    Raises:
-        CheckpointError: If it is missing or damaged.
+    Attributes:
+        checkpoint: The content itself: plain values.
+        preprocessing: How an image becomes the input of the network.
+        calibration: None if the checkpoint was not finalized.
+        operating_point: None if the checkpoint was not finalized.
+        abstention: The interval of uncertain probabilities; None if the checkpoint has none.
+        ood_threshold: OOD score above which an image is out-of-distribution; None if the
+            checkpoint has no OOD detector.
     """
-    return _parse(checkpoint.get("hyper_parameters"), "hyper_parameters", _preprocessing, name)
 
+    checkpoint: Mapping[str, Any]
+    preprocessing: Preprocessing
+    calibration: Calibration | None
+    operating_point: OperatingPoint | None
+    abstention: Abstention | None
+    ood_threshold: float | None
 
-def read_calibration(checkpoint: Mapping[str, Any], name: str | Path) -> Calibration | None:
-    """Read the calibration; None if the checkpoint was not finalized.
+    @classmethod
+    def read(cls, checkpoint: Mapping[str, Any], name: str | Path) -> "ModelMetadata":
+        """Read the metadata of a checkpoint.
 
-    Args:
-        checkpoint: Content of a checkpoint.
-        name: The file, for messages.
+        Args:
+            checkpoint: Its content.
+            name: The file, for messages.
 
-    Raises:
-        CheckpointError: If it is damaged.
-    """
-    return _optional(checkpoint, "calibration", _calibration, name)
+        Raises:
+            CheckpointError: If an entry is damaged; the message names it.
+        """
 
+        def parse(key: str, parser: Callable[[Any], Any], required: bool = False) -> Any:
+            value = checkpoint.get(key)
+            if value is None and not required:
+                return None
+            try:
+                return parser(value)
+            except (ConfigError, EvaluationError, *DAMAGED) as error:
+                raise CheckpointError(
+                    f"{name}: the entry '{key}' is missing or damaged ({error}). Use best.ckpt of"
+                    " a run."
+                ) from error
 
-def read_operating_point(checkpoint: Mapping[str, Any], name: str | Path) -> OperatingPoint | None:
-    """Read the operating point; None if the checkpoint was not finalized.
-
-    Args:
-        checkpoint: Content of a checkpoint.
-        name: The file, for messages.
-
-    Raises:
-        CheckpointError: If it is damaged.
-    """
-    return _optional(checkpoint, "operating_point", OperatingPoint.from_dict, name)
-
-
-def read_abstention(checkpoint: Mapping[str, Any], name: str | Path) -> Abstention | None:
-    """Read the abstention interval; None if the checkpoint has none.
-
-    Args:
-        checkpoint: Content of a checkpoint.
-        name: The file, for messages.
-
-    Raises:
-        CheckpointError: If it is damaged.
-    """
-    return _optional(checkpoint, "abstention", Abstention.from_dict, name)
-
-
-def read_ood_threshold(checkpoint: Mapping[str, Any], name: str | Path) -> float | None:
-    """Read the OOD score above which an image is out-of-distribution; None without a detector.
-
-    Args:
-        checkpoint: Content of a checkpoint.
-        name: The file, for messages.
-
-    Raises:
-        CheckpointError: If it is damaged.
-    """
-    return _optional(checkpoint, "ood_threshold", _finite, name)
+        return ModelMetadata(
+            checkpoint,
+            preprocessing=parse("hyper_parameters", _preprocessing, required=True),
+            calibration=parse("calibration", _calibration),
+            operating_point=parse("operating_point", OperatingPoint.from_dict),
+            abstention=parse("abstention", Abstention.from_dict),
+            ood_threshold=parse("ood_threshold", _finite),
+        )
 
 
 def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
@@ -131,19 +113,3 @@ def _finite(value: Any) -> float:
     if not isinstance(value, float) or not np.isfinite(value):
         raise ValueError(f"found {value!r}, expected a finite number")
     return value
-
-
-def _optional(
-    checkpoint: Mapping[str, Any], key: str, parse: Callable[[Any], T], name: str | Path
-) -> T | None:
-    values = checkpoint.get(key)
-    return None if values is None else _parse(values, key, parse, name)
-
-
-def _parse(values: Any, key: str, parse: Callable[[Any], T], name: str | Path) -> T:
-    try:
-        return parse(values)
-    except (ConfigError, EvaluationError, *DAMAGED) as error:
-        raise CheckpointError(
-            f"{name}: the entry '{key}' is missing or damaged ({error}). Use best.ckpt of a run."
-        ) from error

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from pneumonia.data.parallel import available_cores
 from pneumonia.errors import CheckpointError, ExtraError, first_line
+from pneumonia.inference.metadata import ModelMetadata
 from pneumonia.inference.types import ModelOutput, Pixels
 from pneumonia.model.checkpoint import check_format
 
@@ -24,50 +25,32 @@ _LOG_FATAL_ONLY = 4
 
 
 class OnnxBackend:
-    """A session of ONNX Runtime on the CPU; see `Backend`.
-
-    Args:
-        session: Of a graph with the inputs and outputs that `pneumonia export` writes.
-        name: The file, for messages.
-    """
+    """A session of ONNX Runtime on the CPU, of a graph that `pneumonia export` wrote."""
 
     def __init__(self, session: Any, name: str) -> None:
         self._session, self._name = session, name
         self._outputs = [output.name for output in session.get_outputs()]
 
     def __call__(self, images: Pixels) -> ModelOutput:
-        """Run network and OOD detector on a batch; see `Backend`.
+        """Run network and OOD detector on a batch; see `Backend`."""
+        values = self.run(images)
+        return ModelOutput(values[LOGIT], values.get(OOD_SCORE))
+
+    def run(self, images: Pixels) -> dict[str, NDArray[np.float64]]:
+        """Run the graph: uint8 [N, S, S] to float64 [N] for each output, by name.
 
         Raises:
             CheckpointError: If the graph fails or does not return one number for each image.
         """
-        values = self.run(images, [name for name in self._outputs if name != PROBABILITY])
-        return ModelOutput(values[LOGIT], values.get(OOD_SCORE))
-
-    def run(
-        self, images: Pixels, outputs: list[str] | None = None
-    ) -> dict[str, NDArray[np.float64]]:
-        """Run the graph.
-
-        Args:
-            images: uint8 [N, S, S].
-            outputs: Names of the outputs to compute; None for all.
-
-        Returns:
-            float64 [N] for each output.
-
-        Raises:
-            CheckpointError: As `__call__`.
-        """
-        names = self._outputs if outputs is None else outputs
         try:
-            arrays = self._session.run(names, {INPUT: images[:, None]})
+            arrays = self._session.run(self._outputs, {INPUT: images[:, None]})
         except Exception as error:  # onnxruntime has an exception for each of its codes
             raise CheckpointError(
                 f"{self._name} fails on {len(images)} images ({first_line(error)}); export the"
                 " checkpoint again."
             ) from error
-        values = {name: array.astype(np.float64) for name, array in zip(names, arrays, strict=True)}
+        outputs = zip(self._outputs, arrays, strict=True)
+        values = {name: array.astype(np.float64) for name, array in outputs}
         for name, value in values.items():
             if value.shape != (len(images),):
                 raise CheckpointError(
@@ -77,17 +60,11 @@ class OnnxBackend:
         return values
 
 
-def open_onnx(path: str | Path) -> tuple[OnnxBackend, dict[str, Any]]:
-    """Open an exported model.
+def open_onnx(path: str | Path) -> tuple[OnnxBackend, ModelMetadata]:
+    """Open an `.onnx` file that `pneumonia export` wrote.
 
     The file cannot run code of its own (ONNX Runtime looks operators up by name) and no other
     file is opened. A hostile graph may still use any amount of time and memory.
-
-    Args:
-        path: An `.onnx` file that `pneumonia export` wrote.
-
-    Returns:
-        The backend, and the content of the checkpoint without its weights.
 
     Raises:
         CheckpointError: If it is no such file, is damaged, or comes from another version.
@@ -109,8 +86,9 @@ def open_onnx(path: str | Path) -> tuple[OnnxBackend, dict[str, Any]]:
         ) from error
     content = _read_metadata(session)
     check_format(content, str(path))
-    _check_signature(session, content, path)
-    return OnnxBackend(session, str(path)), content
+    metadata = ModelMetadata.read(content, path)
+    _check_signature(session, metadata, path)
+    return OnnxBackend(session, str(path)), metadata
 
 
 def _session(onnxruntime: Any, path: Path) -> Any:
@@ -147,9 +125,9 @@ def _depth(value: Any) -> int:
     return 1 + max(map(_depth, values), default=0)
 
 
-def _check_signature(session: Any, content: dict[str, Any], path: Path) -> None:
-    side = content.get("hyper_parameters", {}).get("image_size")
-    names = [LOGIT, PROBABILITY, *([OOD_SCORE] if content.get("ood_threshold") is not None else [])]
+def _check_signature(session: Any, metadata: ModelMetadata, path: Path) -> None:
+    side = metadata.preprocessing.image_size
+    names = [LOGIT, PROBABILITY, *([OOD_SCORE] if metadata.ood_threshold is not None else [])]
     inputs = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
     outputs = [(one.name, one.type, len(one.shape)) for one in session.get_outputs()]
     if inputs != [(INPUT, "tensor(uint8)", [1, side, side])] or sorted(outputs) != sorted(

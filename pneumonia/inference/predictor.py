@@ -1,17 +1,14 @@
 """The Python API of inference: load a checkpoint, predict images."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, cast, overload
+from typing import TYPE_CHECKING, Self, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumonia.data.image_io import Preprocessing
 from pneumonia.errors import CheckpointError, ConfigError, DataError
-from pneumonia.evaluation.abstention import Abstention
-from pneumonia.evaluation.threshold import OperatingPoint
 from pneumonia.inference.image_loading import (
     LoadedImage,
     Source,
@@ -20,60 +17,40 @@ from pneumonia.inference.image_loading import (
     load_image,
     read_ahead,
 )
-from pneumonia.inference.metadata import (
-    Calibration,
-    read_abstention,
-    read_calibration,
-    read_ood_threshold,
-    read_operating_point,
-    read_preprocessing,
-)
+from pneumonia.inference.metadata import Calibration, ModelMetadata
 from pneumonia.inference.types import Backend, FailedPrediction, Pixels, Prediction
 from pneumonia.labels import CLASSES
 
 if TYPE_CHECKING:
     from pneumonia.inference.saliency import Explanation
 
-
 BATCH_SIZE = 32
 EXPORTED = ".onnx"
 
 
 @dataclass(frozen=True, eq=False)
-class InferenceModel:
-    """A trained model with its metadata, calibrated or not. Made by `load`.
+class Predictor(ModelMetadata):
+    """A trained model that predicts images. Made by `load`.
 
     Attributes:
         backend: Runs the network.
-        preprocessing: How an image becomes the input of the network.
-        calibration: None if the checkpoint was not finalized; probabilities are then uncalibrated.
-        operating_point: None if the checkpoint was not finalized.
-        abstention: The interval of uncertain probabilities; None if the checkpoint has none.
-        ood_threshold: OOD score above which an image is out-of-distribution; None if the
-            checkpoint has no OOD detector.
-        checkpoint: Content of the checkpoint without the weights: plain values.
     """
 
     backend: Backend
-    preprocessing: Preprocessing
-    calibration: Calibration | None
-    operating_point: OperatingPoint | None
-    abstention: Abstention | None
-    ood_threshold: float | None
-    checkpoint: Mapping[str, Any]
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto") -> Self:
+    def load(cls, path: str | Path, device: str = "auto", *, finalized: bool = True) -> Self:
         """Load a checkpoint; no other file is needed, and no code in it is run.
 
         Args:
-            path: A `.ckpt` file of this project, or an `.onnx` file exported from one, which
-                needs no torch.
+            path: `best.ckpt` of a run, or an `.onnx` file exported from one, which needs no torch.
             device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto`: CUDA if available, else CPU. An
                 `.onnx` file runs on the CPU.
+            finalized: Refuse a checkpoint without calibration and threshold. Without them there
+                are `logits` and uncalibrated `probabilities`, but no predictions.
 
         Raises:
-            CheckpointError: If the file is not a checkpoint, or is damaged.
+            CheckpointError: If the file is not a checkpoint, is damaged, or is not finalized.
             ConfigError: If the device is not available.
         """
         backend: Backend
@@ -85,101 +62,44 @@ class InferenceModel:
                 raise ConfigError(
                     f"device {device}: an exported model runs on the CPU. Use the checkpoint."
                 )
-            backend, content = open_onnx(path)
+            backend, metadata = open_onnx(path)
         else:
             from pneumonia.inference.torch_backend import open_checkpoint  # noqa: PLC0415
 
-            backend, content = open_checkpoint(path, device)
-        return cls(
-            backend,
-            read_preprocessing(content, path),
-            read_calibration(content, path),
-            read_operating_point(content, path),
-            read_abstention(content, path),
-            read_ood_threshold(content, path),
-            content,
-        )
+            backend, metadata = open_checkpoint(path, device)
+        if finalized and (metadata.operating_point is None or metadata.calibration is None):
+            raise CheckpointError(
+                f"{path} has no calibration and no threshold: it is not best.ckpt of a finished"
+                " run. Finish the run, or choose both on labelled images with"
+                " `pneumonia calibrate --checkpoint CKPT --data ROOT --out NEW.ckpt`."
+            )
+        return cls(**vars(metadata), backend=backend)
 
     def probabilities(self, logits: ArrayLike) -> NDArray[np.float64]:
-        """Turn logits into probabilities of PNEUMONIA, calibrated if the model is.
-
-        Args:
-            logits: Any shape, finite.
-        """
+        """Turn finite logits into probabilities of PNEUMONIA, calibrated if the model is."""
         return (self.calibration or Calibration())(logits)
-
-    def pixels(self, path: str | Path) -> Pixels:
-        """Read a file as the input of the network.
-
-        Args:
-            path: An image file.
-
-        Returns:
-            uint8 [S, S].
-
-        Raises:
-            DataError: If the file cannot be read.
-        """
-        return self.preprocessing.read(path)
 
     def logits(
         self,
         paths: Sequence[str],
         change: Callable[[Pixels], Pixels] | None = None,
-        batch_size: int = BATCH_SIZE,
     ) -> NDArray[np.float64]:
-        """Run the network on files.
+        """Run the network on n files, and return their raw logits, shape (n,).
 
         Args:
-            paths: Image files, n of them.
+            paths: Image files.
             change: Applied to the network's input first, uint8 [S, S] to the same.
-            batch_size: Images per batch.
-
-        Returns:
-            Shape (n,), raw logits, in the order of the files.
 
         Raises:
             DataError: If a file cannot be read; the message names it.
         """
 
         def read(path: str) -> Pixels:
-            pixels = self.pixels(path)
+            pixels = self.preprocessing.read(path)
             return pixels if change is None else change(pixels)
 
-        outputs = [self.backend(np.stack(batch)) for batch in read_ahead(read, paths, batch_size)]
+        outputs = [self.backend(np.stack(batch)) for batch in read_ahead(read, paths, BATCH_SIZE)]
         return np.concatenate([output.logits for output in outputs] or [np.empty(0)])
-
-
-@dataclass(frozen=True, eq=False)
-class Predictor(InferenceModel):
-    """A finalized model that predicts images. Made by `pneumonia.load`.
-
-    Attributes:
-        operating_point: The threshold between the classes.
-    """
-
-    operating_point: OperatingPoint
-
-    @classmethod
-    def load(cls, path: str | Path, device: str = "auto") -> Self:
-        """Load a finalized checkpoint; see `InferenceModel.load`.
-
-        Args:
-            path: `best.ckpt` of a run, or an `.onnx` file exported from one.
-            device: As for `InferenceModel.load`.
-
-        Raises:
-            CheckpointError: If the file is not a checkpoint, is damaged, or has no threshold.
-            ConfigError: If the device is not available.
-        """
-        model = super().load(path, device)
-        if model.operating_point is None or model.calibration is None:
-            raise CheckpointError(
-                f"{path} has no calibration and no threshold: it is not best.ckpt of a finished"
-                " run. Finish the run, or choose both on labelled images with"
-                " `pneumonia calibrate --checkpoint CKPT --data ROOT --out NEW.ckpt`."
-            )
-        return model
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is a path, not a sequence of them
@@ -236,13 +156,7 @@ class Predictor(InferenceModel):
     def predict_batch(
         self, batch: Sequence[LoadedImage | FailedPrediction]
     ) -> list[Prediction | FailedPrediction]:
-        """Predict images that are already loaded, as one batch.
-
-        Args:
-            batch: Any number of images; failures are returned as they are.
-
-        Returns:
-            One result per image, in order.
+        """Predict loaded images as one batch; failures are returned as they are.
 
         Raises:
             CheckpointError: If the network's output is not finite.
@@ -264,12 +178,11 @@ class Predictor(InferenceModel):
         A heat map is not evidence of reasoning; see `pneumonia.inference.saliency`.
 
         Args:
-            image: As for `predict`.
+            image: One image, as for `predict`.
 
         Raises:
             DataError: If the image cannot be read.
-            ModelError: If the model is an exported one, or its architecture is not known to give
-                a meaningful map.
+            ModelError: If the model is an exported one, or its architecture has no heat maps.
             ExtraError: If captum is not installed.
         """
         from pneumonia.inference.saliency import explain  # noqa: PLC0415 - needs the extra [explain]
@@ -282,6 +195,8 @@ class Predictor(InferenceModel):
     def _prediction(
         self, image: LoadedImage, probability: float, ood_score: float | None
     ) -> Prediction:
+        if self.operating_point is None:
+            raise CheckpointError("The checkpoint has no threshold: its run is not finished.")
         uncertain = is_ood = None
         if self.abstention is not None:
             uncertain = bool(self.abstention.uncertain(np.array([probability]))[0])

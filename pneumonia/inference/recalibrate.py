@@ -19,8 +19,8 @@ from pneumonia.evaluation.calibration import TEMPERATURES, fit_temperature
 from pneumonia.evaluation.predictions import check_labels
 from pneumonia.evaluation.threshold import OperatingPoint, check_policy, choose_threshold
 from pneumonia.inference.metadata import Calibration
-from pneumonia.inference.predictor import EXPORTED, InferenceModel
-from pneumonia.labels import SPLITS
+from pneumonia.inference.predictor import EXPORTED, Predictor
+from pneumonia.labels import CLASSES, SPLITS
 from pneumonia.model.checkpoint import read_checkpoint, write_checkpoint
 
 _REPLACED = ("calibration", "operating_point", "abstention")
@@ -42,8 +42,8 @@ def recalibrate_checkpoint(
 ) -> tuple[Calibration, OperatingPoint, Abstention]:
     """Refit temperature, threshold and abstention on a site's images, into a new checkpoint.
 
-    The weights stay the same. The values that are replaced are appended to the list
-    `recalibration` of the new checkpoint, with a record of the images.
+    The values that are replaced are appended to the list `recalibration` of the new checkpoint,
+    with a record of the images.
 
     Args:
         checkpoint: A `.ckpt` file of this project; it is not changed.
@@ -76,7 +76,7 @@ def recalibrate_checkpoint(
         raise CheckpointError(f"{out} is the checkpoint itself; name a new file.")
     if prevalence is not None and not 0 < prevalence < 1:
         raise EvaluationError(f"prevalence: found {prevalence}, expected a number from 0 to 1.")
-    model = InferenceModel.load(checkpoint)
+    model = Predictor.load(checkpoint, finalized=False)
     policy, target = _policy(model.operating_point, policy, target)
     if alpha is None:
         alpha = DEFAULT_ALPHA if model.abstention is None else model.abstention.alpha
@@ -91,7 +91,6 @@ def recalibrate_checkpoint(
         samples.labels, probabilities, samples.patients, point.threshold, alpha
     )
     content = read_checkpoint(checkpoint)
-    normal, pneumonia = samples.class_counts()
     entry = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "pneumonia_version": __version__,
@@ -99,8 +98,7 @@ def recalibrate_checkpoint(
         "splits": split or "all",
         "images": len(samples),
         "patients": len(np.unique(samples.patients)),
-        "NORMAL": normal,
-        "PNEUMONIA": pneumonia,
+        **dict(zip(CLASSES, samples.class_counts(), strict=True)),
         "fingerprint": samples.fingerprint(),
         "prevalence": prevalence,
         "replaced": {key: content.get(key) for key in _REPLACED},
@@ -118,20 +116,15 @@ def fit_calibration(
 ) -> Calibration:
     """Fit the temperature, and for a given prevalence the offset, by maximum likelihood.
 
-    Without a prevalence the offset is 0 and the temperature that of `fit_temperature`. With one,
-    temperature (within its bounds) and offset are first fitted together, so that probabilities are
-    calibrated at the fraction f of PNEUMONIA among the labelled images. Then the offset grows by
-    logit(prevalence) - logit(f): Elkan, IJCAI 2001, theorem 2; Saerens, Latinne and Decaestecker,
-    Neural Computation 14 (2002), equation 2.4. This assumes that the images of either class look
-    the same at the site as among the labelled images.
+    With a prevalence, temperature and offset are fitted together at the fraction f of PNEUMONIA
+    among the labelled images. Then the offset grows by logit(prevalence) - logit(f): Elkan, IJCAI
+    2001, theorem 2; Saerens, Latinne and Decaestecker, Neural Computation 14 (2002), equation 2.4.
+    This assumes that images of a class look the same at the site as among the labelled images.
 
     Args:
         labels: Shape (n,), 0 or 1, of both classes.
-        logits: Shape (n,), raw.
+        logits: Shape (n,), raw and finite.
         prevalence: In (0, 1).
-
-    Raises:
-        EvaluationError: If the labels are of one class, or a logit is not finite.
     """
     temperature = fit_temperature(labels, logits)
     if prevalence is None:

@@ -3,10 +3,7 @@
 import hashlib
 import io
 import os
-import tempfile
 import textwrap
-from collections import Counter
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePath
@@ -23,11 +20,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pneumonia.data.image_io import Preprocessing
-from pneumonia.errors import ConfigError, ExtraError, ModelError, printable
+from pneumonia.errors import ExtraError, ModelError, printable
 from pneumonia.files import atomic_replace
-from pneumonia.inference.image_loading import decode
 from pneumonia.inference.torch_backend import TorchBackend
-from pneumonia.inference.types import Backend, FailedPrediction, Prediction
+from pneumonia.inference.types import Backend, Prediction
 from pneumonia.labels import CLASSES, PNEUMONIA
 from pneumonia.model.network import PneumoniaNetwork
 
@@ -155,21 +151,13 @@ def _patch_grid(network: PneumoniaNetwork, image_size: int) -> tuple[int, int] |
     )
 
 
-def _transparent_inferno() -> ListedColormap:
-    colors = colormaps["inferno"](np.linspace(0, 1, 256))
-    colors[:, 3] = np.linspace(0, 0.6, 256)
-    return ListedColormap(colors)  # NaN is transparent
-
-
-_HEAT_COLORS = _transparent_inferno()
+_INFERNO = colormaps["inferno"](np.linspace(0, 1, 256))
+_INFERNO[:, 3] = np.linspace(0, 0.6, 256)
+_HEAT_COLORS = ListedColormap(_INFERNO)  # the hotter, the more opaque; NaN is transparent
 
 
 def overlay_heat_map(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Blend a heat map over a grey image: the hotter, the more opaque.
-
-    Args:
-        image: uint8 [H, W].
-        heat: float [H, W], 0 to 1; NaN leaves the image as it is.
+    """Blend a heat map, float [H, W], 0 to 1 or NaN, over a grey image, uint8 [H, W].
 
     Returns:
         RGB, uint8 [H, W, 3].
@@ -184,59 +172,6 @@ _MAX_SIDE = 1024
 """Pixels of the longer side of an explanation; the map holds no finer detail."""
 _WIDTH, _LINE_HEIGHT, _MARGIN = 12.0, 0.22, 0.7  # inches
 _HEADER_CHARACTERS, _FOOTER_CHARACTERS, _NAME_CHARACTERS = 110, 150, 70
-
-
-def draw(
-    prediction: Prediction, image: NDArray[np.uint8], heat: NDArray[np.float32], method: str
-) -> Figure:
-    """Draw an image beside its heat map, with colour bar, prediction and caveat.
-
-    Args:
-        prediction: Of the image.
-        image: uint8 [H, W].
-        heat: float [H, W], 0 to 1, or NaN where the network saw nothing.
-        method: `Saliency.method`.
-    """
-    header, footer = _header(prediction), _footer(heat)
-    height = float(np.clip(_WIDTH / 2.5 * image.shape[0] / image.shape[1], 2.5, 9.0))
-    height += _MARGIN + _LINE_HEIGHT * (len(header) + len(footer))
-    figure = Figure((_WIDTH, height), layout="constrained")
-    original, overlay = figure.subplots(1, 2)
-    original.imshow(image, cmap="gray", vmin=0, vmax=255)
-    original.set_title("Image", fontsize=10)
-    overlay.imshow(overlay_heat_map(image, heat))
-    overlay.set_title(f"Evidence for {prediction.predicted_class} ({method})", fontsize=10)
-    for axes in (original, overlay):
-        axes.set_axis_off()
-    scale = ScalarMappable(Normalize(0, 1), _HEAT_COLORS)
-    bar = figure.colorbar(scale, ax=[original, overlay], label="relative to this image's maximum")
-    bar.ax.set_facecolor("gray")  # as the map looks over a grey image
-    figure.suptitle("\n".join(header), fontsize=12, parse_math=False)
-    figure.supxlabel("\n".join(footer), fontsize=9)
-    return figure
-
-
-def _header(prediction: Prediction) -> list[str]:
-    name = printable(PurePath(prediction.path).name)
-    if len(name) > _NAME_CHARACTERS:
-        name = f"{name[: _NAME_CHARACTERS // 2]}…{name[-_NAME_CHARACTERS // 2 :]}"
-    warnings = [*(["uncertain"] if prediction.uncertain else []), *prediction.warnings]
-    return [
-        name,
-        f"predicted as {prediction.predicted_class}, probability {prediction.probability:.3f}",
-        *(["OUT OF DISTRIBUTION: do not use this prediction"] if prediction.is_ood else []),
-        *textwrap.wrap("; ".join(warnings), _HEADER_CHARACTERS),
-    ]
-
-
-def _footer(heat: NDArray[np.float32]) -> list[str]:
-    notes = []
-    if np.isnan(heat).any():
-        notes.append("The preprocessing crops: the network saw only the central square.")
-    if not np.nan_to_num(heat).any():
-        notes.append("Nothing in the image supports the predicted class, so nothing is marked.")
-    notes += [CAVEAT, "Not a medical device."]
-    return [line for note in notes for line in textwrap.wrap(note, _FOOTER_CHARACTERS)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,48 +191,76 @@ class Explanation:
     heat: NDArray[np.float32]
     method: str
 
+    def overlay(self) -> NDArray[np.uint8]:
+        """The image under its heat map: RGB, uint8 [H, W, 3]."""
+        return overlay_heat_map(self.image, self.heat)
+
+    def draw(self) -> Figure:
+        """Draw the original beside the heat map, with colour bar, prediction and caveat."""
+        header, footer = _header(self.prediction), _footer(self.heat)
+        height, width = self.image.shape
+        inches = float(np.clip(_WIDTH / 2.5 * height / width, 2.5, 9.0))
+        inches += _MARGIN + _LINE_HEIGHT * (len(header) + len(footer))
+        figure = Figure((_WIDTH, inches), layout="constrained")
+        original, overlay = figure.subplots(1, 2)
+        original.imshow(self.image, cmap="gray", vmin=0, vmax=255)
+        original.set_title("Image", fontsize=10)
+        overlay.imshow(self.overlay())
+        title = f"Evidence for {self.prediction.predicted_class} ({self.method})"
+        overlay.set_title(title, fontsize=10)
+        for axes in (original, overlay):
+            axes.set_axis_off()
+        scale = ScalarMappable(Normalize(0, 1), _HEAT_COLORS)
+        label = "relative to this image's maximum"
+        bar = figure.colorbar(scale, ax=[original, overlay], label=label)
+        bar.ax.set_facecolor("gray")  # as the map looks over a grey image
+        figure.suptitle("\n".join(header), fontsize=12, parse_math=False)
+        figure.supxlabel("\n".join(footer), fontsize=9)
+        return figure
+
     def to_png(self) -> bytes:
-        """Draw the original beside the heat map, as the content of a PNG file."""
+        """The drawing, as the content of a PNG file."""
         buffer = io.BytesIO()
-        figure = draw(self.prediction, self.image, self.heat, self.method)
-        figure.savefig(buffer, format="png", dpi=100)
+        self.draw().savefig(buffer, format="png", dpi=100)
         return buffer.getvalue()
 
     def save(self, path: str | Path) -> None:
-        """Write `to_png` to a file, completely or not at all.
-
-        Args:
-            path: The picture, `.png`; missing folders are made.
+        """Write the drawing to a `.png` file, completely or not at all; missing folders are made.
 
         Raises:
-            ConfigError: If it cannot be written.
+            OSError: If it cannot be written.
         """
         content = self.to_png()
-        try:
-            with atomic_replace(path) as partial:
-                partial.write_bytes(content)
-        except OSError as error:
-            raise ConfigError(
-                f"{path} cannot be written ({error.strerror or error}); choose another folder."
-            ) from error
+        with atomic_replace(path) as partial:
+            partial.write_bytes(content)
+
+
+def _header(prediction: Prediction) -> list[str]:
+    name = printable(PurePath(prediction.path).name)[-_NAME_CHARACTERS:]
+    warnings = [*(["uncertain"] if prediction.uncertain else []), *prediction.warnings]
+    return [
+        name,
+        f"predicted as {prediction.predicted_class}, probability {prediction.probability:.3f}",
+        *(["OUT OF DISTRIBUTION: do not use this prediction"] if prediction.is_ood else []),
+        *textwrap.wrap("; ".join(warnings), _HEADER_CHARACTERS),
+    ]
+
+
+def _footer(heat: NDArray[np.float32]) -> list[str]:
+    notes = []
+    if np.isnan(heat).any():
+        notes.append("The preprocessing crops: the network saw only the central square.")
+    if not np.nan_to_num(heat).any():
+        notes.append("Nothing in the image supports the predicted class, so nothing is marked.")
+    notes += [CAVEAT, "Not a medical device."]
+    return [line for note in notes for line in textwrap.wrap(note, _FOOTER_CHARACTERS)]
 
 
 def explain(
     backend: Backend, preprocessing: Preprocessing, image: Image.Image, prediction: Prediction
 ) -> Explanation:
-    """Compute the heat map of one image.
-
-    Args:
-        backend: Of the model that predicted.
-        preprocessing: Of that model.
-        image: As `pneumonia.inference.image_loading.decode` returns it.
-        prediction: Of the image.
-
-    Raises:
-        ExtraError: If captum is not installed.
-        ModelError: If the model is an exported one, or its architecture has no heat maps.
-    """
-    saliency = _saliency(backend, preprocessing.image_size)
+    """Compute the heat map of one decoded image; see `Predictor.explain`."""
+    saliency = load_saliency(backend, preprocessing.image_size)
     heat = saliency(preprocessing(image), CLASSES.index(prediction.predicted_class))
     small = image.copy()
     small.thumbnail((_MAX_SIDE, _MAX_SIDE))
@@ -308,7 +271,13 @@ def explain(
 _cached = lru_cache(maxsize=1)(Saliency)
 
 
-def _saliency(backend: Backend, image_size: int) -> Saliency:
+def load_saliency(backend: Backend, image_size: int) -> Saliency:
+    """Make the `Saliency` of a model, once.
+
+    Raises:
+        ExtraError: If captum is not installed.
+        ModelError: If the model is an exported one, or its architecture has no heat maps.
+    """
     if not isinstance(backend, TorchBackend):
         raise ModelError("An exported model has no gradients for heat maps; use its checkpoint.")
     return _cached(backend.network, image_size)
@@ -317,15 +286,9 @@ def _saliency(backend: Backend, image_size: int) -> Saliency:
 def undo_resize(
     heat: NDArray[np.float32], size: tuple[int, int], preprocessing: Preprocessing
 ) -> NDArray[np.float32]:
-    """Map a heat map of the network's input back onto the original image.
+    """Map a heat map of the network's input back onto the original image of this width and height.
 
-    Args:
-        heat: float32 [S, S].
-        size: Width and height of the original.
-        preprocessing: That turned the original into the input.
-
-    Returns:
-        float32 [H, W]; NaN where the network saw nothing.
+    float32 [S, S] -> float32 [H, W], NaN where the network saw nothing.
     """
     width, height = size
     shorter, longer = min(size), max(size)
@@ -344,76 +307,8 @@ def undo_resize(
     return np.asarray(square.resize(size, Image.Resampling.BILINEAR, box=box))
 
 
-class HeatMaps:
-    """A folder of explanations, one picture for each predicted file.
-
-    Args:
-        backend: Of the model that predicts.
-        preprocessing: Of that model.
-        folder: Where the pictures go; made if missing.
-        paths: All files, those of other shards included. A picture is named after the stem of its
-            file, with a digest of the path where two files share a stem.
-
-    Raises:
-        ModelError: If the model is an exported one, or its architecture has no heat maps.
-        ExtraError: If captum is not installed.
-        ConfigError: If the folder cannot be written to.
-    """
-
-    def __init__(
-        self,
-        backend: Backend,
-        preprocessing: Preprocessing,
-        folder: str | Path,
-        paths: Sequence[str],
-    ) -> None:
-        _saliency(backend, preprocessing.image_size)  # refuse before anything is written
-        self._backend, self._preprocessing, self._folder = backend, preprocessing, Path(folder)
-        self._stems = Counter(_safe_stem(path).lower() for path in paths)
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=self._folder).close()
-        except OSError as error:
-            raise ConfigError(
-                f"{folder} cannot be written to ({error.strerror}); choose another folder."
-            ) from error
-
-    def write(self, results: Sequence[Prediction | FailedPrediction]) -> None:
-        """Draw the pictures of a batch.
-
-        Args:
-            results: Of some of the files; a failed one has no picture.
-
-        Raises:
-            ConfigError: If a picture cannot be written.
-        """
-        for result in results:
-            if isinstance(result, Prediction):
-                image = decode(result.path, result.path)
-                explanation = explain(self._backend, self._preprocessing, image, result)
-                explanation.save(self.picture(result.path))
-
-    def missing(self, paths: Iterable[str]) -> list[str]:
-        """List the files that have no picture yet.
-
-        Args:
-            paths: Some of the files.
-        """
-        return [path for path in paths if not self.picture(path).exists()]
-
-    def picture(self, path: str) -> Path:
-        """Where the picture of a file goes.
-
-        Args:
-            path: One of the files.
-        """
-        stem = _safe_stem(path)
-        if self._stems[stem.lower()] > 1:  # lower case: some file systems ignore case
-            stem += f"-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}"
-        return self._folder / f"{stem}.png"
-
-
-def _safe_stem(path: str) -> str:
-    """The stem of a file name, in characters and a length that every file system accepts."""
+def picture_name(path: str) -> str:
+    """Name the picture of a file: its stem, and a digest of its path as stems may repeat."""
     stem = "".join(c if c.isalnum() or c in "-_.() " else "_" for c in Path(path).stem)
-    return (stem.lstrip(".") or "image").encode("utf-8", "replace").decode()[:48]
+    stem = (stem.lstrip(".") or "image").encode("utf-8", "replace").decode()[:48]
+    return f"{stem}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:8]}.png"

@@ -20,7 +20,7 @@ from pneumonia.errors import DataError
 from pneumonia.evaluation.confidence import Estimate, auroc_estimate
 from pneumonia.evaluation.evaluate import ShortcutProbe
 from pneumonia.evaluation.predictions import PredictionTable
-from pneumonia.inference.predictor import InferenceModel
+from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.types import Pixels
 
 BORDER = 0.1
@@ -33,8 +33,9 @@ FOLDS = 5
 
 def mask_lungs(pixels: Pixels) -> Pixels:
     """Set the lung field to 0: uint8 [S, S] to the same."""
+    edge = round(BORDER * len(pixels))
     changed = pixels.copy()
-    changed[_lung_field(pixels)] = 0
+    changed[edge:-edge, edge:-edge] = 0
     return changed
 
 
@@ -45,14 +46,9 @@ def keep_lungs(pixels: Pixels) -> Pixels:
 
 def blur(pixels: Pixels) -> Pixels:
     """Keep 1/8 of the resolution: uint8 [S, S] to the same."""
-    size = pixels.shape[::-1]
-    small = Image.fromarray(pixels).resize((-(-size[0] // BLUR),) * 2, Image.Resampling.BOX)
-    return np.asarray(small.resize(size, Image.Resampling.BILINEAR))
-
-
-def _lung_field(pixels: Pixels) -> tuple[slice, slice]:
-    edge = round(BORDER * len(pixels))
-    return (slice(edge, len(pixels) - edge),) * 2
+    side = len(pixels)
+    small = Image.fromarray(pixels).resize((-(-side // BLUR),) * 2, Image.Resampling.BOX)
+    return np.asarray(small.resize((side, side), Image.Resampling.BILINEAR))
 
 
 _MIDDLE = f"the middle {1 - 2 * BORDER:.0%} of width and height"
@@ -65,7 +61,7 @@ TRANSFORMS: dict[str, tuple[str, Callable[[Pixels], Pixels]]] = {
 
 
 def probe_shortcuts(
-    model: InferenceModel, samples: Manifest, logits: NDArray[np.float64]
+    model: Predictor, samples: Manifest, logits: NDArray[np.float64]
 ) -> list[ShortcutProbe]:
     """Measure the AUROC on transformed images, and of the files' attributes alone.
 
@@ -77,12 +73,9 @@ def probe_shortcuts(
     Returns:
         The unchanged images first, then each of `TRANSFORMS`; the attributes last, unless a class
         has too few patients for them.
-
-    Raises:
-        DataError: If a file cannot be read.
     """
     paths = [str(path) for path in samples.paths]
-    example = model.pixels(paths[0])
+    example = model.preprocessing.read(paths[0])
     size = f"{len(example)} x {len(example)} pixels"
     rows = [ShortcutProbe("original images", size, _auroc(samples, logits), example)]
     for name, (description, transform) in TRANSFORMS.items():
@@ -94,22 +87,16 @@ def probe_shortcuts(
             "width, height, aspect ratio, bytes, bytes per pixel and colour mode: logistic"
             f" regression, {FOLDS}-fold cross-validated by patient"
         )
-        auroc = _auroc(samples, scores)
-        rows.append(ShortcutProbe("file attributes without the image", description, auroc))
+        name = "file attributes without the image"
+        rows.append(ShortcutProbe(name, description, _auroc(samples, scores)))
     return rows
 
 
 def attribute_scores(samples: Manifest) -> NDArray[np.float64] | None:
     """Predict the class of each file from its attributes, fitted to other patients' files.
 
-    Args:
-        samples: Images of both classes.
-
     Returns:
         Log odds, shape (n,). None where a class has fewer than `FOLDS` patients.
-
-    Raises:
-        DataError: If a file cannot be read.
     """
     for label in (0, 1):
         if np.unique(samples.patients[samples.labels == label]).size < FOLDS:

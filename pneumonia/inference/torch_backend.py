@@ -1,13 +1,12 @@
 """Runs a checkpoint with torch."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from pneumonia.errors import DAMAGED, CheckpointError, ConfigError, first_line
-from pneumonia.inference.metadata import read_preprocessing
+from pneumonia.inference.metadata import ModelMetadata
 from pneumonia.inference.types import ModelOutput, Pixels
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.model.network import PneumoniaNetwork
@@ -17,12 +16,7 @@ _PREFIX = "network."
 
 
 class TorchBackend:
-    """A network on a device in full precision, and its OOD detector on the CPU in double.
-
-    Attributes:
-        network: In evaluation mode.
-        detector: None if the checkpoint has none.
-    """
+    """A network on a device in full precision, and its OOD detector on the CPU in double."""
 
     def __init__(
         self, network: PneumoniaNetwork, detector: OODDetector | None, device: torch.device
@@ -51,15 +45,8 @@ class TorchBackend:
         return ModelOutput(logits.cpu().numpy().astype(np.float64), scores)
 
 
-def open_checkpoint(path: str | Path, device: str = "auto") -> tuple[TorchBackend, dict[str, Any]]:
-    """Open a checkpoint; no code in it is run.
-
-    Args:
-        path: A `.ckpt` file of this project.
-        device: As for `choose_device`.
-
-    Returns:
-        The backend, and the content of the checkpoint without the weights.
+def open_checkpoint(path: str | Path, device: str) -> tuple[TorchBackend, ModelMetadata]:
+    """Open a `.ckpt` file of this project on a device; no code in it is run.
 
     Raises:
         CheckpointError: If the file is not a checkpoint, or is damaged.
@@ -67,11 +54,13 @@ def open_checkpoint(path: str | Path, device: str = "auto") -> tuple[TorchBacken
     """
     chosen = choose_device(device)
     checkpoint = read_checkpoint(path)
-    settings = checkpoint.get("hyper_parameters", {})
-    side = read_preprocessing(checkpoint, path).image_size  # checked before memory is allocated
+    state, values = (checkpoint.pop(key, None) for key in ("state_dict", "ood_detector"))
+    metadata = ModelMetadata.read(checkpoint, path)
+    settings = checkpoint["hyper_parameters"]
     try:
-        network = PneumoniaNetwork(settings["backbone"], image_size=side)
-        state = checkpoint.pop("state_dict")
+        network = PneumoniaNetwork(
+            settings["backbone"], image_size=metadata.preprocessing.image_size
+        )
         network.load_state_dict(
             {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
         )
@@ -82,19 +71,15 @@ def open_checkpoint(path: str | Path, device: str = "auto") -> tuple[TorchBacken
         ) from error
     if settings.get("channels_last") is not False:
         network.to(memory_format=torch.channels_last)
-    values = checkpoint.pop("ood_detector", None)
     detector = None if values is None else OODDetector.from_dict(values)
-    return TorchBackend(network, detector, chosen), checkpoint
+    return TorchBackend(network, detector, chosen), metadata
 
 
 def choose_device(name: str) -> torch.device:
-    """Find the device to run on.
-
-    Args:
-        name: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto`: CUDA if available, else CPU.
+    """Find a device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto` for CUDA if available, else CPU.
 
     Raises:
-        ConfigError: If the device is not available.
+        ConfigError: If it is not available.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,23 +13,16 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """Output of the network and of the OOD detector for a batch.
+    """Output for a batch: raw logits, float64 [N]; OOD scores, float64 [N], or None.
 
-    Attributes:
-        logits: float64 [N], raw, finite.
-        ood_score: float64 [N], higher for images less similar to the validation images; None if
-            the model has no OOD detector.
+    Raises:
+        CheckpointError: If a logit is not finite: NaN would compare as below any threshold.
     """
 
     logits: NDArray[np.float64]
     ood_score: NDArray[np.float64] | None
 
     def __post_init__(self) -> None:
-        """Refuse logits that are NaN or infinite; NaN would compare as below any threshold.
-
-        Raises:
-            CheckpointError: If a logit is not finite.
-        """
         if not np.isfinite(self.logits).all():
             raise CheckpointError(
                 "The model's output is not a finite number: its weights are damaged or its"
@@ -41,11 +34,7 @@ class Backend(Protocol):
     """Runs a network, with torch or with ONNX Runtime."""
 
     def __call__(self, images: Pixels) -> ModelOutput:
-        """Run the network on a batch.
-
-        Args:
-            images: uint8 [N, S, S], preprocessed; N at least 1.
-        """
+        """Run the network on a batch of preprocessed images, uint8 [N, S, S], N at least 1."""
         ...
 
 
@@ -77,12 +66,7 @@ class Prediction:
 
 @dataclass(frozen=True)
 class FailedPrediction:
-    """An image that could not be read.
-
-    Attributes:
-        path: The file.
-        error: The reason, in one sentence.
-    """
+    """An image that could not be read, and the reason in one sentence."""
 
     path: str
     error: str

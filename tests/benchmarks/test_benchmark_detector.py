@@ -17,7 +17,7 @@ from sklearn.metrics import roc_auc_score
 
 from pneumonia.data.image_io import Preprocessing, read_grey
 from pneumonia.data.synthetic import write_synthetic
-from pneumonia.inference.predictor import InferenceModel
+from pneumonia.inference.predictor import Predictor
 from pneumonia.model.ood_detector import VIEWS
 
 pytestmark = [pytest.mark.benchmark, pytest.mark.shared, pytest.mark.timeout(3600)]
@@ -28,7 +28,7 @@ SYNTHETIC_IMAGES = 120
 def test_detection_by_kind(trained_files, shared, tmp_path):
     synthetic = write_synthetic(tmp_path / "synthetic", images=SYNTHETIC_IMAGES, workers=1)
     for path in trained_files:
-        classifier = InferenceModel.load(path, "cpu")
+        classifier = Predictor.load(path, "cpu")
         settings, bound = classifier.checkpoint["hyper_parameters"], classifier.ood_threshold
         print(f"\n\n{settings['backbone']} at {settings['image_size']} pixels")
         print(f"{'':30}{'images':>8}{'% flagged':>11}{'AUROC':>9}", end="")
@@ -45,7 +45,7 @@ def test_detection_by_kind(trained_files, shared, tmp_path):
             print(f"{kind:30}{len(images):8}{flagged:11.1f}{area:9.4f}{by_view_flagged}")
 
 
-def by_view(classifier: InferenceModel, images: Images) -> np.ndarray:
+def by_view(classifier: Predictor, images: Images) -> np.ndarray:
     """Scores [n, 3]; the greatest is the score of the detector."""
     engine, found = classifier.backend, []
     for batch in torch.from_numpy(np.ascontiguousarray(images)).unsqueeze(1).split(64):

@@ -18,7 +18,7 @@ from pneumonia.data.synthetic import write_synthetic
 from pneumonia.evaluation.threshold import OperatingPoint
 from pneumonia.inference.export import export
 from pneumonia.inference.predictor import Predictor
-from pneumonia.model.checkpoint import finalize_checkpoint
+from pneumonia.model.checkpoint import finalize_checkpoint, read_checkpoint
 from pneumonia.model.lightning_module import PneumoniaClassifier
 
 pytestmark = pytest.mark.benchmark
@@ -43,7 +43,10 @@ def checkpoint(tmp_path_factory):
             trainer.save_checkpoint(path, weights_only=True)
             point = OperatingPoint(0.5, "fixed", 0.5, 30, 30, 30, 30, 0.5, 0.5)
             finalize_checkpoint(
-                path, calibration={"temperature": 1.0}, operating_point=point.to_dict()
+                path,
+                read_checkpoint(path),
+                calibration={"temperature": 1.0},
+                operating_point=point.to_dict(),
             )
             made[backbone] = path
         return made[backbone]

@@ -4,8 +4,6 @@ import csv
 import io
 import os
 import struct
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -14,13 +12,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pneumonia.inference.export import export
-
-ENORMOUS = 60_000
 CHECKPOINTS = {
     "nothing": b"",
     "text": b"no checkpoint",
-    "picture": b"\xff\xd8\xff\xe0 JFIF",
     "Keras": b"\x89HDF\r\n\x1a\n" + bytes(100),
     "archive": b"PK\x05\x06" + bytes(18),
 }
@@ -37,37 +31,15 @@ def saved(kind: str, image: Image.Image, **options) -> bytes:
     return file.getvalue()
 
 
-def enormous(kind: str, make_dicom) -> bytes:
-    """A file of a few bytes whose header claims 60,000 x 60,000 pixels, or as many as it can."""
-    small = Image.new("L", (8, 8))
-    if kind == "PNG":
-        header = struct.pack(">IIBBBBB", ENORMOUS, ENORMOUS, 8, 0, 0, 0, 0)
-        content = b"IHDR" + header
-        chunk = struct.pack(">I", len(header)) + content + struct.pack(">I", zlib.crc32(content))
-        return b"\x89PNG\r\n\x1a\n" + chunk + saved("PNG", small)[33:]
-    if kind == "DICOM":
-        return make_dicom(np.zeros((8, 8), np.uint8), Rows=ENORMOUS, Columns=ENORMOUS)
-    content = bytearray(saved(kind, small, lossless=True) if kind == "WEBP" else saved(kind, small))
-    if kind == "JPEG":
-        struct.pack_into(">HH", content, content.index(b"\xff\xc0") + 5, ENORMOUS, ENORMOUS)
-    elif kind == "WEBP":  # 14 bits each, one less than the side
-        struct.pack_into("<I", content, content.index(b"VP8L") + 9, (1 << 28) - 1)
-    elif kind == "BMP":
-        struct.pack_into("<ii", content, 18, ENORMOUS, ENORMOUS)
-    else:
-        start = struct.unpack_from("<I", content, 4)[0]
-        for entry in range(struct.unpack_from("<H", content, start)[0]):
-            place = start + 2 + 12 * entry
-            if struct.unpack_from("<H", content, place)[0] in (256, 257):  # width and height
-                struct.pack_into("<HHII", content, place, 256 + (entry > 0), 4, 1, ENORMOUS)
-    return bytes(content)
-
-
-BOMBS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "DICOM")
+def enormous() -> bytes:
+    """A PNG file of a few bytes whose header claims 60,000 x 60,000 pixels."""
+    content = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + content + struct.pack(">I", zlib.crc32(content))
+    return b"\x89PNG\r\n\x1a\n" + chunk + saved("PNG", Image.new("L", (8, 8)))[33:]
 
 
 def test_every_bad_file_gets_a_row_with_its_error_and_the_others_are_predicted(
-    predict, images, tmp_path, make_dicom, capsys
+    predict, images, tmp_path, capsys
 ):
     folder = images[0].parent
     with Image.open(images[0]) as opened:
@@ -83,14 +55,13 @@ def test_every_bad_file_gets_a_row_with_its_error_and_the_others_are_predicted(
             "2 frames",
         ),
         "text.jpeg": (b"no image", "its format is not JPEG"),
+        "enormous.png": (enormous(), "pixels"),
     }
-    bad |= {f"bomb.{kind}.png": (enormous(kind, make_dicom), "pixels") for kind in BOMBS}
     for name, (content, _) in bad.items():
         (folder / name).write_bytes(content)
     (folder / "folder.jpeg").mkdir()
-    for name in ("1-gigabyte.jpeg", "1-gigabyte.dcm"):
-        with (folder / name).open("wb") as file:
-            file.truncate(1 << 30)  # sparse
+    with (folder / "1-gigabyte.jpeg").open("wb") as file:
+        file.truncate(1 << 30)  # sparse
     for mode in ("CMYK", "RGB", "YCbCr"):
         (folder / f"good-{mode}.jpeg").write_bytes(saved("JPEG", grey.convert(mode)))
     for kind in ("PNG", "TIFF"):
@@ -100,55 +71,14 @@ def test_every_bad_file_gets_a_row_with_its_error_and_the_others_are_predicted(
     rows = {Path(row["path"]).name: row for row in read(tmp_path / "o.csv")}
     assert rows.keys() == {file.name for file in folder.iterdir()}
     failed = {name for name, row in rows.items() if row["error"]}
-    assert failed == {*bad, "folder.jpeg", "1-gigabyte.jpeg", "1-gigabyte.dcm"}
+    assert failed == {*bad, "folder.jpeg", "1-gigabyte.jpeg"}
     for name, (_, reason) in bad.items():
         assert name in rows[name]["error"]
         assert reason in rows[name]["error"]
     assert "it is a folder" in rows["folder.jpeg"]["error"]
     assert "1,073,741,824 bytes" in rows["1-gigabyte.jpeg"]["error"]
-    assert "1,073,741,824 bytes" in rows["1-gigabyte.dcm"]["error"]
     for name in rows.keys() - failed:
         assert 0 <= float(rows[name]["probability"]) <= 1
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is counted in another unit")
-def test_what_is_too_large_is_refused_without_being_decoded(tmp_path, make_dicom):
-    files = []
-    for kind in BOMBS:
-        files.append(tmp_path / f"bomb-{kind}.png")
-        files[-1].write_bytes(enormous(kind, make_dicom))
-    for name in ("huge.jpeg", "huge.dcm", "huge.tiff"):
-        files.append(tmp_path / name)
-        with files[-1].open("wb") as file:
-            file.truncate(1 << 30)
-    code = """
-import sys
-from pathlib import Path
-from pneumonia.data.image_io import read_grey
-from pneumonia.errors import DataError
-
-def peak():
-    status = Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0])  # KiB
-
-def refused(path):
-    try:
-        read_grey(path)
-    except DataError as error:
-        return any(word in str(error) for word in ("bytes", "pixels"))
-    return False
-
-assert refused(sys.argv[1])  # and what reads DICOM and the others is loaded
-refused(sys.argv[2])
-before = peak()
-print([path for path in sys.argv[3:] if not refused(path)], peak() - before)
-"""
-    warm = [files[BOMBS.index("DICOM")], files[0]]
-    words = [sys.executable, "-c", code, *map(str, [*warm, *files])]
-    done = subprocess.run(words, check=True, capture_output=True, text=True, timeout=100)
-    passed, grown = done.stdout.rsplit(" ", 1)
-    assert passed == "[]"
-    assert int(grown) < 16 * 1024  # of 3.6 GB that each claims
 
 
 @pytest.mark.parametrize("kind", CHECKPOINTS)
@@ -169,38 +99,34 @@ def test_a_folder_or_a_missing_model_is_named(predict, images, tmp_path, capsys)
         assert str(model) in capsys.readouterr().err
 
 
-def test_a_checkpoint_of_another_project_is_refused(predict, images, tmp_path, capsys):
-    torch.save({"state_dict": {"weight": torch.zeros(3)}, "epoch": 3}, tmp_path / "their.ckpt")
-    assert predict(images[0], checkpoint=tmp_path / "their.ckpt") == 2
-    assert "their.ckpt" in capsys.readouterr().err
+def test_a_checkpoint_of_another_project_or_with_code_is_refused(predict, images, tmp_path, capsys):
+    victim = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return (os.mkdir, (str(victim),))
+
+    theirs = {"state_dict": {"weight": torch.zeros(3)}, "epoch": 3}
+    for content in (theirs, {"format_version": 2, "state_dict": Evil()}):
+        torch.save(content, tmp_path / "their.ckpt")
+        assert predict(images[0], checkpoint=tmp_path / "their.ckpt") == 2
+        assert "their.ckpt" in capsys.readouterr().err
+    assert not victim.exists()
 
 
 @pytest.mark.parametrize("where", ["image", "table", "model"])
-def test_a_name_that_is_too_long_is_one_sentence(predict, images, sealed_file, capsys, where):
+def test_a_name_that_is_too_long_is_one_sentence(predict, images, checkpoint_file, capsys, where):
     long = Path("/", "x" * 300)
     image = long if where == "image" else images[0]
     options = ["--out", f"{long}.csv"] if where == "table" else []
-    assert predict(image, *options, checkpoint=long if where == "model" else sealed_file) == 2
+    assert predict(image, *options, checkpoint=long if where == "model" else checkpoint_file) == 2
     error = capsys.readouterr().err
     assert "Error: " in error
-    assert "name too long" in error
+    assert "xxx" in error
     assert "Traceback" not in error
 
 
-@pytest.mark.skipif(os.name != "posix", reason="elsewhere names are no bytes")
-def test_names_on_standard_input_need_not_be_text(predict, images, tmp_path, monkeypatch):
-    folder = os.fsencode(tmp_path)
-    names = [b"\xff\xfe.jpeg", b"a\rb.jpeg", "é.jpeg".encode()]
-    for name in names:
-        Path(os.fsdecode(folder + b"/" + name)).write_bytes(images[0].read_bytes())
-    lines = b"".join(folder + b"/" + name + b"\n" for name in names)
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines), "utf-8"))
-    assert predict("-", "--out", tmp_path / "o.csv") == 0
-    found = [os.fsencode(Path(row["path"]).name) for row in read(tmp_path / "o.csv")]
-    assert found == names
-
-
-@pytest.mark.parametrize("name", ["a\rb.jpeg", "a\r\nb.jpeg", "\r.jpeg", 'a"\n".jpeg'])
+@pytest.mark.parametrize("name", ["a\r\nb.jpeg", 'a"\n".jpeg'])
 def test_a_table_with_line_ends_in_names_is_resumed(predict, images, tmp_path, name):
     file, out = images[0].rename(images[0].with_name(name)), tmp_path / "o.csv"
     assert predict(file, images[1], "--out", out) == 0
@@ -218,7 +144,7 @@ def test_an_option_of_ours_is_a_file_behind_two_dashes(predict, images, tmp_path
     assert [row["path"] for row in read(tmp_path / "o.csv")] == ["--debug"]
 
 
-@pytest.mark.parametrize("content", ["my notes", "pathology", "path,x", "path\n", "\n"])
+@pytest.mark.parametrize("content", ["my notes", "path,x", "a,b\n1,2\n"])
 def test_another_file_is_never_truncated(predict, images, tmp_path, content):
     out = tmp_path / "o.csv"
     out.write_text(content)
@@ -237,16 +163,17 @@ def test_a_row_without_prediction_or_error_is_refused(predict, images, tmp_path,
 
 @pytest.mark.parametrize("kind", ["ckpt", "onnx"])
 def test_a_model_with_nan_weights_predicts_nothing(
-    predict, images, sealed_file, tmp_path, kind, capsys
+    predict, run, images, checkpoint_file, tmp_path, kind, capsys
 ):
-    content = torch.load(sealed_file, weights_only=True)
+    content = torch.load(checkpoint_file, weights_only=True)
     key = next(key for key in reversed(content["state_dict"]) if key.endswith("bias"))
     content["state_dict"][key].fill_(float("nan"))
     torch.save(content, tmp_path / "model.ckpt")
     model = tmp_path / f"model.{kind}"
     if kind == "onnx":
-        weights = export(sealed_file, model).read_bytes()
-        sound = torch.load(sealed_file, weights_only=True)["state_dict"][key].numpy().tobytes()
+        assert run("export", "--checkpoint", checkpoint_file, "--out", model) == 0
+        weights = model.read_bytes()
+        sound = torch.load(checkpoint_file, weights_only=True)["state_dict"][key].numpy().tobytes()
         assert weights.count(sound) == 1
         model.write_bytes(weights.replace(sound, content["state_dict"][key].numpy().tobytes()))
     assert predict(images[0], "--out", tmp_path / "o.csv", checkpoint=model) == 2

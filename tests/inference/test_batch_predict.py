@@ -1,7 +1,6 @@
 """`pneumonia predict`: one row per file, in order; interrupted tables are resumed."""
 
 import csv
-import os
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from hypothesis import strategies as st
 
 from pneumonia.inference.batch_predict import COLUMNS
 from pneumonia.inference.image_loading import take_shard
-from pneumonia.inference.predictor import InferenceModel
+from pneumonia.inference.predictor import Predictor
 
 
 def read(path: Path) -> list[dict[str, str]]:
@@ -26,20 +25,20 @@ def read(path: Path) -> list[dict[str, str]]:
 
 
 def test_one_row_per_file_in_name_order_with_the_predictions_of_the_model(
-    predict, images, sealed_file, tmp_path
+    predict, images, checkpoint_file, tmp_path
 ):
     out = tmp_path / "new" / "out.csv"
     assert predict(images[0].parent, "--out", out, "--batch-size", 3) == 0
     rows = read(out)
     assert tuple(rows[0]) == COLUMNS
     assert [row["path"] for row in rows] == list(map(str, images))
-    classifier = InferenceModel.load(sealed_file)
+    classifier = Predictor.load(checkpoint_file)
     expected = classifier.probabilities(classifier.logits([str(path) for path in images]))
     np.testing.assert_allclose([float(row["probability"]) for row in rows], expected, atol=1e-4)
     threshold = classifier.operating_point.threshold
     assert [row["predicted_class"] == "PNEUMONIA" for row in rows] == list(expected >= threshold)
-    band = classifier.abstention
-    assert [row["uncertain"] == "true" for row in rows] == list(band.uncertain(expected))
+    uncertain = classifier.abstention.uncertain(expected)
+    assert [row["uncertain"] == "true" for row in rows] == list(uncertain)
     assert {row["is_ood"] for row in rows} <= {"true", "false"}
     assert {row["error"] for row in rows} == {""}
 
@@ -52,14 +51,10 @@ def test_a_pipe_gets_csv_and_the_summary_goes_to_standard_error(predict, images,
     assert error.startswith("1 image")
 
 
-def test_patterns_and_standard_input_name_files_once_each(
-    predict, images, tmp_path, monkeypatch, capsys
-):
-    monkeypatch.setattr(sys, "stdin", [f"{images[2]}\n", f"{images[1]}\r\n", "\n"])
-    pattern = images[0].parent / "[01]*"
-    assert predict("-", pattern, images[2], "--out", tmp_path / "o.csv") == 0
+def test_files_and_folders_are_predicted_once_each(predict, images, tmp_path):
+    assert predict(images[2], images[0].parent, images[2], "--out", tmp_path / "o.csv") == 0
     shown = [row["path"] for row in read(tmp_path / "o.csv")]
-    assert shown == [str(images[number]) for number in (2, 1, 0)]
+    assert shown == [str(images[number]) for number in (2, 0, 1, 3, 4, 5, 6)]
 
 
 def test_an_interrupted_table_is_resumed(predict, images, tmp_path):
@@ -83,31 +78,27 @@ def test_an_existing_table_is_not_overwritten(predict, images, tmp_path, capsys)
     assert out.read_bytes() == before
 
 
-def test_a_table_of_another_model_or_another_kind_is_not_resumed(
-    predict, images, tmp_path, capsys, sealed_file
+def test_a_table_of_another_model_is_not_resumed(
+    predict, images, tmp_path, capsys, checkpoint_file
 ):
     out = tmp_path / "o.csv"
     assert predict(images[0], "--out", out) == 0
     other = tmp_path / "other.ckpt"
-    torch.save(torch.load(sealed_file, weights_only=True) | {"metadata": {"other": 1}}, other)
+    torch.save(torch.load(checkpoint_file, weights_only=True) | {"metadata": {"other": 1}}, other)
     assert predict(images[1], "--out", out, "--resume", checkpoint=other) == 2
     assert "another model" in capsys.readouterr().err
-    out.write_text("a,b\n1,2\n")
-    assert predict(images[1], "--out", out, "--resume") == 2
-    assert "o.csv is not a table" in capsys.readouterr().err
-    assert out.read_text() == "a,b\n1,2\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["nowhere.jpeg"], "nowhere.jpeg does not exist"),
-        (["no*where"], "no*where"),
         (["empty"], "empty contains no images"),
         (["--resume", "."], "--out FILE"),
         (["--out", "o.txt", "."], "--out o.txt"),
         (["--shard", "17/16", "."], "--shard 17/16"),
         (["--device", "abacus", "FILE"], "device abacus"),
+        (["--out", "/proc/nowhere/o.csv", "FILE"], "/proc/nowhere/o.csv"),
     ],
 )
 def test_a_wrong_argument_is_exit_2_and_named(
@@ -121,47 +112,24 @@ def test_a_wrong_argument_is_exit_2_and_named(
     assert not (tmp_path / "o.txt").exists()
 
 
-def test_a_table_that_cannot_be_written_is_refused_before_any_work(predict, images, capsys):
-    assert predict(images[0], "--out", "/proc/nowhere/o.csv") == 2
-    assert "cannot be written" in capsys.readouterr().err
-
-
 def test_a_full_disk_keeps_the_rows_so_far(predict, images, tmp_path, capsys):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8k", "tmpfs", str(disk)]
-    if os.name != "posix" or subprocess.run(mount, check=False).returncode:
-        pytest.skip("needs the right to mount a small file system")
+    resource = pytest.importorskip("resource")
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, usual[1]))
     try:
-        long = tmp_path / ("n" * 200)
-        long.mkdir()
-        for number in range(60):
-            (long / f"{number:02d}.jpeg").symlink_to(images[0])
-        assert predict(long, "--out", disk / "o.csv", "--batch-size", 1) == 2
-        assert "cannot be written (No space left" in capsys.readouterr().err
-        rows = (disk / "o.csv").read_text().splitlines()
-        assert len(rows) > 5
+        assert predict(images[0].parent, "--out", tmp_path / "o.csv", "--batch-size", 1) == 2
     finally:
-        subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_a_malicious_pickle_is_refused_and_runs_nothing(predict, images, tmp_path, capsys):
-    victim = tmp_path / "ran"
-
-    class Evil:
-        def __reduce__(self):
-            return (os.mkdir, (str(victim),))
-
-    torch.save({"format_version": 2, "state_dict": Evil()}, tmp_path / "evil.ckpt")
-    assert predict(images[0], checkpoint=tmp_path / "evil.ckpt") == 2
-    assert "evil.ckpt" in capsys.readouterr().err
-    assert not victim.exists()
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert "o.csv cannot be written" in capsys.readouterr().err
+    assert len((tmp_path / "o.csv").read_text().splitlines()) > 3
+    assert predict(images[0].parent, "--out", tmp_path / "o.csv", "--resume") == 0
+    assert [row["path"] for row in read(tmp_path / "o.csv")] == [str(path) for path in images]
 
 
 def test_what_a_checkpoint_lacks_stays_empty_with_a_note(
-    predict, images, older_file, tmp_path, capsys
+    predict, images, file_without_abstention, tmp_path, capsys
 ):
-    assert predict(images[0], "--out", tmp_path / "o.csv", checkpoint=older_file) == 0
+    assert predict(images[0], "--out", tmp_path / "o.csv", checkpoint=file_without_abstention) == 0
     (row,) = read(tmp_path / "o.csv")
     assert (row["uncertain"], row["is_ood"], row["ood_score"]) == ("", "", "")
     assert row["predicted_class"]
@@ -169,13 +137,12 @@ def test_what_a_checkpoint_lacks_stays_empty_with_a_note(
 
 
 def test_shards_concatenate_to_the_whole(predict, images, tmp_path):
-    assert predict(images[0].parent, "--out", tmp_path / "whole.csv") == 0
     parts = []
-    for number in range(1, 10):  # more than there are images
+    for number in range(1, 9):  # more than there are images
         out = tmp_path / f"{number}.csv"
-        assert predict(images[0].parent, "--shard", f"{number}/9", "--out", out) == 0
+        assert predict(images[0].parent, "--shard", f"{number}/8", "--out", out) == 0
         parts += [row["path"] for row in read(out)]
-    assert parts == [row["path"] for row in read(tmp_path / "whole.csv")]
+    assert parts == [str(path) for path in images]
 
 
 @given(st.integers(0, 300), st.integers(1, 400))
@@ -187,31 +154,23 @@ def test_shards_of_any_number_take_each_file_once_in_order_and_evenly(files, par
     assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
-def test_control_characters_of_a_name_do_not_reach_the_terminal(images, sealed_file, tmp_path):
-    pty = pytest.importorskip("pty", reason="needs a pseudo-terminal")
-    evil = tmp_path / "a\x1b[2Jb.jpeg"
-    evil.write_bytes(images[0].read_bytes())
-    command = [sys.executable, "-m", "pneumonia.cli", "predict", "--checkpoint", sealed_file, evil]
-    master, slave = pty.openpty()
-    with subprocess.Popen(list(map(str, command)), stdout=slave, stderr=subprocess.DEVNULL) as done:
-        os.close(slave)
-        output = b""
-        while True:
-            try:
-                chunk = os.read(master, 4096)
-            except OSError:
-                break
-            if not chunk:
-                break
-            output += chunk
-    os.close(master)
-    assert done.returncode == 0
-    assert b"\x1b" not in output
-    assert b"a\\x1b[2Jb.jpeg" in output
+def test_a_terminal_gets_text_without_control_characters(predict, images, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert predict(images[0].rename(images[0].with_name("a\x1b[2Jb.jpeg"))) == 0
+    output = capsys.readouterr().out
+    assert "a\\x1b[2Jb.jpeg" in output
+    assert "\x1b" not in output
 
 
-def start(sealed_file, folder, out, **options):
-    command = [sys.executable, "-m", "pneumonia.cli", "predict", "--checkpoint", str(sealed_file)]
+def start(checkpoint_file, folder, out, **options):
+    command = [
+        sys.executable,
+        "-m",
+        "pneumonia.cli",
+        "predict",
+        "--checkpoint",
+        str(checkpoint_file),
+    ]
     command += [str(folder), "--out", str(out), "--batch-size", "4"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
     until = time.monotonic() + 100
@@ -225,13 +184,13 @@ def start(sealed_file, folder, out, **options):
 @pytest.mark.slow
 @pytest.mark.parametrize(("how", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
 def test_stopped_it_leaves_complete_rows_and_is_resumed(
-    predict, images, sealed_file, tmp_path, how, code
+    predict, images, checkpoint_file, tmp_path, how, code
 ):
     folder, out = tmp_path / "many", tmp_path / "o.csv"
     folder.mkdir()
     for number in range(3000):
         (folder / f"{number:04d}.jpeg").symlink_to(images[number % 7])
-    process = start(sealed_file, folder, out)
+    process = start(checkpoint_file, folder, out)
     process.send_signal(how)
     error = process.communicate(timeout=60)[1]
     assert process.returncode == code, error
@@ -244,8 +203,8 @@ def test_stopped_it_leaves_complete_rows_and_is_resumed(
 
 
 @pytest.mark.slow
-def test_a_reader_that_leaves_early_is_no_error(images, sealed_file, tmp_path):
-    command = f"{sys.executable} -m pneumonia.cli predict --checkpoint {sealed_file}"
+def test_a_reader_that_leaves_early_is_no_error(images, checkpoint_file, tmp_path):
+    command = f"{sys.executable} -m pneumonia.cli predict --checkpoint {checkpoint_file}"
     command += f" '{images[0].parent}' --batch-size 1 | head -1"
     done = subprocess.run(
         ["bash", "-c", command], check=True, capture_output=True, text=True, timeout=100

@@ -4,7 +4,6 @@ What is damaged within images is in `tests/data/test_data_fuzz.py`.
 """
 
 import csv
-import io
 import os
 import sys
 from collections.abc import Callable
@@ -17,7 +16,6 @@ from hypothesis import strategies as st
 
 from pneumonia import cli
 from pneumonia.inference.batch_predict import COLUMNS
-from pneumonia.inference.export import export
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="elsewhere names are no bytes")
 
@@ -48,13 +46,12 @@ def rows_of(table: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(name="ask")
-def ask_fixture(monkeypatch, capfd, sealed_file) -> Callable[..., int]:
+def ask_fixture(monkeypatch, capfd, checkpoint_file) -> Callable[..., int]:
     """Runs `pneumonia predict` in this process, which must end in time and without a traceback."""
 
-    def ask(*arguments: object, checkpoint: Path = sealed_file, stdin: bytes = b"") -> int:
+    def ask(*arguments: object, checkpoint: Path = checkpoint_file) -> int:
         words = ["pneumonia", "predict", "--checkpoint", checkpoint, *arguments]
         monkeypatch.setattr(sys, "argv", list(map(str, words)))
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), "utf-8"))
         with soon(), pytest.raises(SystemExit) as exit_:
             cli.main()
         error = capfd.readouterr().err
@@ -67,30 +64,36 @@ def ask_fixture(monkeypatch, capfd, sealed_file) -> Callable[..., int]:
     return ask
 
 
-def hunt_names(ask, synthetic, folder: Path, cases: int, **options) -> None:
-    sound = min((synthetic / "test").glob("*/*")).read_bytes()
+def cases(quick: int, soak: int) -> pytest.MarkDecorator:
+    """Runs a test with some cases, and with thousands of them where soak tests are asked for."""
+    marks = [pytest.mark.soak, pytest.mark.timeout(1800)]
+    each = [pytest.param(settings(max_examples=quick, **QUICK), id="quick")]
+    each += [pytest.param(settings(max_examples=soak, **SOAK), id="soak", marks=marks)]
+    return pytest.mark.parametrize("some_cases", each)
 
-    @settings(max_examples=cases, **options)
-    @given(NAMES, st.booleans(), st.booleans(), st.floats(0, 1))
-    def every_file_gets_its_row(names, listed, broken, fraction):
-        place, out = folder / "images", folder / "o.csv"
+
+@cases(40, 2000)
+def test_a_file_of_any_name_gets_its_row(ask, synthetic, tmp_path, some_cases):
+    sound = min((synthetic / "test").glob("*/*")).read_bytes()
+    place, out = tmp_path / "images", tmp_path / "o.csv"
+
+    @some_cases
+    @given(NAMES, st.booleans(), st.floats(0, 1))
+    def every_file_gets_its_row(names, broken, fraction):
         place.mkdir()
         files = [os.fsencode(place) + b"/" + name for name in names]
         try:
             for number, file in enumerate(files):
                 content = b"no image" if broken and not number else sound
                 Path(os.fsdecode(file)).write_bytes(content)
-            listing = b"".join(file + b"\n" for file in files)
-            listed = listed and not any(b"\n" in n or n.endswith(b"\r") for n in names)
-            named = ["-"] if listed else ["--", *(os.fsdecode(file) for file in files)]
-            options = ["--out", out, "--batch-size", 1]
-            assert ask(*options, *named, stdin=listing) == int(broken)
+            words = ["--out", out, "--batch-size", 1, "--", *map(os.fsdecode, files)]
+            assert ask(*words) == int(broken)
             rows = rows_of(out)
             assert [os.fsencode(row["path"]) for row in rows] == files
             assert [bool(row["error"]) for row in rows] == [broken, *[False] * (len(files) - 1)]
             whole = out.read_bytes()
             out.write_bytes(whole[: int(fraction * len(whole))])
-            assert ask(*options, "--resume", *named, stdin=listing) == int(broken)
+            assert ask("--resume", *words) == int(broken)
             assert out.read_bytes() == whole
         finally:
             for file in files:
@@ -101,23 +104,14 @@ def hunt_names(ask, synthetic, folder: Path, cases: int, **options) -> None:
     every_file_gets_its_row()
 
 
-def test_a_file_of_any_name_gets_its_row(ask, synthetic, tmp_path):
-    hunt_names(ask, synthetic, tmp_path, 40, **QUICK)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_thousands_of_files_of_any_name_get_their_rows(ask, synthetic, tmp_path):
-    hunt_names(ask, synthetic, tmp_path, 2000, **SOAK)
-
-
-def hunt_tables(ask, synthetic, folder: Path, cases: int, **options) -> None:
+@cases(60, 3000)
+def test_a_damaged_table_is_resumed_or_left_unchanged(ask, synthetic, tmp_path, some_cases):
     images = [str(path) for path in sorted((synthetic / "test").glob("*/*"))[:3]]
-    out = folder / "o.csv"
+    out = tmp_path / "o.csv"
     assert ask(*images, "--out", out) == 0
     whole = out.read_bytes()
 
-    @settings(max_examples=cases, **options)
+    @some_cases
     @given(CHANGES | st.binary(max_size=40))
     @example([("insert", 0.0, b"\r")])
     def resumed_or_left(some):
@@ -125,37 +119,23 @@ def hunt_tables(ask, synthetic, folder: Path, cases: int, **options) -> None:
         out.write_bytes(found)
         if ask(*images, "--out", out, "--resume") == 2:
             assert out.read_bytes() == found
-            return
-        assert {row["path"] for row in rows_of(out)} >= set(images)
+        else:
+            assert {row["path"] for row in rows_of(out)} >= set(images)
 
     resumed_or_left()
 
 
-def test_a_damaged_table_is_resumed_or_left_unchanged(ask, synthetic, tmp_path):
-    hunt_tables(ask, synthetic, tmp_path, 60, **QUICK)
+@cases(60, 2000)
+def test_a_damaged_model_is_refused_or_answers_in_numbers(
+    ask, checkpoint_file, exported, synthetic, tmp_path, some_cases
+):
+    models = {file.suffix: file.read_bytes() for file in (checkpoint_file, exported)}
+    image, out = min((synthetic / "test").glob("*/*")), tmp_path / "o.csv"
 
-
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_thousands_of_damaged_tables_are_resumed_or_left_unchanged(ask, synthetic, tmp_path):
-    hunt_tables(ask, synthetic, tmp_path, 3000, **SOAK)
-
-
-@pytest.fixture(scope="module", name="models")
-def models_fixture(sealed_file, tmp_path_factory) -> dict[str, bytes]:
-    """A sound model of each kind, by its suffix."""
-    exported = export(sealed_file, tmp_path_factory.mktemp("exported") / "model.onnx")
-    return {".ckpt": sealed_file.read_bytes(), ".onnx": exported.read_bytes()}
-
-
-def hunt_models(ask, models, synthetic, folder: Path, cases: int, **options) -> None:
-    image = min((synthetic / "test").glob("*/*"))
-    out = folder / "o.csv"
-
-    @settings(max_examples=cases, **options)
+    @some_cases
     @given(st.sampled_from(sorted(models)), CHANGES)
     def refused_or_in_numbers(kind, some):
-        model = folder / f"model{kind}"
+        model = tmp_path / f"model{kind}"
         model.write_bytes(damaged(models[kind], some))
         out.unlink(missing_ok=True)
         if ask(image, "--out", out, checkpoint=model) == 0:
@@ -163,15 +143,3 @@ def hunt_models(ask, models, synthetic, folder: Path, cases: int, **options) -> 
             assert 0 <= float(row["probability"]) <= 1
 
     refused_or_in_numbers()
-
-
-def test_a_damaged_model_is_refused_or_answers_in_numbers(ask, models, synthetic, tmp_path):
-    hunt_models(ask, models, synthetic, tmp_path, 60, **QUICK)
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-def test_thousands_of_damaged_models_are_refused_or_answer_in_numbers(
-    ask, models, synthetic, tmp_path
-):
-    hunt_models(ask, models, synthetic, tmp_path, 2000, **SOAK)

@@ -10,18 +10,18 @@ from scipy.special import expit
 
 from pneumonia.errors import CheckpointError, DataError, EvaluationError
 from pneumonia.inference.evaluate import evaluate_checkpoint
-from pneumonia.inference.predictor import InferenceModel
+from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.recalibrate import fit_calibration, recalibrate_checkpoint
 
 
-def test_new_checkpoint_keeps_the_values_it_replaces(model_file, synthetic, tmp_path):
-    before = hashlib.sha256(model_file.read_bytes()).digest()
+def test_new_checkpoint_keeps_the_values_it_replaces(unfinalized_file, synthetic, tmp_path):
+    before = hashlib.sha256(unfinalized_file.read_bytes()).digest()
     out, again = tmp_path / "new/site.ckpt", tmp_path / "again.ckpt"
     calibration, point, abstention = recalibrate_checkpoint(
-        model_file, synthetic, out, policy="youden", alpha=0.2
+        unfinalized_file, synthetic, out, policy="youden", alpha=0.2
     )
-    assert hashlib.sha256(model_file.read_bytes()).digest() == before
-    model = InferenceModel.load(out)
+    assert hashlib.sha256(unfinalized_file.read_bytes()).digest() == before
+    model = Predictor.load(out, finalized=False)
     assert model.calibration == calibration
     assert model.operating_point == point
     assert model.abstention == abstention
@@ -56,14 +56,14 @@ def test_new_checkpoint_keeps_the_values_it_replaces(model_file, synthetic, tmp_
     ],
 )
 def test_what_cannot_be_used_is_refused(
-    model_file, synthetic, tmp_path, monkeypatch, error, named, settings
+    unfinalized_file, synthetic, tmp_path, monkeypatch, error, named, settings
 ):
     monkeypatch.chdir(tmp_path)
     arguments = {"root": synthetic, "out": "a.ckpt", "policy": "youden"} | settings
     if arguments["out"] == "the checkpoint":
-        arguments["out"] = model_file
+        arguments["out"] = unfinalized_file
     with pytest.raises(error, match=named):
-        recalibrate_checkpoint(model_file, **arguments)
+        recalibrate_checkpoint(unfinalized_file, **arguments)
     assert not list(tmp_path.iterdir())
 
 

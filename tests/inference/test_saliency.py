@@ -6,28 +6,25 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from pneumonia.data.image_io import Preprocessing
-from pneumonia.errors import ConfigError, DataError, ModelError
-from pneumonia.inference import image_loading
+from pneumonia.errors import DataError, ModelError
 from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.saliency import (
     CAVEAT,
     GRAD_CAM,
     INTEGRATED_GRADIENTS,
-    HeatMaps,
+    Explanation,
     Saliency,
-    draw,
     overlay_heat_map,
     undo_resize,
 )
-from pneumonia.inference.types import FailedPrediction, Prediction
+from pneumonia.inference.types import Prediction
 from pneumonia.labels import NORMAL, PNEUMONIA
 from pneumonia.model.network import PneumoniaNetwork
 
-SQUARE, IMAGES = 16, 40
+SQUARE, IMAGES = 16, 20
 
 
 def draw_image(random: np.random.Generator, side: int, label: int) -> tuple[np.ndarray, np.ndarray]:
@@ -40,14 +37,10 @@ def draw_image(random: np.random.Generator, side: int, label: int) -> tuple[np.n
     return pixels.clip(0, 255).astype(np.uint8), np.array([row, column]) + SQUARE // 2
 
 
-def train(backbone: str, side: int, steps: int, early: bool, seed: int) -> PneumoniaNetwork:
-    """With `early` only the first transformer block mixes tokens: the class token has it all."""
-    torch.manual_seed(seed)
+def train(backbone: str, side: int, steps: int) -> PneumoniaNetwork:
+    torch.manual_seed(0)
     network = PneumoniaNetwork(backbone, image_size=side)
-    for block in network.backbone.blocks[1:] if early else ():
-        for parameter in block.attn.proj.parameters():
-            nn.init.zeros_(parameter.requires_grad_(False))
-    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], 2e-3)
+    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
     random = np.random.default_rng(0)
     labels = torch.arange(32) % 2
     for _ in range(steps):
@@ -60,33 +53,18 @@ def train(backbone: str, side: int, steps: int, early: bool, seed: int) -> Pneum
     return network.eval()
 
 
-def train_until_accurate(backbone: str, side: int, steps: int, early: bool) -> PneumoniaNetwork:
-    random, labels = np.random.default_rng(2), np.arange(200) % 2
-    images = np.stack([draw_image(random, side, label)[0] for label in labels])
-    for seed in range(5):
-        network = train(backbone, side, steps, early, seed)
-        with torch.no_grad():
-            logits = network(torch.from_numpy(images)[:, None])
-        if roc_auc_score(labels, logits) > 0.98:
-            return network
-    raise AssertionError(f"{backbone} does not learn the square")
-
-
-SLOW = pytest.mark.slow
-
-
 @pytest.mark.parametrize(
-    ("backbone", "side", "steps", "early", "method"),
+    ("backbone", "steps", "method"),
     [
-        pytest.param("test_efficientnet", 128, 60, False, GRAD_CAM, id="convolutions"),
-        pytest.param("test_vit", 96, 160, False, INTEGRATED_GRADIENTS, id="class", marks=SLOW),
-        pytest.param("test_vit", 96, 160, True, INTEGRATED_GRADIENTS, id="class token read early"),
-        pytest.param("test_vit2", 96, 160, False, INTEGRATED_GRADIENTS, id="mean", marks=SLOW),
+        ("test_efficientnet", 40, GRAD_CAM),
+        pytest.param("test_vit", 160, INTEGRATED_GRADIENTS, marks=pytest.mark.slow),
+        pytest.param("test_vit2", 160, INTEGRATED_GRADIENTS, marks=pytest.mark.slow),
     ],
 )
-def test_map_of_a_trained_network_lies_on_the_evidence(backbone, side, steps, early, method):
+def test_map_of_a_trained_network_lies_on_the_evidence(backbone, steps, method):
+    side = 96
     cell = 32 if method == GRAD_CAM else 16  # pixels of one place of the map
-    network, random = train_until_accurate(backbone, side, steps, early), np.random.default_rng(1)
+    network, random = train(backbone, side, steps), np.random.default_rng(1)
     saliency = Saliency(network, side)
     assert saliency.method == method
     hits = 0
@@ -116,22 +94,15 @@ def test_network_is_not_changed(backbone):
 @pytest.mark.parametrize(
     ("backbone", "size", "method"),
     [
-        ("resnet10t", 64, GRAD_CAM),
         ("resnetv2_50", 64, GRAD_CAM),
         ("tf_efficientnet_lite0", 64, GRAD_CAM),
-        ("mobilenetv3_small_050", 64, GRAD_CAM),
         ("densenet121", 64, GRAD_CAM),
-        ("vgg11", 64, GRAD_CAM),
         ("test_convnext", 64, GRAD_CAM),
         ("swin_tiny_patch4_window7_224", 224, GRAD_CAM),
-        ("maxvit_rmlp_pico_rw_256", 256, GRAD_CAM),
         ("test_vit", 64, INTEGRATED_GRADIENTS),
-        ("test_vit2", 64, INTEGRATED_GRADIENTS),
-        ("test_vit3", 64, INTEGRATED_GRADIENTS),
         ("deit_tiny_distilled_patch16_224", 64, INTEGRATED_GRADIENTS),
         ("eva02_tiny_patch14_224", 56, INTEGRATED_GRADIENTS),
         ("cait_xxs24_224", 64, INTEGRATED_GRADIENTS),
-        ("vit_small_patch16_18x2_224", 32, INTEGRATED_GRADIENTS),
     ],
 )
 def test_convolutional_networks_and_vision_transformers_have_maps(backbone, size, method):
@@ -146,19 +117,7 @@ def test_convolutional_networks_and_vision_transformers_have_maps(backbone, size
     assert not np.array_equal(*both)
 
 
-@pytest.mark.parametrize(
-    "backbone",
-    [
-        "mixer_s32_224",
-        "gmlp_s16_224",
-        "levit_128s",
-        "coat_lite_tiny",
-        "xcit_nano_12_p16_224",
-        "pit_ti_224",
-        "mvitv2_tiny",
-        "hiera_tiny_224",
-    ],
-)
+@pytest.mark.parametrize("backbone", ["mixer_s32_224", "levit_128s", "xcit_nano_12_p16_224"])
 def test_other_architectures_are_refused_by_name(backbone):
     with pytest.raises(ModelError, match=backbone):
         Saliency(PneumoniaNetwork(backbone, image_size=224).eval(), 224)
@@ -169,7 +128,7 @@ def centre_of_mass(heat: np.ndarray) -> list[float]:
     return [float((index * weight).sum() / weight.sum()) for index in np.indices(heat.shape)]
 
 
-@pytest.mark.parametrize("size", [(200, 100), (100, 200), (120, 120)])
+@pytest.mark.parametrize("size", [(200, 100), (100, 200)])
 @pytest.mark.parametrize("mode", ["squash", "pad", "crop"])
 def test_map_lies_on_the_pixels_it_was_computed_from(mode, size):
     width, height = size
@@ -205,11 +164,14 @@ DOUBTFUL = Prediction(
 )
 
 
-@pytest.mark.parametrize("shape", [(300, 400), (100, 800), (800, 200)])
-@pytest.mark.parametrize("prediction", [SURE, DOUBTFUL], ids=["sure", "doubtful"])
+@pytest.mark.parametrize(
+    ("prediction", "shape"),
+    [(SURE, (300, 400)), (DOUBTFUL, (100, 800)), (DOUBTFUL, (800, 200))],
+    ids=["usual", "wide", "tall"],
+)
 def test_picture_shows_everything_without_overlap_and_keeps_the_aspect_ratio(prediction, shape):
     image, heat = np.zeros(shape, np.uint8), np.full(shape, np.nan, np.float32)
-    figure = draw(prediction, image, heat, GRAD_CAM)
+    figure = Explanation(prediction, image, heat, GRAD_CAM).draw()
     figure.draw_without_rendering()
     header, footer = figure._suptitle, figure._supxlabel
     for text in (header, footer):
@@ -235,8 +197,8 @@ def test_readme_states_the_caveat(pytestconfig):
     assert CAVEAT in " ".join(readme.split())
 
 
-def test_explanation_keeps_the_aspect_ratio_and_is_saved_as_one_file(sealed_file, tmp_path):
-    predictor = Predictor.load(sealed_file)
+def test_explanation_keeps_the_aspect_ratio_and_is_saved_as_one_file(checkpoint_file, tmp_path):
+    predictor = Predictor.load(checkpoint_file)
     pixels = np.random.default_rng(0).integers(0, 256, (900, 2000), np.uint8)
     found = predictor.explain(pixels)
     assert found.image.shape == found.heat.shape == (461, 1024)
@@ -246,88 +208,46 @@ def test_explanation_keeps_the_aspect_ratio_and_is_saved_as_one_file(sealed_file
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.png"]
     with Image.open(BytesIO(found.to_png())) as picture:
         assert picture.width == 1200
-    with pytest.raises(ConfigError, match="/proc/nowhere"):
+    with pytest.raises(OSError, match="/proc/nowhere"):
         found.save("/proc/nowhere/x.png")
-
-
-def test_file_is_read_once_for_its_prediction_and_its_map(sealed_file, synthetic, monkeypatch):
-    predictor = Predictor.load(sealed_file)
-    path = next((synthetic / "test/NORMAL").iterdir())
-    reads, read = [], image_loading.read_grey
-    monkeypatch.setattr(
-        image_loading, "read_grey", lambda *a, **k: reads.append(a) or read(*a, **k)
-    )
-    predictor.explain(path)
-    assert len(reads) == 1
-
-
-def heat_maps(model, folder, paths) -> HeatMaps:
-    predictor = Predictor.load(model)
-    return HeatMaps(predictor.backend, predictor.preprocessing, folder, paths)
+    with pytest.raises(DataError, match="image 1"):
+        predictor.explain(b"no image")
 
 
 def test_what_has_no_heat_map_is_refused_before_anything_is_written(
-    sealed_file, exported, tmp_path
+    predict, images, exported, tmp_path, capsys
 ):
-    with pytest.raises(ModelError, match="checkpoint"):
-        heat_maps(exported, tmp_path / "heat", [])
+    out = tmp_path / "o.csv"
+    assert predict(images[0], "--out", out, "--explain", "/proc/nowhere") == 2
+    assert "/proc/nowhere" in capsys.readouterr().err
+    assert predict(images[0], "--explain", tmp_path / "heat", checkpoint=exported) == 2
+    assert "checkpoint" in capsys.readouterr().err
+    assert not out.exists()
     assert not (tmp_path / "heat").exists()
-    with pytest.raises(ConfigError, match="/proc/nowhere"):
-        heat_maps(sealed_file, "/proc/nowhere", [])
-    with pytest.raises(DataError, match="image 1"):
-        Predictor.load(sealed_file).explain(b"no image")
-
-
-@pytest.fixture
-def files(synthetic, tmp_path):
-    """Two files of the same stem in two folders, and a third of another."""
-    names = ["a/x.jpeg", "b/X.jpeg", "c/y.jpeg"]
-    for name, image in zip(names, sorted((synthetic / "test").glob("*/*")), strict=False):
-        path = tmp_path / "in" / name
-        path.parent.mkdir(parents=True)
-        path.write_bytes(image.read_bytes())
-    return tmp_path / "in"
 
 
 def pictures(folder) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_every_prediction_gets_a_picture_inside_the_folder(sealed_file, files, tmp_path):
-    (files / "c/y.jpeg").rename(files / "c/...jpeg")
-    paths = sorted(map(str, files.glob("*/*")))
-    maps = heat_maps(sealed_file, tmp_path / "heat", [*paths, "/etc/passwd"])
-    results = Predictor.load(sealed_file).predict(paths)
-    maps.write([*results, FailedPrediction("/etc/passwd", "no image")])
-    names = list(pictures(tmp_path / "heat"))
+def test_every_prediction_gets_a_picture_in_any_shard_and_after_a_kill(predict, images, tmp_path):
+    files = [tmp_path / name for name in ("a/x.jpeg", "b/X.jpeg", "c/...jpeg", "d.jpeg")]
+    for file, image in zip(files[:3], images, strict=False):
+        file.parent.mkdir()
+        file.write_bytes(image.read_bytes())
+    files[3].write_bytes(b"no image")
+    whole, table = tmp_path / "whole", tmp_path / "o.csv"
+    assert predict(*files, "--out", table, "--explain", whole) == 1
+    names = list(pictures(whole))
     assert len({name.lower() for name in names}) == len(names) == 3
     assert all(name.endswith(".png") and not name.startswith(".") for name in names)
-
-
-def test_shards_draw_the_same_pictures_as_one_job(predict, files, tmp_path):
-    assert predict(files, "--explain", tmp_path / "whole") == 0
-    for shard in ("1/3", "2/3", "3/3"):
-        assert predict(files, "--shard", shard, "--explain", tmp_path / "parts") == 0
-    assert len(pictures(tmp_path / "whole")) == 3
-    assert "y.png" in pictures(tmp_path / "whole")
-    assert pictures(tmp_path / "parts") == pictures(tmp_path / "whole")
-
-
-def test_resume_draws_missing_pictures_only(predict, files, tmp_path, capsys):
-    (files / "d.jpeg").write_bytes(b"no image")
-    table, folder = tmp_path / "o.csv", tmp_path / "heat"
-    assert predict(files, "--out", table, "--explain", folder) == 1
-    rows, before = table.read_text(), pictures(folder)
-    assert len(before) == 3
-    (folder / "y.png").unlink()  # as a kill between row and picture leaves it
-    kept = next(folder.iterdir())
-    kept.write_bytes(b"drawn before")
-    assert predict(files, "--out", table, "--explain", folder, "--resume") == 1
-    assert table.read_text() == rows
-    assert pictures(folder) == before | {kept.name: b"drawn before"}
-    (folder / "y.png").unlink()
-    (files / "c/y.jpeg").write_bytes(b"no image any more")
-    capsys.readouterr()
-    assert predict(files, "--out", table, "--explain", folder, "--resume") == 1
-    assert "y.jpeg" in capsys.readouterr().err
-    assert "y.png" not in pictures(folder)
+    for shard in ("1/2", "2/2"):
+        predict(*files, "--shard", shard, "--explain", tmp_path / "parts")
+    assert pictures(tmp_path / "parts") == pictures(whole)
+    header, *rows = table.read_text().splitlines(keepends=True)
+    table.write_text(header + rows[0])
+    resumed = tmp_path / "resumed"
+    assert predict(*files, "--out", table, "--explain", resumed, "--resume") == 1
+    assert len(table.read_text().splitlines()) == 1 + len(files)
+    assert pictures(resumed).items() < pictures(whole).items()
+    assert len(pictures(resumed)) == 2

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 from pneumonia.data.dataset import read_split
 from pneumonia.data.manifest import Manifest
 from pneumonia.errors import DataError
-from pneumonia.inference.predictor import InferenceModel
+from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.shortcut_probe import (
     TRANSFORMS,
     attribute_scores,
@@ -64,8 +64,8 @@ def test_an_unreadable_file_is_named(tmp_path):
         attribute_scores(samples)
 
 
-def test_probe_of_a_model(model_file, synthetic):
-    model, split = InferenceModel.load(model_file), read_split(synthetic, "train")
+def test_probe_of_a_model(unfinalized_file, synthetic):
+    model, split = Predictor.load(unfinalized_file, finalized=False), read_split(synthetic, "train")
     logits = model.logits([str(path) for path in split.paths])
     original, *transformed, attributes = probe_shortcuts(model, split, logits)
     assert original.auroc.value == pytest.approx(roc_auc_score(split.labels, logits))

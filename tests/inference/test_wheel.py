@@ -45,7 +45,7 @@ def test_sdist_and_wheel_are_complete(built):
 
 @pytest.mark.slow
 def test_the_wheel_predicts_a_synthetic_image_in_a_fresh_environment(
-    built, sealed_file, synthetic, tmp_path
+    built, checkpoint_file, synthetic, tmp_path
 ):
     home = tmp_path / "env"
     venv.create(home, with_pip=True)
@@ -57,7 +57,7 @@ def test_the_wheel_predicts_a_synthetic_image_in_a_fresh_environment(
     install = [python, "-m", "pip", "install", "--no-deps", "--no-index", "--quiet", wheel]
     subprocess.run(install, check=True, timeout=200)
     image = next((synthetic / "test/NORMAL").iterdir())
-    command = [python.with_name("pneumonia"), "predict", "--checkpoint", sealed_file, image]
+    command = [python.with_name("pneumonia"), "predict", "--checkpoint", checkpoint_file, image]
     done = subprocess.run(
         command, check=True, capture_output=True, text=True, timeout=200, cwd=tmp_path
     )

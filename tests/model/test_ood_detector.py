@@ -10,7 +10,7 @@ from ood_images import non_radiographs, rotated_or_inverted
 from torch import nn
 
 from pneumonia.errors import CheckpointError, EvaluationError
-from pneumonia.inference.predictor import InferenceModel
+from pneumonia.inference.predictor import Predictor
 from pneumonia.model.network import PneumoniaNetwork
 from pneumonia.model.ood_detector import VIEWS, Gaussian, OODDetector
 
@@ -235,12 +235,12 @@ def test_it_exports_in_one_graph_with_its_network(backbone, size, tmp_path):
 @pytest.mark.shared
 def test_a_trained_model_passes_xrays_and_flags_other_images(trained_files, shared):
     for path in trained_files:
-        model = InferenceModel.load(path, "cpu")
+        model = Predictor.load(path, "cpu")
         preprocessing = model.preprocessing
         files = sorted((shared / "data/chest_xray/test").glob("*/*"))
         xrays = np.stack([preprocessing.read(file) for file in files])
 
-        def fraction(images: np.ndarray, model: InferenceModel = model) -> float:
+        def fraction(images: np.ndarray, model: Predictor = model) -> float:
             batches = np.array_split(np.ascontiguousarray(images), -(-len(images) // 64))
             scores = np.concatenate([model.backend(batch).ood_score for batch in batches])
             return float(np.mean(scores > model.ood_threshold))

@@ -10,7 +10,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pneumonia.errors import DataError
-from pneumonia.inference.predictor import InferenceModel
+from pneumonia.inference.predictor import Predictor
 from pneumonia.model.lightning_module import PneumoniaClassifier
 from pneumonia.training.run_record import read_run_summary
 
@@ -83,7 +83,7 @@ def test_the_best_checkpoint_alone_gives_the_predictions_of_the_test(finished, s
     rows = predictions_of(finished)
     files = {str(path) for path in (synthetic / "test").rglob("*.jpeg")}
     assert sorted(row["path"] for row in rows) == sorted(files)
-    model = InferenceModel.load(finished / "checkpoints" / "best.ckpt")
+    model = Predictor.load(finished / "checkpoints" / "best.ckpt")
     logits = model.logits([row["path"] for row in rows])
     assert logits == pytest.approx([float(row["logit"]) for row in rows], abs=1e-5)
 
@@ -179,7 +179,7 @@ def test_a_sweep_returns_scores_and_does_not_test(cli, synthetic, tmp_path):
 def test_bfloat16_trains_and_the_test_is_in_full_precision(train, tmp_path):
     train("trainer.precision=bf16-mixed")
     rows = predictions_of(tmp_path / "run")
-    model = InferenceModel.load(tmp_path / "run" / "checkpoints" / "best.ckpt")
+    model = Predictor.load(tmp_path / "run" / "checkpoints" / "best.ckpt")
     logits = model.logits([row["path"] for row in rows])
     assert logits == pytest.approx([float(row["logit"]) for row in rows], abs=1e-5)
 

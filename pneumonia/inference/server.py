@@ -5,13 +5,15 @@ Nothing of them is logged, neither names nor contents.
 """
 
 import asyncio
+import base64
 import contextlib
+import io
 import logging
 import secrets
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from urllib.parse import urlsplit
@@ -20,9 +22,10 @@ import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
-from python_multipart import MultipartParser
-from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import parse_options_header
+from jinja2 import Environment, FileSystemLoader
+from PIL import Image
+from starlette.datastructures import UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
@@ -31,7 +34,6 @@ from pneumonia.errors import ConfigError, ExtraError, ModelError, printable
 from pneumonia.inference.batch_predict import model_digest
 from pneumonia.inference.image_loading import load_image
 from pneumonia.inference.predictor import Predictor
-from pneumonia.inference.serve.render import PAGE_POLICY, heat_map_png, render_page
 from pneumonia.inference.types import FailedPrediction, Prediction
 
 log = logging.getLogger(__name__)
@@ -44,6 +46,16 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
+_PAGE_POLICY = (  # a browser loads nothing from elsewhere
+    "default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}'; img-src blob: data:;"
+    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 _FILES_SCHEMA = {"type": "array", "items": {"type": "string", "format": "binary"}}
 _FORM_SCHEMA = {"type": "object", "required": ["files"], "properties": {"files": _FILES_SCHEMA}}
 _REQUEST_BODY = {"required": True, "content": {"multipart/form-data": {"schema": _FORM_SCHEMA}}}
@@ -52,48 +64,31 @@ _REQUEST_BODY = {"required": True, "content": {"multipart/form-data": {"schema":
 
 @dataclass(frozen=True)
 class Limits:
-    """What clients may upload.
-
-    Attributes:
-        files: Files of a request.
-        file_bytes: Bytes of a file; the largest radiographs have about 40 MB.
-        request_bytes: Bytes of a request.
-        total_bytes: Bytes of all requests in flight.
-        requests: Requests in flight, of which one is predicted at a time.
-        seconds: Time to receive a request.
-    """
+    """What clients may upload; `total_bytes` is the sum over all requests in flight."""
 
     files: int = 20
-    file_bytes: int = 128 << 20
+    file_bytes: int = 128 << 20  # the largest radiographs have about 40 MB
     request_bytes: int = 512 << 20
     total_bytes: int = 1 << 30
-    requests: int = 16
-    seconds: float = 60.0
+    seconds: float = 60.0  # to receive a request
 
 
 @dataclass(frozen=True)
 class ServedPrediction(Prediction):
-    """A `Prediction` of the JSON API.
-
-    Attributes:
-        heat_map: PNG of the image under its heat map, base64; None unless `explain` is true.
-    """
+    """A `Prediction` of the JSON API, with the image under its heat map as base64 PNG."""
 
     heat_map: str | None = None
 
 
 class _InFlight:
-    """Counts requests and their bytes from the first byte received to the response."""
+    """Counts the bytes of requests from the first one received to the response."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits, self._requests, self._bytes = limits, 0, 0
+        self._limits, self._bytes = limits, 0
 
     @contextlib.contextmanager
     def admit(self) -> Iterator[Callable[[int], None]]:
         """Admit a request; its bytes are passed to the function before they are stored."""
-        if self._requests >= self._limits.requests:
-            raise HTTPException(503, "Too many requests at the moment; try again later.")
-        self._requests += 1
         received = 0
 
         def count(size: int) -> None:
@@ -107,44 +102,14 @@ class _InFlight:
         try:
             yield count
         finally:
-            self._requests -= 1
             self._bytes -= received
 
 
-class _UploadForm:
-    """Collects the files of a multipart form in memory; its methods are the parser's callbacks."""
+class _FormParser(MultiPartParser):
+    """Keeps uploads in memory, where its base class writes files to the disk."""
 
-    def __init__(self, limits: Limits) -> None:
-        self._limits = limits
-        self._name = self._value = self._disposition = b""
-        self.files: list[tuple[str, bytearray]] = []
-        self.complete = False
-
-    def on_header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
-
-    def on_header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
-
-    def on_header_end(self) -> None:
-        if self._name.lower() == b"content-disposition":
-            self._disposition = self._value
-        self._name = self._value = b""
-
-    def on_headers_finished(self) -> None:
-        _, options = parse_options_header(self._disposition)
-        self._disposition = b""
-        if options.get(b"name") != b"files" or b"filename" not in options:
-            raise HTTPException(422, "Expected only files, in the field 'files'.")
-        if len(self.files) == self._limits.files:
-            raise HTTPException(413, f"More than {self._limits.files} files; send fewer.")
-        self.files.append((_display_name(options[b"filename"]), bytearray()))
-
-    def on_part_data(self, data: bytes, start: int, end: int) -> None:
-        name, content = self.files[-1]
-        if len(content) + end - start > self._limits.file_bytes:
-            raise HTTPException(413, f"{name} is larger than any radiograph.")
-        content += data[start:end]
+    spool_max_size = sys.maxsize
+    complete = False
 
     def on_end(self) -> None:
         self.complete = True
@@ -152,49 +117,57 @@ class _UploadForm:
 
 async def _read_files(
     request: Request, limits: Limits, count: Callable[[int], None]
-) -> list[tuple[str, bytearray]]:
+) -> list[tuple[str, bytes]]:
     """Read the names and contents of the uploaded files; at least one."""
-    kind, options = parse_options_header(request.headers.get("content-type"))
-    if kind != b"multipart/form-data" or b"boundary" not in options:
+    if not request.headers.get("content-type", "").startswith("multipart/form-data"):
         raise HTTPException(415, "Expected multipart/form-data with files in the field 'files'.")
-    form = _UploadForm(limits)
-    callbacks = {name: getattr(form, name) for name in dir(form) if name.startswith("on_")}
+
+    async def chunks() -> AsyncGenerator[bytes, None]:
+        async for chunk in request.stream():
+            count(len(chunk))
+            yield chunk
+
+    parser = _FormParser(request.headers, chunks(), max_files=limits.files, max_fields=0)
     try:
         async with asyncio.timeout(limits.seconds):
-            parser = MultipartParser(options[b"boundary"], callbacks)  # type: ignore[arg-type]
-            async for chunk in request.stream():
-                count(len(chunk))
-                parser.write(chunk)
-            parser.finalize()
+            form = await parser.parse()
     except TimeoutError:
         raise HTTPException(408, "The upload took too long.") from None
-    except FormParserError:
-        raise HTTPException(400, "The form is not valid multipart/form-data.") from None
-    if not form.complete or not form.files:
+    except MultiPartException as error:
+        raise HTTPException(400, f"The upload cannot be read: {error.message}") from None
+    files = []
+    for field, upload in form.multi_items():
+        if field != "files" or not isinstance(upload, UploadFile):
+            raise HTTPException(422, "Expected only files, in the field 'files'.")
+        name = _display_name(upload.filename or "")
+        if (upload.size or 0) > limits.file_bytes:
+            raise HTTPException(413, f"{name} is larger than any radiograph.")
+        files.append((name, await upload.read()))
+    if not parser.complete or not files:
         raise HTTPException(422, "Expected at least one file, in the field 'files'.")
-    return form.files
+    return files
 
 
-def _display_name(filename: bytes) -> str:
+def _display_name(filename: str) -> str:
     """Name of an upload for responses: printable, without folders, not too long."""
-    name = PureWindowsPath(filename.decode(errors="replace")).name  # knows both / and \
+    name = PureWindowsPath(filename).name  # knows both / and \
     return printable(name)[-100:] or "image"
 
 
 def _predict(
-    predictor: Predictor, files: Sequence[tuple[str, bytearray]], explain: bool
+    predictor: Predictor, files: Sequence[tuple[str, bytes]], explain: bool
 ) -> list[ServedPrediction | FailedPrediction]:
-    contents = [bytes(content) for _, content in files]
-    images = [
-        load_image(content, predictor.preprocessing, name)
-        for (name, _), content in zip(files, contents, strict=True)
-    ]
+    images = [load_image(content, predictor.preprocessing, name) for name, content in files]
     results: list[ServedPrediction | FailedPrediction] = []
-    for content, result in zip(contents, predictor.predict_batch(images), strict=True):
+    for (_, content), result in zip(files, predictor.predict_batch(images), strict=True):
         if isinstance(result, FailedPrediction):
             results.append(result)
         else:
-            heat_map = heat_map_png(predictor.explain(content)) if explain else None
+            heat_map = None
+            if explain:
+                file = io.BytesIO()
+                Image.fromarray(predictor.explain(content).overlay()).save(file, "PNG")
+                heat_map = base64.b64encode(file.getvalue()).decode()
             results.append(ServedPrediction(**vars(result), heat_map=heat_map))
     return results
 
@@ -205,14 +178,9 @@ def create_app(
     allowed_hosts: Sequence[str] = LOOPBACK,
     limits: Limits | None = None,
 ) -> FastAPI:
-    """Create the web application.
+    """Create the web application of a model, whose file's name and digest are shown.
 
-    Args:
-        predictor: The model.
-        checkpoint: Its file, whose name and digest are shown.
-        allowed_hosts: Host names under which clients may address the service; others are refused,
-            against DNS rebinding.
-        limits: What clients may upload; None for the default limits.
+    Clients that address the service under other host names are refused, against DNS rebinding.
     """
     limits = limits or Limits()
     in_flight, turn = _InFlight(limits), asyncio.Lock()
@@ -243,8 +211,14 @@ def create_app(
     @app.get("/", include_in_schema=False)
     def page() -> HTMLResponse:
         nonce = secrets.token_urlsafe()
-        html = render_page(predictor, checkpoint.name, limits.files, nonce)
-        return HTMLResponse(html, headers={"Content-Security-Policy": PAGE_POLICY.format(nonce)})
+        html = _TEMPLATES.get_template("page.html.jinja").render(
+            name=checkpoint.name,
+            backbone=predictor.checkpoint["hyper_parameters"].get("backbone", "unknown"),
+            point=predictor.operating_point,
+            max_files=limits.files,
+            nonce=nonce,
+        )
+        return HTMLResponse(html, headers={"Content-Security-Policy": _PAGE_POLICY.format(nonce)})
 
     @app.get("/health")
     def health() -> dict[str, str]:
@@ -270,20 +244,11 @@ def create_app(
 def serve(
     checkpoint: Path, host: str = "127.0.0.1", port: int = 8000, allowed_hosts: Sequence[str] = ()
 ) -> None:
-    """Serve until SIGINT or SIGTERM.
-
-    Args:
-        checkpoint: A `.ckpt` or `.onnx` file.
-        host: Address to listen on.
-        port: Port to listen on.
-        allowed_hosts: Host names of this machine under which clients address the service, besides
-            `host` and the loopback names.
+    """Serve a checkpoint until SIGINT (`KeyboardInterrupt`) or SIGTERM (`SystemExit` with 143).
 
     Raises:
         CheckpointError: If the checkpoint cannot be used.
         ConfigError: If the port is in use, or the address is not of this machine.
-        KeyboardInterrupt: On SIGINT.
-        SystemExit: With 143, on SIGTERM.
     """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:

@@ -1,1 +1,0 @@
-"""Web service: a JSON API and a page over one checkpoint."""
