@@ -4,6 +4,7 @@ Hydra checks that a key exists in the files. `check_config` checks that a value 
 the constructor of the class declares, so nothing has to be declared twice.
 """
 
+import contextlib
 import difflib
 import inspect
 import json
@@ -15,8 +16,9 @@ from datetime import datetime
 from typing import Any, Literal
 
 import torch
+from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from pneumonia.errors import ConfigError
@@ -155,17 +157,45 @@ def _check_group(group: str, node: Any) -> None:
         )
 
 
+def explain_unknown_key(error: BaseException) -> ConfigError | None:
+    """Name the nearest valid key where Hydra only says that it cannot override one.
+
+    Args:
+        error: What Hydra raised.
+
+    Returns:
+        None if the error is about something else.
+    """
+    cause = error.__cause__
+    node, name = getattr(cause, "parent_node", None), str(getattr(cause, "key", ""))
+    if not isinstance(error, ConfigCompositionException) or not isinstance(node, DictConfig):
+        return None
+    known = {str(key) for key in node}
+    if not known:  # the parent is a value
+        return None
+    if "_target_" in node:
+        with contextlib.suppress(Exception):  # it may be no importable name
+            known |= _parameters(get_object(node["_target_"]))[0].keys()
+    path = str(getattr(cause, "full_key", name))
+    if name in known:
+        return ConfigError(f"{path} is in no file of conf: set it with +{path}=VALUE.")
+    return _unknown_key(path.removesuffix(name), name, known)
+
+
 def _refuse_unknown(prefix: str, node: Mapping[str, Any], known: Iterable[str]) -> None:
-    known = sorted(known)
     for key in node:
-        if key in known or key in _HYDRA_KEYS:
-            continue
-        close = difflib.get_close_matches(str(key), known, 1)
-        if new := RENAMED.get(f"{prefix}{key}"):
-            hint = f"it was renamed to {new}."
-        else:
-            hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}."
-        raise ConfigError(f"Unknown key {prefix}{key}: {hint}")
+        if key not in known and key not in _HYDRA_KEYS:
+            raise _unknown_key(prefix, str(key), known)
+
+
+def _unknown_key(prefix: str, key: str, known: Iterable[str]) -> ConfigError:
+    known = sorted(set(known) - _HYDRA_KEYS)
+    close = difflib.get_close_matches(key, known, 1)
+    if new := RENAMED.get(f"{prefix}{key}"):
+        hint = f"it was renamed to {new}."
+    else:
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}."
+    return ConfigError(f"Unknown key {prefix}{key}: {hint}")
 
 
 def _calls(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -181,6 +211,20 @@ def _check_call(path: str, node: Mapping[str, Any]) -> None:
         target = get_object(node["_target_"])
     except Exception as error:  # any error of an import
         raise ConfigError(f"{path}._target_={node['_target_']} cannot be imported.") from error
+    check_arguments(path, node, target)
+
+
+def check_arguments(path: str, node: Mapping[str, Any], target: Any) -> None:
+    """Check keyword arguments against the signature and type hints of what takes them.
+
+    Args:
+        path: Key of the node, for the error.
+        node: The arguments.
+        target: A class or function.
+
+    Raises:
+        ConfigError: At the first unknown name or value of a wrong type.
+    """
     hints, takes_any = _parameters(target)
     if not takes_any:
         _refuse_unknown(f"{path}.", node, hints)
@@ -198,7 +242,8 @@ def _parameters(target: Any) -> tuple[dict[str, Any], bool]:
     bases = target.__mro__ if inspect.isclass(target) else ()
     for function in [vars(c)["__init__"] for c in bases if "__init__" in vars(c)] or [target]:
         parameters = inspect.signature(function).parameters.values()
-        types = typing.get_type_hints(function) if hasattr(function, "__annotations__") else {}
+        annotated = hasattr(function, "__annotations__")
+        types = typing.get_type_hints(function, include_extras=True) if annotated else {}
         for p in parameters:
             if p.name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
                 hints.setdefault(p.name, types.get(p.name, Any))

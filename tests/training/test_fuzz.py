@@ -127,6 +127,8 @@ def test_a_valid_override_builds_a_run(begin):
         ("~seed", "seed"),
         ("~data", "data"),
         ("callbacks=3", "callbacks"),
+        ("model.optimzer.lr=1", "optimizer"),
+        ("trainer.max_time=1", "+trainer.max_time"),
     ],
 )
 def test_an_override_that_hydra_cannot_apply_is_one_sentence(begin, word, message):
