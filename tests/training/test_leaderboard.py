@@ -115,7 +115,7 @@ def test_an_unfinished_run_shows_its_progress_and_where_to_resume(make, tmp_path
         "step,train/images_per_second,val/auroc\n9,,0.7\n9,100.0,\n19,,0.8\n19,140.0,\n29,,0.75\n3"
     )
     (found,) = read_runs(tmp_path)
-    assert (found.status, found.score, found.metrics["epochs"]) == ("unfinished", 0.8, 3)
+    assert (found.status, found.metrics["score"], found.metrics["epochs"]) == ("unfinished", 0.8, 3)
     assert found.checkpoint == directory / "checkpoints" / "last.ckpt"
 
 
@@ -127,7 +127,7 @@ def test_a_failed_run_says_why(tmp_path):
     )
     write_run_summary(directory, RunSummary(status="failed", error="the batch is too large."))
     (found,) = read_runs(tmp_path)
-    assert (found.status, found.settings["data.seed"]) == ("failed", 3)
+    assert (found.status, found.settings["data.batch_size"]) == ("failed", 5000)
     assert "failed: the batch is too large." in show(tmp_path)
 
 
@@ -162,7 +162,7 @@ def test_unusable_metrics_are_left_blank(make, tmp_path, summary):
     make("good", 0.1)
     write_run_summary(make("odd"), {"monitor": "val/auroc", "mode": "max"} | summary)
     odd = next(run for run in read_runs(tmp_path) if run.directory.name == "odd")
-    assert odd.score is None
+    assert odd.metrics["score"] is None
     show(tmp_path, "--out", tmp_path / "runs.csv")
 
 
@@ -212,7 +212,7 @@ def test_a_real_run_records_what_the_table_needs(train, tmp_path):
     score = train("trainer.max_epochs=1", "test=false")
     (found,) = read_runs(tmp_path)
     assert found.status == "finished"
-    assert found.score == pytest.approx(score)
+    assert found.metrics["score"] == pytest.approx(score)
     assert found.metrics["epochs"] == 1
     assert found.metrics["seconds"] > 0
     assert found.metrics["images_per_second"] > 0

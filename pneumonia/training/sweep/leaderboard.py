@@ -6,12 +6,11 @@ that nobody chooses a run by the test split.
 
 import csv
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from rich.table import Table
@@ -27,7 +26,6 @@ read."""
 _METRICS = ("score", "sensitivity", "specificity", "epochs", "seconds", "images_per_second")
 _NOT_COMPARED = ("ckpt_path", "data.cache_dir")
 _MAX_COLUMNS = 6
-_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if available
 
 
@@ -41,7 +39,7 @@ class Run:
         note: What is wrong with it, or empty.
         settings: The configuration by dotted key.
         typed: Keys that were set on the command line.
-        monitor: The metric that chose the checkpoint.
+        monitor: The metric that chose the checkpoint; empty if unknown.
         mode: Whether `min` or `max` of it is better.
         metrics: Numbers of `summary.json` by name; None where unknown. `score` is the monitored
             metric of the best checkpoint, or of the best epoch so far.
@@ -54,16 +52,11 @@ class Run:
     note: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     typed: frozenset[str] = frozenset()
-    monitor: str | None = None
-    mode: str | None = None
+    monitor: str = ""
+    mode: str = ""
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     started: str = ""
     checkpoint: Path | None = None
-
-    @property
-    def score(self) -> float | None:
-        """Value of the monitored metric on the validation set."""
-        return self.metrics.get("score")
 
 
 def read_runs(root: str | Path) -> list[Run]:
@@ -94,48 +87,44 @@ def _run_directories(root: Path) -> Iterator[Path]:
 
 def _read_run(directory: Path) -> Run:
     try:
-        config, summary = _read_config(directory), read_run_summary(directory)
-        found = dict(summary or _read_progress(directory, config))
+        # Before a run has recorded its configuration there is the one that Hydra composed.
+        config = _load_yaml(directory / CONFIG_FILE, {})
+        config = config or _load_yaml(directory / ".hydra" / "config.yaml", {})
+        typed = _load_yaml(directory / ".hydra" / "overrides.yaml", [])
+        summary = read_run_summary(directory)
+        found: Mapping[str, Any] = summary or _read_progress(directory, config)
         metrics = {name: _number(found.get(name)) for name in _METRICS}
-        typed = _load_yaml(directory / ".hydra" / "overrides.yaml", list)
     except (OSError, ValueError, OverflowError, RecursionError, csv.Error) as error:
         return Run(directory, "damaged", sentence(error))
     status = summary["status"] if summary else "unfinished"
     name = "best.ckpt" if status == "finished" else "last.ckpt"
     checkpoint = directory / "checkpoints" / name
-    note = str(found.get("error", "killed or still running" if summary is None else ""))
+    note = str(found.get("error", "" if summary else "killed or still running"))
     if status == "finished" and not checkpoint.exists():
         note = f"{name} is missing"
     return Run(
         directory,
         status,
         note,
-        settings=_settings(config),
+        settings=dict(_flatten(config, "")),
         typed=frozenset(str(word).lstrip("+~").partition("=")[0] for word in typed),
-        monitor=_text(found.get("monitor", config.get("monitor"))),
-        mode=_text(found.get("mode", config.get("mode"))),
+        monitor=str(found.get("monitor", config.get("monitor", ""))),
+        mode=str(found.get("mode", config.get("mode", ""))),
         metrics=metrics,
         started=str(found.get("started", "")),
         checkpoint=checkpoint if checkpoint.exists() else None,
     )
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
-    """The recorded configuration; before it was written, the one that Hydra composed."""
-    recorded = directory / CONFIG_FILE
-    file = recorded if recorded.exists() else directory / ".hydra" / "config.yaml"
-    return cast(dict[str, Any], _load_yaml(file, dict))
-
-
-def _load_yaml(file: Path, kind: type) -> Any:
+def _load_yaml(file: Path, default: Any) -> Any:
     try:
         found = yaml.load(file.read_bytes(), _YamlLoader)  # noqa: S506  a safe loader
     except FileNotFoundError:
-        return kind()
+        return default
     except yaml.YAMLError as error:
         raise ValueError(f"{file.name} is damaged: {sentence(error)}") from error
-    if not isinstance(found, kind):
-        raise ValueError(f"{file.name} is damaged: expected a {kind.__name__}.")
+    if not isinstance(found, type(default)):
+        raise ValueError(f"{file.name} is damaged: expected a {type(default).__name__}.")
     return found
 
 
@@ -148,28 +137,17 @@ def _read_progress(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]
         return {}
     values = [row[monitor] for row in csv.DictReader(text.splitlines()) if row.get(monitor)]
     scores = [score for value in values if (score := _number(value)) is not None]
-    return {"epochs": len(values)} | ({"score": better(scores)} if scores else {})
-
-
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """By dotted key, simple references resolved; without those to the run directory."""
-    flat = dict(_flatten(config, ""))
-    for key, value in flat.items():
-        reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
-        flat[key] = flat.get(reference[1], value) if reference else value
-    return {
-        key: value
-        for key, value in flat.items()
-        if key not in _NOT_COMPARED and "${" not in str(value)
-    }
+    return {"epochs": len(values), "score": better(scores, default=None)}
 
 
 def _flatten(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Values by dotted key, without references and what every run has its own of."""
     for key, value in node.items():
+        name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+            yield from _flatten(value, f"{name}.")
+        elif name not in _NOT_COMPARED and "${" not in str(value):
+            yield name, value
 
 
 def _number(value: Any) -> float | None:
@@ -179,10 +157,6 @@ def _number(value: Any) -> float | None:
     except (TypeError, ValueError):
         return None
     return number if abs(number) < float("inf") else None
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
 
 
 def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
@@ -197,8 +171,11 @@ def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
     """
 
     def rank(run: Run) -> tuple[int, float, str]:
-        worst = float("inf")
-        score = worst if run.score is None else run.score if run.mode == "min" else -run.score
+        score = run.metrics.get("score")
+        if score is None:
+            score = float("inf")
+        elif run.mode != "min":
+            score = -score
         return STATUSES.index(run.status), score, str(run.directory)
 
     groups = defaultdict(list)
@@ -240,22 +217,29 @@ def leaderboard_tables(runs: Sequence[Run], root: Path) -> Iterator[Table | str]
     """
     all_keys = differing_keys(runs)
     keys = all_keys[:_MAX_COLUMNS]
+    last = [key.rpartition(".")[2] for key in keys]
+    short = [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
     best, monitor = runs[0], runs[0].monitor or "unknown metric"
-    order = {"max": ", highest first", "min": ", lowest first"}.get(best.mode or "", "")
-    columns = ("run", "status", monitor, "recall", "specificity", *_short(keys), "epochs")
-    table = _table(f"Validation set, by {monitor}{order}", (*columns, "minutes", "images/s"))
+    order = {"max": ", highest first", "min": ", lowest first"}.get(best.mode, "")
+    table = Table(title=f"Validation set, by {monitor}{order}", title_justify="left")
+    for column in ("run", "status"):
+        table.add_column(column, overflow="fold")
+    columns = (monitor, "recall", "specificity", *short, "epochs", "minutes", "images/s")
+    for column in columns:
+        table.add_column(column, justify="right", overflow="fold")
     for run in runs:
-        seconds = run.metrics.get("seconds")
+        found = {name: run.metrics.get(name) for name in _METRICS}
+        minutes = None if found["seconds"] is None else found["seconds"] / 60
         table.add_row(
             _name(run, root),
             run.status,
-            _rounded(run.score, 4),
-            _rounded(run.metrics.get("sensitivity"), 3),
-            _rounded(run.metrics.get("specificity"), 3),
-            *(_value(run.settings, key) for key in keys),
-            _rounded(run.metrics.get("epochs"), 0),
-            _rounded(None if seconds is None else seconds / 60, 1),
-            _rounded(run.metrics.get("images_per_second"), 0),
+            _rounded(found["score"], 4),
+            _rounded(found["sensitivity"], 3),
+            _rounded(found["specificity"], 3),
+            *(_value(run.settings.get(key, "")) for key in keys),
+            _rounded(found["epochs"], 0),
+            _rounded(minutes, 1),
+            _rounded(found["images_per_second"], 0),
         )
     yield table
     if len(all_keys) > _MAX_COLUMNS:
@@ -263,7 +247,7 @@ def leaderboard_tables(runs: Sequence[Run], root: Path) -> Iterator[Table | str]
     for run in runs:
         if run.note:
             yield f"{_name(run, root)} {run.status}: {run.note}"
-    if best.status == "finished" and best.score is not None and best.checkpoint:
+    if best.status == "finished" and best.checkpoint and best.metrics["score"] is not None:
         yield f"Best on the validation set (optimistic, as the best of many): {best.checkpoint}"
 
 
@@ -285,20 +269,6 @@ def write_table(groups: Sequence[Sequence[Run]], path: str | Path) -> None:
             writer.writerow([run.directory, run.status, run.monitor, run.mode, *metrics, *rest])
 
 
-def _short(keys: Sequence[str]) -> list[str]:
-    """The last part of each key where that is unique."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        left = column in ("run", "status")
-        table.add_column(column, justify="left" if left else "right", overflow="fold")
-    return table
-
-
 def _name(run: Run, root: Path) -> str:
     name = str(run.directory.relative_to(root))
     return run.directory.name if name == "." else name
@@ -308,8 +278,7 @@ def _rounded(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _value(settings: Mapping[str, Any], key: str) -> str:
-    value = settings.get(key, "")
+def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return "null" if value is None else str(value)
