@@ -216,8 +216,7 @@ def test_shortcuts_of_the_file_are_measured(tmp_path) -> None:
     assert found["height"].auroc == found["aspect ratio"].auroc == pytest.approx(1.0)
 
 
-def test_near_duplicates_are_joined_through_others_and_across_blocks(monkeypatch) -> None:
-    monkeypatch.setattr("pneumonia.data.audit.checks._PAIRS", 3)
+def test_near_duplicates_are_joined_through_others() -> None:
     bits = np.random.default_rng(4).integers(0, 256, (5, 72), np.uint8)
     bits[3] = bits[0]
     bits[3, :5] ^= 0xFF  # 40 bits away
