@@ -9,19 +9,17 @@ import errno
 import logging
 import os
 import shutil
-import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from pneumonia.connectivity import ANSWER_WITHIN, connection_error
 from pneumonia.data.audit.scan import PUBLISHED, ImageFile, Inventory
-from pneumonia.data.parallel import parallel_map
 from pneumonia.errors import DataError, first_line
+from pneumonia.files import atomic_folder
 from pneumonia.labels import CLASSES, SPLITS
 
 log = logging.getLogger(__name__)
@@ -62,11 +60,8 @@ def download(root: str | Path, counts: Counts = COUNTS) -> None:
         lay_out(_fetch(root), root, counts)
 
 
-def lay_out(source: str | Path, root: str | Path, counts: Counts = COUNTS) -> None:
-    """Make a data set's folder of the unpacked archive: each image once, and nothing else.
-
-    The folder appears complete or not at all. A killed run leaves at most a hidden folder
-    `.ROOT.<random>.partial` beside it, which is safe to delete.
+def lay_out(source: Path, root: Path, counts: Counts = COUNTS) -> None:
+    """Make a data set's folder of the unpacked archive: each image once, all or nothing.
 
     Args:
         source: Folder with `chest_xray` in it, or that folder itself; not changed.
@@ -74,12 +69,8 @@ def lay_out(source: str | Path, root: str | Path, counts: Counts = COUNTS) -> No
         counts: The expected numbers of images.
 
     Raises:
-        DataError: If `source` is not as published, or `root` contains something else or cannot
-            be written.
+        DataError: If `source` is not as published, or `root` cannot be written.
     """
-    source, root = Path(source), Path(root).expanduser()
-    if _is_complete(root, counts):
-        return
     copy = source if (source / "train").is_dir() else source / "chest_xray"
     images = _list_images(copy)
     if difference := _difference(images, counts):
@@ -87,15 +78,15 @@ def lay_out(source: str | Path, root: str | Path, counts: Counts = COUNTS) -> No
             f"{source} is not Kaggle's data set as published ({difference}); delete it and"
             " download again."
         )
-    # Beside the root, so that moving it into place is one atomic rename.
-    partial_root = root.absolute().with_name(f".{root.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        for folder in {Path(image.name).parent for image in images}:
-            (partial_root / folder).mkdir(parents=True)
-        place = partial(_link_or_copy, copy, partial_root)
-        for _ in parallel_map(place, images, "linking the images", workers=1):
-            pass
-        partial_root.rename(root)
+        with atomic_folder(root) as target:
+            for folder in {Path(image.name).parent for image in images}:
+                (target / folder).mkdir(parents=True)
+            for image in images:
+                try:
+                    (target / image.name).hardlink_to(copy / image.name)
+                except OSError:  # another disk, or a file system without links
+                    shutil.copyfile(copy / image.name, target / image.name)
     except OSError as error:
         if _is_complete(root, counts):  # made by another run in the meantime
             return
@@ -103,8 +94,6 @@ def lay_out(source: str | Path, root: str | Path, counts: Counts = COUNTS) -> No
             f"{root} cannot be written ({error.strerror or error}); on another disk than"
             " kagglehub's cache it takes 1.2 GB: make room, or choose another folder."
         ) from error
-    finally:
-        shutil.rmtree(partial_root, ignore_errors=True)
     log.info("%s contains the %d images of %s", root, len(images), PAGE)
 
 
@@ -120,7 +109,8 @@ def _fetch(root: Path) -> Path:
             raise _no_download(root, f"{_SERVER} cannot be reached: {reason[:80]}")
     folder = Path(config.get_cache_folder())
     try:
-        with _download_lock(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "pneumonia.lock"):  # two downloads would corrupt the archive
             return Path(dataset_download(HANDLE))
     except Exception as error:  # kagglehub's own errors derive from nothing narrower
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -137,29 +127,6 @@ def _no_download(root: Path, reason: str) -> DataError:
         f" copy of {PAGE} so that {root / 'train'} exists, or use data=synthetic, which needs no"
         " download."
     )
-
-
-@contextmanager
-def _download_lock(cache: Path) -> Iterator[None]:
-    """Wait for other downloads: two that write one archive would corrupt it."""
-    cache.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(cache / "pneumonia.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        log.info("waiting for another run, which is downloading to %s", cache)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _link_or_copy(source: Path, target: Path, image: ImageFile) -> None:
-    try:
-        (target / image.name).hardlink_to(source / image.name)
-    except OSError:  # another disk, or a file system without links
-        shutil.copyfile(source / image.name, target / image.name)
 
 
 def _is_complete(root: Path, counts: Counts) -> bool:

@@ -4,7 +4,6 @@ import http.server
 import io
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -13,7 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from kagglesdk import kaggle_env
+from kagglesdk import kaggle_http_client
 from PIL import Image
 
 from pneumonia.data import kaggle as module
@@ -109,17 +108,10 @@ def test_an_archive_that_is_not_as_published_makes_no_root(source, root):
     assert beside(root) == []
 
 
-def test_a_folder_without_a_data_set_makes_no_root(tmp_path, root):
-    with pytest.raises(DataError, match=str(tmp_path)):
-        lay_out(tmp_path, root, FEW)
-    assert beside(root) == []
-
-
 def test_a_complete_root_is_left_as_it_is(source, root):
     lay_out(source, root, FEW)
     before = {name: (root / name).stat().st_ino for name in files(root)}
     download(root, FEW)  # without a server: it must not be asked
-    lay_out(source, root, FEW)
     assert {name: (root / name).stat().st_ino for name in files(root)} == before
 
 
@@ -142,9 +134,8 @@ def test_a_different_root_is_never_overwritten(source, root, kind):
         if kind == "other files":
             (root / "mine.txt").write_text("mine")
     before = files(root.parent)
-    for attempt in (lambda: download(root, FEW), lambda: lay_out(source, root, FEW)):
-        with pytest.raises(DataError, match=f"^{root} exists already"):
-            attempt()
+    with pytest.raises(DataError, match=f"^{root} exists already"):
+        download(root, FEW)
     assert files(root.parent) == before
 
 
@@ -159,42 +150,6 @@ def test_a_root_made_by_another_run_meanwhile_is_accepted(source, root, monkeypa
     lay_out(source, root, FEW)
     assert beside(root) == [root.name]
     assert read_split(root, "test").class_counts() == FEW["test"]
-
-
-def test_an_interruption_leaves_nothing(source, root, monkeypatch):
-    placed = []
-
-    def interrupted(*image):
-        placed.append(image)
-        if len(placed) == 5:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "hardlink_to", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        lay_out(source, root, FEW)
-    assert beside(root) == []
-    monkeypatch.undo()
-    lay_out(source, root, FEW)
-    assert files(root) == LAID_OUT
-
-
-@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_a_kill_at_any_moment_leaves_no_half_made_root(source, root):
-    script = f"""
-import os, pathlib
-from pneumonia.data.kaggle import lay_out
-link, left = pathlib.Path.hardlink_to, [5]
-def deadly(*image):
-    left[0] -= 1
-    os.kill(os.getpid(), {signal.SIGKILL}) if not left[0] else link(*image)
-pathlib.Path.hardlink_to = deadly
-lay_out({str(source)!r}, {str(root)!r}, {FEW})
-"""
-    run = subprocess.run([sys.executable, "-c", script], check=False)
-    assert run.returncode == -signal.SIGKILL
-    assert not root.exists()
-    lay_out(source, root, FEW)
-    assert files(root) == LAID_OUT
 
 
 @pytest.fixture
@@ -273,7 +228,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 def ask_at(url, monkeypatch):
     """Redirect kagglehub and the connection test to another address."""
     monkeypatch.setattr(module, "_SERVER", url)
-    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, url)
+    monkeypatch.setattr(kaggle_http_client, "get_endpoint", lambda environment: url)
 
 
 @pytest.fixture
