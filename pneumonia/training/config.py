@@ -11,7 +11,7 @@ import json
 import operator
 import os
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
@@ -27,14 +27,9 @@ from pneumonia.training.distributed import detect_launcher, log_handlers, output
 
 
 def precision(accelerator: str) -> str:
-    """Choose the mixed precision that is fast and safe on an accelerator.
+    """Lightning's name of the precision that is fast and safe on an accelerator.
 
-    Args:
-        accelerator: Lightning's name: `auto`, `gpu`, `cuda`, `cpu`, ...
-
-    Returns:
-        `bf16-mixed` on a GPU with native bfloat16, `16-mixed` on an older one, else
-        `32-true`: on a CPU without matrix units bfloat16 is slower.
+    `bf16-mixed` on a GPU with native bfloat16, `16-mixed` on an older one, `32-true` on a CPU.
     """
     if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
         return "32-true"
@@ -131,7 +126,13 @@ def check_config(config: Mapping[str, Any]) -> None:
         ConfigError: At the first unknown key or value of a wrong type, with its full name.
     """
     for group in (*_CLASSES, *_COLLECTIONS, *_SECTIONS):
-        _check_group(group, config.get(group))
+        node = config.get(group)
+        valid = isinstance(node, Mapping) and (group not in _CLASSES or "_target_" in node)
+        if not valid and not (node is None and group in _COLLECTIONS):
+            raise ConfigError(
+                f"{group}={node!r}: expected the name of a file in conf/{group}. Set single values"
+                f" with {group}.KEY=VALUE."
+            )
     sections = {key.partition(".")[0] for key in ROOT_TYPES}
     _refuse_unknown("", config, sections | {*_CLASSES, *_COLLECTIONS})
     for section in _SECTIONS:
@@ -143,25 +144,11 @@ def check_config(config: Mapping[str, Any]) -> None:
         if name not in node:
             raise ConfigError(f"{key} is missing.")
         _check_value(key, node[name], hint)
-    for path, node in _calls(config, ""):
-        _check_call(path, node)
-
-
-def _check_group(group: str, node: Any) -> None:
-    if node is None and group in _COLLECTIONS:
-        return
-    if not isinstance(node, Mapping) or (group in _CLASSES and "_target_" not in node):
-        raise ConfigError(
-            f"{group}={node!r}: expected the name of a file in conf/{group}. Set single values with"
-            f" {group}.KEY=VALUE."
-        )
+    _check_calls(config, "")
 
 
 def explain_unknown_key(error: BaseException) -> ConfigError | None:
     """Name the nearest valid key where Hydra only says that it cannot override one.
-
-    Args:
-        error: What Hydra raised.
 
     Returns:
         None if the error is about something else.
@@ -198,32 +185,24 @@ def _unknown_key(prefix: str, key: str, known: Iterable[str]) -> ConfigError:
     return ConfigError(f"Unknown key {prefix}{key}: {hint}")
 
 
-def _calls(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield path, node
-        for key, value in node.items():
-            yield from _calls(value, f"{path}.{key}" if path else str(key))
-
-
-def _check_call(path: str, node: Mapping[str, Any]) -> None:
-    try:
-        target = get_object(node["_target_"])
-    except Exception as error:  # any error of an import
-        raise ConfigError(f"{path}._target_={node['_target_']} cannot be imported.") from error
-    check_arguments(path, node, target)
+def _check_calls(node: Any, path: str) -> None:
+    if not isinstance(node, Mapping):
+        return
+    if "_target_" in node:
+        try:
+            target = get_object(node["_target_"])
+        except Exception as error:  # any error of an import
+            raise ConfigError(f"{path}._target_={node['_target_']} cannot be imported.") from error
+        check_arguments(path, node, target)
+    for key, value in node.items():
+        _check_calls(value, f"{path}.{key}" if path else str(key))
 
 
 def check_arguments(path: str, node: Mapping[str, Any], target: Any) -> None:
-    """Check keyword arguments against the signature and type hints of what takes them.
-
-    Args:
-        path: Key of the node, for the error.
-        node: The arguments.
-        target: A class or function.
+    """Check the node at `path` against the signature and type hints of the class it configures.
 
     Raises:
-        ConfigError: At the first unknown name or value of a wrong type.
+        ConfigError: At the first unknown key or value of a wrong type.
     """
     hints, takes_any = _parameters(target)
     if not takes_any:

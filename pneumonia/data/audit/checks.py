@@ -151,20 +151,19 @@ class Audit:
         }
 
 
-def audit(root: str | Path, patients: str | None = None, workers: int | None = None) -> Audit:
+def audit(root: str | Path, patients: str | None = None) -> Audit:
     """Read every image of a data set, and compare its splits and classes.
 
     Args:
         root: Folder with `train`, `val` and `test`, each with `NORMAL` and `PNEUMONIA`.
         patients: What a patient is; see `pneumonia.data.patients.identify_patients`.
-        workers: Number of processes; None: one for each core.
 
     Raises:
         DataError: If the folder is not a data set.
         ConfigError: If `patients` is not a valid expression.
     """
     inventory = Inventory(Path(root).expanduser())
-    entries = scan_images(inventory, patients, workers)
+    entries = scan_images(inventory, patients)
     readable = [entry for entry in entries if entry.content.problem is None]
     counts, shortcuts = _count(entries), _find_shortcuts(readable)
     overlaps = sorted(_find_overlaps(entries, readable), key=lambda overlap: not overlap.is_error)

@@ -51,13 +51,6 @@ def audit_tables(audit: Audit) -> Iterator[RenderableType]:
         ]
         columns = ["property", "AUROC", "NORMAL", "PNEUMONIA", ""]
         yield _table("Properties of the file as predictors of the class", columns, rows)
-    unknown = [[entry.name] for entry in audit.entries if entry.identity is None]
-    if unknown:
-        yield _table("Names without a known scheme", ["file"], unknown)
-    yield from _findings(audit)
-
-
-def _findings(audit: Audit) -> Iterator[Text]:
     for finding in audit.findings:
         style = "bold red" if finding.severity == "error" else "yellow"
         yield Text.assemble((f"{finding.severity} ", style), printable(f"{finding.message}."))

@@ -40,7 +40,7 @@ class ImageFile:
 
 @dataclass
 class Inventory:
-    """The entries of a data set's folder, by paths relative to it, in name order.
+    """The content of a data set's folder, as relative paths in name order.
 
     Links are followed, but no folder below a class is entered, so link loops are harmless.
 
@@ -66,42 +66,41 @@ class Inventory:
 
     def __post_init__(self) -> None:
         _check_data_set(self.root)
-        for entry in self._entries(self.root):
+        for entry in _entries(self.root):
             if entry.name not in SPLITS and (entry.is_dir() or _is_image(entry)):
-                self.ignored.append(self._name(entry))
+                self.ignored.append(entry.name)
         for split in SPLITS:
             if (self.root / split).is_dir():
                 self._list_split(split)
             else:
                 self.absent.append(split)
 
-    def _entries(self, folder: Path) -> list[Path]:
-        try:
-            entries = sorted(folder.iterdir())
-        except OSError as error:
-            raise DataError(f"{folder} cannot be listed ({error.strerror}).") from error
-        return [e for e in entries if not e.name.startswith(".") and e.name != "__MACOSX"]
-
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
-
     def _list_split(self, split: str) -> None:
-        for entry in self._entries(self.root / split):
+        for entry in _entries(self.root / split):
             if not (entry.is_dir() and entry.name in CLASSES):
                 stray = self.misplaced if entry.is_dir() or _is_image(entry) else self.ignored
-                stray.append(self._name(entry))
+                stray.append(f"{split}/{entry.name}")
         for label, name in enumerate(CLASSES):
             folder = self.root / split / name
             before = len(self.images)
-            for entry in self._entries(folder) if folder.is_dir() else ():
+            for entry in _entries(folder) if folder.is_dir() else ():
+                path = f"{split}/{name}/{entry.name}"
                 if entry.is_dir():
-                    self.misplaced.append(self._name(entry))
+                    self.misplaced.append(path)
                 elif _is_image(entry):
-                    self.images.append(ImageFile(self._name(entry), split, label))
+                    self.images.append(ImageFile(path, split, label))
                 else:
-                    self.ignored.append(self._name(entry))
+                    self.ignored.append(path)
             if len(self.images) == before:
-                self.empty.append(self._name(folder))
+                self.empty.append(f"{split}/{name}")
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed ({error.strerror}).") from error
+    return [e for e in entries if not e.name.startswith(".") and e.name != "__MACOSX"]
 
 
 def _check_data_set(root: Path) -> None:
@@ -180,9 +179,8 @@ def fingerprint(image: Image.Image) -> bytes:
         image: Mode `L`, any size.
 
     Returns:
-        72 bytes: 24 x 24 signs of a cosine transform. In 5,206 X-rays, any two differ in at least
-        124 of the 576 bits, and copies at other sizes, brightnesses and JPEG qualities in at most
-        40. At 8 x 8 or 16 x 16 bits, and with other hashes, the two are closer or overlap.
+        72 bytes. In 5,206 X-rays, any two differ in at least 124 of the 576 bits, and copies at
+        other sizes, brightnesses and JPEG qualities in at most 40; smaller hashes overlap.
     """
     return np.packbits(imagehash.phash(image, hash_size=24).hash).tobytes()
 
@@ -214,25 +212,15 @@ class Entry(ImageFile):
         return "normal" if self.label == NORMAL else UNKNOWN_SUBTYPE
 
 
-def scan_images(
-    inventory: Inventory, patients: str | None = None, workers: int | None = None
-) -> list[Entry]:
-    """Read every image file of a data set.
-
-    Args:
-        inventory: The files.
-        patients: What a patient is; see `pneumonia.data.patients.identify_patients`.
-        workers: Number of processes; None: one for each core.
+def scan_images(inventory: Inventory, patients: str | None = None) -> list[Entry]:
+    """Read every image file of a data set; arguments as for `pneumonia.data.audit.checks.audit`.
 
     Returns:
         In the order of the inventory.
-
-    Raises:
-        ConfigError: If `patients` is not a valid expression.
     """
     identities = [_identify(file, patients) for file in inventory.images]
     paths = [inventory.root / file.name for file in inventory.images]
-    contents = parallel_map(inspect, paths, "reading images", workers)
+    contents = parallel_map(inspect, paths, "reading images")
     return [
         Entry(file.name, file.split, file.label, *identity, content)
         for file, identity, content in zip(inventory.images, identities, contents, strict=True)
