@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import PositiveInt
 
 from pneumonia.errors import ConfigError, TrainingError, first_line, sentence
-from pneumonia.training.config import check_arguments, check_config, refuse_renamed_keys
+from pneumonia.training.config import check_arguments, check_config
 from pneumonia.training.errors import check_run
 from pneumonia.training.pipeline import to_container
 from pneumonia.training.run_record import RunSummary, read_run_summary
@@ -71,13 +71,8 @@ class RecordingSweeper(Sweeper):
         )
 
     def parse(self, arguments: Sequence[str]) -> list[Override]:
-        """Parse `params` and the command line, which takes precedence.
-
-        Raises:
-            ConfigError: If a key was renamed in this release.
-        """
+        """Parse `params` and the command line, which takes precedence."""
         params = [f"{k}={'null' if value is None else value}" for k, value in self.params.items()]
-        refuse_renamed_keys([*params, *arguments])
         parser = OverridesParser.create(config_loader=self.config_loader)
         overrides = parser.parse_overrides([*params, *arguments])
         return list({override.get_key_element(): override for override in overrides}.values())
