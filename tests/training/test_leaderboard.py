@@ -203,3 +203,13 @@ def test_it_needs_neither_torch_nor_hydra(make, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_a_real_run_records_what_the_table_needs(train, tmp_path):
+    score = train("trainer.max_epochs=1", "test=false")
+    (found,) = read_runs(tmp_path)
+    assert (found.status, found.metrics["epochs"]) == ("finished", 1)
+    assert found.metrics["score"] == pytest.approx(score)
+    assert found.metrics["seconds"] > 0
+    assert found.checkpoint == tmp_path / "run" / "checkpoints" / "best.ckpt"
+    assert found.settings["model.backbone"] == "resnet10t"

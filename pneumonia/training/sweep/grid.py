@@ -118,13 +118,10 @@ class RecordingSweeper(Sweeper):
             ) from error
 
     def launch(self, jobs: Mapping[int, Sequence[str]]) -> dict[int, RunSummary]:
-        """Run jobs, given as overrides by number, and wait for all of them.
+        """Run jobs, given as overrides by number, and return how each of them ended.
 
-        Each job is launched on its own: submitit, given several, stops waiting for the others as
-        soon as one was killed.
-
-        Returns:
-            How each job ended; one that was killed counts as failed.
+        Each is launched on its own: submitit, given several, stops waiting for the others as soon
+        as one was killed.
 
         Raises:
             TrainingError: If a job could not be started.
@@ -181,9 +178,6 @@ class GridSweeper(RecordingSweeper):
 
     def sweep(self, arguments: list[str]) -> dict[int, RunSummary]:
         """Run every combination that has not finished in the directory yet.
-
-        Args:
-            arguments: Overrides from the command line.
 
         Returns:
             How the jobs of this process ended, by job number.

@@ -59,18 +59,15 @@ class Run:
     checkpoint: Path | None = None
 
 
-def read_runs(root: str | Path) -> list[Run]:
+def read_runs(root: Path) -> list[Run]:
     """Read all runs in a directory and below; the directory may itself be a run.
-
-    Args:
-        root: The directory; hidden folders in it are skipped.
 
     Raises:
         DataError: If it does not exist or holds no run.
     """
-    if not Path(root).is_dir():
+    if not root.is_dir():
         raise DataError(f"{root} is not a directory. Give one that holds runs, such as runs.")
-    runs = [_read_run(directory) for directory in _run_directories(Path(root))]
+    runs = [_read_run(directory) for directory in _run_directories(root)]
     if not runs:
         raise DataError(f"{root} holds no runs (folders with {SUMMARY_FILE} or .hydra).")
     return runs
@@ -162,9 +159,6 @@ def _number(value: Any) -> float | None:
 def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
     """Group runs by monitor and mode, because only the same metric can be ranked.
 
-    Args:
-        runs: In any order.
-
     Returns:
         The largest group first; in each the best run first, then unfinished, failed and damaged
         ones.
@@ -172,11 +166,8 @@ def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
 
     def rank(run: Run) -> tuple[int, float, str]:
         score = run.metrics.get("score")
-        if score is None:
-            score = float("inf")
-        elif run.mode != "min":
-            score = -score
-        return STATUSES.index(run.status), score, str(run.directory)
+        cost = float("inf") if score is None else score if run.mode == "min" else -score
+        return STATUSES.index(run.status), cost, str(run.directory)
 
     groups = defaultdict(list)
     for run in sorted(runs, key=rank):
@@ -189,30 +180,24 @@ def differing_keys(runs: Iterable[Run]) -> list[str]:
 
     Of keys that differ in the same way, such as one that refers to another, the first is given.
     A key that a failed run did not record is no difference.
-
-    Args:
-        runs: Damaged ones are ignored.
     """
     known = [run for run in runs if run.settings]
     typed = {key for run in known for key in run.typed}
     keys = {key for run in known for key in run.settings}
     found: dict[tuple[str, ...], str] = {}
     for key in sorted(keys, key=lambda key: (key not in typed, key.count("."), key)):
-        values = tuple(
-            repr(run.settings.get(key))
-            for run in known
-            if key in run.settings or run.status != "failed"
-        )
+        having = [run for run in known if key in run.settings or run.status != "failed"]
+        values = tuple(repr(run.settings.get(key)) for run in having)
         if len(set(values)) > 1:
             found.setdefault(values, key)
     return list(found.values())
 
 
 def leaderboard_tables(runs: Sequence[Run], root: Path) -> Iterator[Table | str]:
-    """Show one group of runs: table, notes and the best checkpoint.
+    """Show one group of `group_runs`: table, notes and the best checkpoint.
 
     Args:
-        runs: One group of `group_runs`.
+        runs: The group.
         root: The directory that was searched; names are relative to it.
     """
     all_keys = differing_keys(runs)
@@ -251,13 +236,8 @@ def leaderboard_tables(runs: Sequence[Run], root: Path) -> Iterator[Table | str]
         yield f"Best on the validation set (optimistic, as the best of many): {best.checkpoint}"
 
 
-def write_table(groups: Sequence[Sequence[Run]], path: str | Path) -> None:
-    """Write all runs with all settings that differ to a CSV file.
-
-    Args:
-        groups: From `group_runs`, in the order of the rows.
-        path: The file to write.
-    """
+def write_table(groups: Sequence[Sequence[Run]], path: Path) -> None:
+    """Write the runs of `group_runs` with all settings that differ to a CSV file."""
     keys = sorted({key for runs in groups for key in differing_keys(runs)})
     columns = ("run", "status", "monitor", "mode", *_METRICS, "started", "checkpoint", "note")
     with atomic_write(path) as file:

@@ -64,9 +64,6 @@ class OptunaSweeper(RecordingSweeper):
     def sweep(self, arguments: list[str]) -> list[FrozenTrial]:
         """Run trials until `n_trials` have finished or failed.
 
-        Args:
-            arguments: Overrides from the command line.
-
         Returns:
             All trials that finished or failed, in this process or before.
 
@@ -161,14 +158,10 @@ class OptunaSweeper(RecordingSweeper):
 
 
 def parse_space(overrides: Sequence[Override]) -> tuple[list[str], Space]:
-    """Divide overrides into fixed ones and a search space.
+    """Divide overrides into fixed ones and a search space, by key.
 
-    Args:
-        overrides: Parsed by Hydra. Intervals are searched as numbers, `int(interval(...))` as
-            integers; a choice or `range` as separate values without an order.
-
-    Returns:
-        The fixed overrides, and the distributions by key; categories are in override syntax.
+    Intervals are searched as numbers, `int(interval(...))` as integers, a choice or `range` as
+    separate values without an order.
 
     Raises:
         ConfigError: If there is nothing to search, or an override cannot be searched.
@@ -199,12 +192,7 @@ def parse_space(overrides: Sequence[Override]) -> tuple[list[str], Space]:
 
 
 def corners(fixed: Sequence[str], space: Space) -> Iterator[list[str]]:
-    """A few trials that together use both ends of every interval and every category.
-
-    Args:
-        fixed: Overrides of every trial.
-        space: Distributions by key.
-    """
+    """A few trials that together use both ends of every interval and every category."""
     ends = [
         [f"{k}={v}" for v in getattr(d, "choices", None) or (cast(Any, d).low, cast(Any, d).high)]
         for k, d in space.items()
