@@ -66,17 +66,11 @@ _STREAMS = (
 
 @dataclass(frozen=True)
 class Patient:
-    """One chest, and the files of its exposures.
+    """One chest, and the files of its exposures."""
 
-    Attributes:
-        key: Seed of the patient's random numbers: (seed, stream, patient).
-        subtype: One of `pneumonia.labels.SUBTYPES`.
-        files: Paths relative to the root of the data set.
-    """
-
-    key: tuple[int, int, int]
-    subtype: str
-    files: tuple[str, ...]
+    key: tuple[int, int, int]  # seed of its random numbers: (seed, stream, patient)
+    subtype: str  # one of `pneumonia.labels.SUBTYPES`
+    files: tuple[str, ...]  # relative to the root of the data set
 
 
 def write_synthetic(
@@ -200,11 +194,7 @@ def chest(subtype: str, rng: np.random.Generator) -> Array:
 
 
 def expose(attenuation: Array, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Take one radiograph of a chest: pose, framing, exposure, blur, grain, side marker.
-
-    Args:
-        attenuation: What `chest` returned, [GRID, GRID].
-        rng: Draws the exposure.
+    """Take one radiograph of what `chest` drew: pose, framing, exposure, blur, grain, marker.
 
     Returns:
         Grey levels [H, W], uint8, bone bright and air dark; W is 288..360 and W/H 1.0..1.4.

@@ -29,40 +29,23 @@ _NAMED = 3
 
 @dataclass(frozen=True)
 class Count:
-    """Images of one subtype in one split.
-
-    Attributes:
-        split: `train`, `val` or `test`.
-        label: NORMAL or PNEUMONIA, by folder.
-        subtype: `normal`, `bacterial`, `viral` or `unknown`.
-        images: Files, readable or not.
-        patients: Patients, as far as names tell.
-        largest: Images of the patient with the most images.
-        published: Images in Kaggle's data set; None if no name is one of Kaggle's.
-    """
+    """Images of one subtype in one split."""
 
     split: str
-    label: str
-    subtype: str
-    images: int
-    patients: int
-    largest: int
-    published: int | None
+    label: str  # NORMAL or PNEUMONIA, by folder
+    subtype: str  # `normal`, `bacterial`, `viral` or `unknown`
+    images: int  # readable or not
+    patients: int  # as far as names tell
+    largest: int  # images of the patient with the most images
+    published: int | None  # images in Kaggle's data set; None if no name is one of Kaggle's
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Images that belong on one side of every split.
-
-    Attributes:
-        kind: The same `patient`, byte-`identical` files, or `near-identical` images.
-        where: `across splits`, `across classes`, `across splits and classes`; or `in one split`.
-        patients: Their patients.
-        files: Their names.
-    """
+    """Images that belong on one side of every split."""
 
     kind: Kind
-    where: str
+    where: str  # `across splits`, `across classes`, `across splits and classes`, `in one split`
     patients: tuple[str, ...]
     files: tuple[str, ...]
 
@@ -74,18 +57,11 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Shortcut:
-    """How well one property of the files separates the classes.
+    """How well one property of the files separates the classes."""
 
-    Attributes:
-        attribute: `colour mode`, `width`, `height`, `aspect ratio` or `bytes`.
-        auroc: AUROC of that property alone in the better direction, 0.5 to 1.
-        normal: Median of NORMAL images, or the fraction of each mode.
-        pneumonia: The same for PNEUMONIA.
-    """
-
-    attribute: str
-    auroc: float
-    normal: str
+    attribute: str  # `colour mode`, `width`, `height`, `aspect ratio` or `bytes`
+    auroc: float  # of that property alone in the better direction, 0.5 to 1
+    normal: str  # median of NORMAL images, or the fraction of each mode
     pneumonia: str
 
     @property
@@ -96,40 +72,24 @@ class Shortcut:
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem.
-
-    Attributes:
-        severity: `error` if training or testing on the data set would fail or mislead.
-        check: The name of the check.
-        message: What was found and what to do.
-        files: All files or folders concerned, relative to the root.
-    """
+    """One problem; an `error` makes training or testing on the data set fail or mislead."""
 
     severity: Severity
-    check: str
-    message: str
-    files: tuple[str, ...] = ()
+    check: str  # its name
+    message: str  # what was found and what to do
+    files: tuple[str, ...] = ()  # all files or folders concerned, relative to the root
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The result of an audit.
-
-    Attributes:
-        root: The data set's folder.
-        entries: Every image file.
-        counts: Images and patients by split, class and subtype.
-        overlaps: Patients across splits or classes, and copies; errors first.
-        shortcuts: Properties of the files that separate the classes, strongest first.
-        findings: Problems; errors first.
-    """
+    """The result of an audit."""
 
     root: Path
-    entries: list[Entry]
+    entries: list[Entry]  # every image file
     counts: list[Count]
-    overlaps: list[Overlap]
-    shortcuts: list[Shortcut]
-    findings: list[Finding]
+    overlaps: list[Overlap]  # errors first
+    shortcuts: list[Shortcut]  # strongest first
+    findings: list[Finding]  # errors first
 
     @property
     def errors(self) -> list[Finding]:

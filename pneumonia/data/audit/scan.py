@@ -25,17 +25,11 @@ PUBLISHED: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file of a data set.
+    """An image file of a data set."""
 
-    Attributes:
-        name: Path relative to the data set's folder, with `/` on every system.
-        split: `train`, `val` or `test`.
-        label: 0 (NORMAL) or 1 (PNEUMONIA), by its folder.
-    """
-
-    name: str
-    split: str
-    label: int
+    name: str  # relative to the data set's folder, with `/` on every system
+    split: str  # `train`, `val` or `test`
+    label: int  # 0 (NORMAL) or 1 (PNEUMONIA), by its folder
 
 
 @dataclass
@@ -44,25 +38,17 @@ class Inventory:
 
     Links are followed, but no folder below a class is entered, so link loops are harmless.
 
-    Attributes:
-        root: Folder with `train`, `val` and `test`, each with `NORMAL` and `PNEUMONIA`.
-        images: Image files in class folders.
-        misplaced: Folders and images where training accepts none.
-        empty: Class folders that are missing or contain no image.
-        absent: Splits without a folder.
-        ignored: What training ignores: other files, and folders that are not splits.
-
     Raises:
         DataError: If the root is not a folder, no split in it has a class folder, or a folder
             cannot be listed.
     """
 
-    root: Path
-    images: list[ImageFile] = field(default_factory=list, init=False)
-    misplaced: list[str] = field(default_factory=list, init=False)
-    empty: list[str] = field(default_factory=list, init=False)
-    absent: list[str] = field(default_factory=list, init=False)
-    ignored: list[str] = field(default_factory=list, init=False)
+    root: Path  # with `train`, `val` and `test`, each with `NORMAL` and `PNEUMONIA`
+    images: list[ImageFile] = field(default_factory=list, init=False)  # in class folders
+    misplaced: list[str] = field(default_factory=list, init=False)  # where training accepts none
+    empty: list[str] = field(default_factory=list, init=False)  # classes missing or without images
+    absent: list[str] = field(default_factory=list, init=False)  # splits without a folder
+    ignored: list[str] = field(default_factory=list, init=False)  # by training
 
     def __post_init__(self) -> None:
         _check_data_set(self.root)
@@ -130,33 +116,19 @@ def _is_image(path: Path) -> bool:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is kept of a file's content.
+    """What is kept of a file's content."""
 
-    Attributes:
-        problem: Why the file cannot be used; None if it decodes.
-        size: Bytes.
-        mode: Pillow's colour mode, such as `L` or `RGB`; `L` for DICOM.
-        width: Pixels.
-        height: Pixels.
-        digest: SHA-256 of the bytes.
-        fingerprint: Perceptual hash of the image; see `fingerprint`.
-    """
-
-    problem: str | None = None
-    size: int = 0
-    mode: str = ""
-    width: int = 0
+    problem: str | None = None  # why the file cannot be used; None if it decodes
+    size: int = 0  # bytes
+    mode: str = ""  # Pillow's colour mode, such as `L` or `RGB`; `L` for DICOM
+    width: int = 0  # pixels
     height: int = 0
-    digest: bytes = b""
-    fingerprint: bytes = b""
+    digest: bytes = b""  # SHA-256 of the bytes
+    fingerprint: bytes = b""  # perceptual hash of the image; see `fingerprint`
 
 
 def inspect(path: str | Path) -> Inspection:
-    """Read and decode a file once, as training would.
-
-    Args:
-        path: Any file; a damaged one is reported in `Inspection.problem`.
-    """
+    """Read and decode a file once, as training would; a damaged one has a `problem`."""
     try:
         grey = read_grey(path)
     except DataError as error:
@@ -173,10 +145,7 @@ def inspect(path: str | Path) -> Inspection:
 
 
 def fingerprint(image: Image.Image) -> bytes:
-    """Hash what an image shows, independent of how it was saved.
-
-    Args:
-        image: Mode `L`, any size.
+    """Hash what an image of mode `L` shows, independent of how it was saved.
 
     Returns:
         72 bytes. In 5,206 X-rays, any two differ in at least 124 of the 576 bits, and copies at
@@ -187,16 +156,10 @@ def fingerprint(image: Image.Image) -> bytes:
 
 @dataclass(frozen=True)
 class Entry(ImageFile):
-    """An image file with what its name and content tell.
+    """An image file with what its name and content tell."""
 
-    Attributes:
-        identity: Patient and subtype; None if the name matches no scheme.
-        misfiled: Whether the name states the other class.
-        content: The result of `inspect`.
-    """
-
-    identity: Identity | None
-    misfiled: bool
+    identity: Identity | None  # None if the name matches no scheme
+    misfiled: bool  # whether the name states the other class
     content: Inspection
 
     @property

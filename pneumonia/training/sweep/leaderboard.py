@@ -31,32 +31,20 @@ _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
 
 @dataclass(frozen=True)
 class Run:
-    """One run, as far as it got.
-
-    Attributes:
-        directory: The run directory.
-        status: One of `STATUSES`.
-        note: What is wrong with it, or empty.
-        settings: The configuration by dotted key.
-        typed: Keys that were set on the command line.
-        monitor: The metric that chose the checkpoint; empty if unknown.
-        mode: Whether `min` or `max` of it is better.
-        metrics: Numbers of `summary.json` by name; None where unknown. `score` is the monitored
-            metric of the best checkpoint, or of the best epoch so far.
-        started: ISO 8601, or empty.
-        checkpoint: The best one, or the last one to resume an unfinished run from.
-    """
+    """One run, as far as it got."""
 
     directory: Path
-    status: str
-    note: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    typed: frozenset[str] = frozenset()
-    monitor: str = ""
+    status: str  # one of `STATUSES`
+    note: str = ""  # what is wrong with it
+    settings: Mapping[str, Any] = field(default_factory=dict)  # by dotted key
+    typed: frozenset[str] = frozenset()  # keys that were set on the command line
+    monitor: str = ""  # the metric that chose the checkpoint, and whether `min` or `max` is better
     mode: str = ""
+    # Numbers of `summary.json`, None where unknown. `score` is the monitored metric of the best
+    # checkpoint, or of the best epoch so far.
     metrics: Mapping[str, float | None] = field(default_factory=dict)
-    started: str = ""
-    checkpoint: Path | None = None
+    started: str = ""  # ISO 8601
+    checkpoint: Path | None = None  # the best one, or the last one of an unfinished run
 
 
 def read_runs(root: Path) -> list[Run]:
