@@ -10,7 +10,6 @@ import logging
 import os
 import shutil
 from collections import Counter
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -29,18 +28,16 @@ HANDLE = "paultimothymooney/chest-xray-pneumonia/versions/2"
 
 PAGE = "https://www.kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia"
 
-Counts = Mapping[str, tuple[int, int]]
-"""Images of NORMAL and of PNEUMONIA, by split."""
-
-COUNTS: Counts = {
+COUNTS = {
     split: (images["normal"], sum(images.values()) - images["normal"])
     for split, images in PUBLISHED.items()
 }
+"""Images of NORMAL and of PNEUMONIA, by split."""
 
 _SERVER = "https://api.kaggle.com"
 
 
-def download(root: str | Path, counts: Counts = COUNTS) -> None:
+def download(root: str | Path) -> None:
     """Download the data set from Kaggle, all of it or nothing; no login is needed.
 
     A complete data set is left as it is. An interrupted download continues where it stopped. The
@@ -49,31 +46,29 @@ def download(root: str | Path, counts: Counts = COUNTS) -> None:
 
     Args:
         root: Folder to make, with `train`, `val` and `test`, each with `NORMAL` and `PNEUMONIA`.
-        counts: The expected numbers of images.
 
     Raises:
         DataError: If `root` contains something else, Kaggle does not answer within 4 s, the
             download fails or is not as published, or the disk is full.
     """
     root = Path(root).expanduser()
-    if not _is_complete(root, counts):
-        lay_out(_fetch(root), root, counts)
+    if not _is_complete(root):
+        lay_out(_fetch(root), root)
 
 
-def lay_out(source: Path, root: Path, counts: Counts = COUNTS) -> None:
+def lay_out(source: Path, root: Path) -> None:
     """Make a data set's folder of the unpacked archive: each image once, all or nothing.
 
     Args:
         source: Folder with `chest_xray` in it, or that folder itself; not changed.
         root: Folder to make. Missing parents are made.
-        counts: The expected numbers of images.
 
     Raises:
         DataError: If `source` is not as published, or `root` cannot be written.
     """
     copy = source if (source / "train").is_dir() else source / "chest_xray"
     images = _list_images(copy)
-    if difference := _difference(images, counts):
+    if difference := _difference(images):
         raise DataError(
             f"{source} is not Kaggle's data set as published ({difference}); delete it and"
             " download again."
@@ -88,7 +83,7 @@ def lay_out(source: Path, root: Path, counts: Counts = COUNTS) -> None:
                 except OSError:  # another disk, or a file system without links
                     shutil.copyfile(copy / image.name, target / image.name)
     except OSError as error:
-        if _is_complete(root, counts):  # made by another run in the meantime
+        if _is_complete(root):  # made by another run in the meantime
             return
         raise DataError(
             f"{root} cannot be written ({error.strerror or error}); on another disk than"
@@ -129,11 +124,11 @@ def _no_download(root: Path, reason: str) -> DataError:
     )
 
 
-def _is_complete(root: Path, counts: Counts) -> bool:
+def _is_complete(root: Path) -> bool:
     """Whether the data set exists; anything else at its place is an error."""
     if not os.path.lexists(root):
         return False
-    if difference := _difference(_list_images(root), counts):
+    if difference := _difference(_list_images(root)):
         raise DataError(
             f"{root} exists already and is not Kaggle's data set ({difference}); delete it, or"
             " choose another folder."
@@ -146,14 +141,14 @@ def _list_images(root: Path) -> list[ImageFile]:
     return Inventory(root).images if any((root / split).is_dir() for split in SPLITS) else []
 
 
-def _difference(images: list[ImageFile], counts: Counts) -> str:
+def _difference(images: list[ImageFile]) -> str:
     """Where the numbers of images are not the expected ones; empty if they are."""
     if not images:
         return "no images in train, val or test"
     found = Counter((image.split, image.label) for image in images)
     return ", ".join(
-        f"{found[split, label]} images in {split}/{name} instead of {counts[split][label]}"
-        for split in counts
+        f"{found[split, label]} images in {split}/{name} instead of {COUNTS[split][label]}"
+        for split in COUNTS
         for label, name in enumerate(CLASSES)
-        if found[split, label] != counts[split][label]
+        if found[split, label] != COUNTS[split][label]
     )

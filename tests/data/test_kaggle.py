@@ -17,7 +17,7 @@ from PIL import Image
 
 from pneumonia.data import kaggle as module
 from pneumonia.data.dataset import read_split
-from pneumonia.data.kaggle import COUNTS, download, lay_out
+from pneumonia.data.kaggle import download, lay_out
 from pneumonia.errors import DataError
 
 FILES = {
@@ -31,6 +31,11 @@ FILES = {
 FEW = {"train": (3, 3), "val": (1, 1), "test": (2, 2)}
 MIB = 1 << 20  # what kagglehub writes at once
 LAID_OUT = sorted(f"{folder}/{name}" for folder, names in FILES.items() for name in names)
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch) -> None:
+    monkeypatch.setattr(module, "COUNTS", FEW)
 
 
 @pytest.fixture(scope="session")
@@ -75,7 +80,7 @@ def beside(root: Path) -> list[str]:
 
 @pytest.mark.parametrize("inner", ["", "chest_xray"])
 def test_each_image_is_linked_once_and_nothing_else(source, root, inner):
-    lay_out(source / inner, root, FEW)
+    lay_out(source / inner, root)
     assert files(root) == LAID_OUT
     assert beside(root) == [root.name]
     assert read_split(root, "train").class_counts() == FEW["train"]
@@ -88,35 +93,36 @@ def test_without_links_the_images_are_copied(source, root, monkeypatch):
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    lay_out(source, root, FEW)
+    lay_out(source, root)
     for name in LAID_OUT:
         assert not (root / name).samefile(source / "chest_xray" / name)
         assert (root / name).read_bytes() == (source / "chest_xray" / name).read_bytes()
 
 
-def test_the_expected_counts_are_the_published_ones():
-    assert COUNTS == {"train": (1341, 3875), "val": (8, 8), "test": (234, 390)}
+def test_the_expected_counts_are_the_published_ones(monkeypatch):
+    monkeypatch.undo()
+    assert module.COUNTS == {"train": (1341, 3875), "val": (8, 8), "test": (234, 390)}
 
 
 def test_an_archive_that_is_not_as_published_makes_no_root(source, root):
     (source / "chest_xray" / "train" / "NORMAL" / "IM-0115-0001.jpeg").unlink()
     (source / "chest_xray" / "val" / "PNEUMONIA" / "extra.jpeg").write_bytes(b"")
     with pytest.raises(DataError, match=f"^{source} ") as refusal:
-        lay_out(source, root, FEW)
+        lay_out(source, root)
     assert "2 images in train/NORMAL instead of 3" in str(refusal.value)
     assert "2 images in val/PNEUMONIA instead of 1" in str(refusal.value)
     assert beside(root) == []
 
 
 def test_a_complete_root_is_left_as_it_is(source, root):
-    lay_out(source, root, FEW)
+    lay_out(source, root)
     before = {name: (root / name).stat().st_ino for name in files(root)}
-    download(root, FEW)  # without a server: it must not be asked
+    download(root)  # without a server: it must not be asked
     assert {name: (root / name).stat().st_ino for name in files(root)} == before
 
 
 def test_a_root_unzipped_by_hand_is_accepted(source):
-    download(source / "chest_xray", FEW)
+    download(source / "chest_xray")
 
 
 @pytest.mark.parametrize("kind", ["empty folder", "other files", "a file", "too few", "dead link"])
@@ -127,7 +133,7 @@ def test_a_different_root_is_never_overwritten(source, root, kind):
     elif kind == "dead link":
         root.symlink_to("nowhere")
     elif kind == "too few":
-        lay_out(source, root, FEW)
+        lay_out(source, root)
         (root / LAID_OUT[0]).unlink()
     else:
         root.mkdir()
@@ -135,7 +141,7 @@ def test_a_different_root_is_never_overwritten(source, root, kind):
             (root / "mine.txt").write_text("mine")
     before = files(root.parent)
     with pytest.raises(DataError, match=f"^{root} exists already"):
-        download(root, FEW)
+        download(root)
     assert files(root.parent) == before
 
 
@@ -147,7 +153,7 @@ def test_a_root_made_by_another_run_meanwhile_is_accepted(source, root, monkeypa
         return rename(aside, target)
 
     monkeypatch.setattr(Path, "rename", late)
-    lay_out(source, root, FEW)
+    lay_out(source, root)
     assert beside(root) == [root.name]
     assert read_split(root, "test").class_counts() == FEW["test"]
 
@@ -169,7 +175,7 @@ def full_disk(tmp_path):
 def test_a_full_disk_leaves_nothing(source, full_disk):
     root = full_disk / "chest_xray"
     with pytest.raises(DataError, match=f"^{root} .*No space left on device"):
-        lay_out(source, root, FEW)
+        lay_out(source, root)
     assert beside(root) == []
 
 
@@ -241,27 +247,27 @@ def kaggle_site(archive, cache, monkeypatch):
 
 
 def test_a_download_ends_in_the_laid_out_root(kaggle_site, root, capfd):
-    download(root, FEW)
+    download(root)
     assert files(root) == LAID_OUT
     assert "100%" in capfd.readouterr().err  # kagglehub's own progress bar
 
 
 def test_a_second_root_is_made_from_the_cache_without_the_network(kaggle_site, root, monkeypatch):
-    download(root, FEW)
+    download(root)
     ask_at("http://127.0.0.1:9", monkeypatch)
-    download(root.with_name("again"), FEW)
+    download(root.with_name("again"))
     assert files(root.with_name("again")) == LAID_OUT
 
 
 def test_a_cut_connection_is_an_error_and_the_next_run_continues_there(kaggle_site, root):
     kaggle_site.cut_at = 5 * MIB // 2
     with pytest.raises(DataError, match="IncompleteRead") as refusal:
-        download(root, FEW)
+        download(root)
     assert "data=synthetic" in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert not root.parent.exists()
     kaggle_site.cut_at = len(kaggle_site.archive)
-    download(root, FEW)
+    download(root)
     assert files(root) == LAID_OUT
     assert kaggle_site.sent_from[-1] == 2 * MIB
 
@@ -270,13 +276,13 @@ def test_a_damaged_archive_is_an_error(kaggle_site, root):
     kaggle_site.archive = b"<html>Sorry</html>"
     kaggle_site.cut_at = len(kaggle_site.archive)
     with pytest.raises(DataError, match=str(root)):
-        download(root, FEW)
+        download(root)
     assert not root.parent.exists()
 
 
 def test_two_downloads_at_once_share_one(kaggle_site, root):
     kaggle_site.slow = 0.3
-    runs = [threading.Thread(target=download, args=(root, FEW)) for _ in range(2)]
+    runs = [threading.Thread(target=download, args=(root,)) for _ in range(2)]
     for run in runs:
         run.start()
     for run in runs:
@@ -288,14 +294,14 @@ def test_two_downloads_at_once_share_one(kaggle_site, root):
 def test_a_full_cache_is_named(kaggle_site, root, full_disk, monkeypatch):
     monkeypatch.setenv("KAGGLEHUB_CACHE", str(full_disk / "kagglehub"))
     with pytest.raises(DataError, match=f"^{full_disk / 'kagglehub'} .*KAGGLEHUB_CACHE"):
-        download(root, FEW)
+        download(root)
     assert not root.parent.exists()
 
 
 def refused(root) -> str:
     start = time.monotonic()
     with pytest.raises(DataError, match=module._SERVER) as refusal:
-        download(root, FEW)
+        download(root)
     assert time.monotonic() - start < 5
     assert not root.parent.exists()
     return str(refusal.value)

@@ -85,32 +85,21 @@ class TestLayout:
         assert 0.74 <= splits["train"] / 600 <= 0.78
 
 
-class TestPatients:
-    def test_have_one_to_six_images(self, films):
-        sizes = Counter(patient_of(path) for path in films).values()
-        assert set(sizes) <= set(range(1, 7))
-        assert max(sizes) > 2
-
-    def test_are_in_one_split_only(self, films):
-        splits = defaultdict(set)
-        for path in films:
-            splits[patient_of(path)].add(path.parts[-3])
-        assert all(len(where) == 1 for where in splits.values())
-
-    def test_streams_count_on_their_own(self, films):
-        """Keyed on the number alone, patients would seem to leak, as in the real set."""
-        numbers = defaultdict(set)
-        for path in films:
-            numbers[patient_of(path)[1]].add(path.parts[-3])
-        assert any(len(where) > 1 for where in numbers.values())
-
-    def test_test_ids_are_one_block_of_each_stream(self, films):
-        for stream in STREAMS:
-            ids = {n for s, n in map(patient_of, films) if s == stream}
-            test = {n for s, n in map(patient_of, (p for p in films if "test" in p.parts))
-                    if s == stream}  # fmt: skip
-            assert ids == set(range(1, max(ids) + 1))
-            assert test == set(range(min(test), max(test) + 1))
+def test_patients_have_blocks_of_ids_that_each_stream_counts_on_its_own():
+    plan = list(plan_images(600, seed=0))
+    splits = defaultdict(dict)
+    for patient in plan:
+        assert 1 <= len(patient.files) <= 6
+        ((stream, number),) = {patient_of(file) for file in patient.files}
+        (splits[stream][number],) = {file.split("/")[0] for file in patient.files}
+    assert max(len(patient.files) for patient in plan) > 2
+    assert set(splits) == set(STREAMS)
+    for split_of in splits.values():
+        assert list(split_of) == list(range(1, len(split_of) + 1))
+        test = [number for number, split in split_of.items() if split == "test"]
+        assert test == list(range(test[0], test[-1] + 1))
+    # Keyed on the number alone, patients would seem to leak, as in the real set.
+    assert any(len({split_of.get(n) for split_of in splits.values()}) > 1 for n in range(1, 20))
 
 
 class TestPixels:
