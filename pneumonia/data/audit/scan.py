@@ -96,11 +96,6 @@ def _check_data_set(root: Path) -> None:
         raise DataError(f"{root} {problem}; {expected}.")
     if _is_data_set(root):
         return
-    if any((root / name).is_dir() for name in CLASSES):
-        raise DataError(
-            f"{root} is a single split, not a data set; {expected}: move it to a folder train, and"
-            " give the folder above that."
-        )
     nested = next((child for child in sorted(root.glob("*")) if _is_data_set(child)), None)
     hint = f"; did you mean {nested}?" if nested else "."
     raise DataError(f"{root} is not a data set: {expected}{hint}")
