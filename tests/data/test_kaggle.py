@@ -117,11 +117,8 @@ def test_a_complete_root_is_left_as_it_is(source, root):
     lay_out(source, root)
     before = {name: (root / name).stat().st_ino for name in files(root)}
     download(root)  # without a server: it must not be asked
+    download(source / "chest_xray")  # unzipped by hand
     assert {name: (root / name).stat().st_ino for name in files(root)} == before
-
-
-def test_a_root_unzipped_by_hand_is_accepted(source):
-    download(source / "chest_xray")
 
 
 @pytest.mark.parametrize("kind", ["empty folder", "other files", "a file", "too few", "dead link"])
@@ -236,14 +233,12 @@ def kaggle_site(archive, cache, monkeypatch):
         server.shutdown()
 
 
-def test_a_download_ends_in_the_laid_out_root(kaggle_site, root, capfd):
+def test_a_download_makes_the_root_and_needs_the_network_once(
+    kaggle_site, root, capfd, monkeypatch
+):
     download(root)
     assert files(root) == LAID_OUT
     assert "100%" in capfd.readouterr().err  # kagglehub's own progress bar
-
-
-def test_a_second_root_is_made_from_the_cache_without_the_network(kaggle_site, root, monkeypatch):
-    download(root)
     ask_at("http://127.0.0.1:9", monkeypatch)
     download(root.with_name("again"))
     assert files(root.with_name("again")) == LAID_OUT

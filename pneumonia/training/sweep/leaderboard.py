@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from rich.table import Table
+from rich.text import Text
 
 from pneumonia.errors import DataError, sentence
 from pneumonia.files import atomic_write
@@ -181,7 +182,7 @@ def differing_keys(runs: Iterable[Run]) -> list[str]:
     return list(found.values())
 
 
-def leaderboard_tables(runs: Sequence[Run], root: Path) -> Iterator[Table | str]:
+def leaderboard_tables(runs: Sequence[Run], root: Path) -> Iterator[Table | Text]:
     """Show one group of `group_runs`: table, notes and the best checkpoint.
 
     Args:
@@ -216,12 +217,12 @@ def leaderboard_tables(runs: Sequence[Run], root: Path) -> Iterator[Table | str]
         )
     yield table
     if len(all_keys) > _MAX_COLUMNS:
-        yield f"Also differ (--out writes them): {', '.join(all_keys[_MAX_COLUMNS:])}"
+        yield Text(f"Also differ (--out writes them): {', '.join(all_keys[_MAX_COLUMNS:])}")
     for run in runs:
         if run.note:
-            yield f"{_name(run, root)} {run.status}: {run.note}"
+            yield Text(f"{_name(run, root)} {run.status}: {run.note}")
     if best.status == "finished" and best.checkpoint and best.metrics["score"] is not None:
-        yield f"Best on the validation set (optimistic, as the best of many): {best.checkpoint}"
+        yield Text(f"Best on validation (optimistic, as the best of many): {best.checkpoint}")
 
 
 def write_table(groups: Sequence[Sequence[Run]], path: Path) -> None:
