@@ -1,6 +1,8 @@
 """Atomic writes: a file is complete, or not there."""
 
 import os
+import shutil
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +41,26 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[TextIO]:
         partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file,
     ):
         yield file
+
+
+@contextmanager
+def atomic_folder(root: Path) -> Iterator[Path]:
+    """Fill a hidden folder beside `root`, which gets that name when the block ends.
+
+    A killed process leaves at most the hidden folder `.ROOT.<random>.partial`.
+
+    Args:
+        root: The folder to make; must not exist, its parents need not.
+
+    Yields:
+        The hidden folder; it does not exist yet.
+    """
+    partial = root.absolute().with_name(f".{root.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}")
+    try:
+        yield partial
+        partial.rename(root)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def remove_partial(directory: str | os.PathLike[str]) -> None:

@@ -44,11 +44,7 @@ def audit_command(
     from pneumonia.files import atomic_write
 
     if montage is not None:
-        from pneumonia.data.audit.contact_sheet import (
-            check_picture_name,
-            draw_montage,
-            save_picture,
-        )
+        from pneumonia.data.audit.contact_sheet import check_picture_name, draw_montage
 
         check_picture_name(montage)
     found = audit(root, patients)
@@ -63,7 +59,7 @@ def audit_command(
         except OSError as error:
             raise DataError(f"{json_file} cannot be written ({error.strerror}).") from error
     if montage is not None:
-        save_picture(draw_montage(found), montage)
+        draw_montage(found, montage)
     if found.errors:
         raise typer.Exit(1)
 
@@ -80,13 +76,13 @@ def show_command(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice and augmentation.")] = 0,
 ) -> None:
     """Draw originals beside the inputs of validation and training."""
-    from pneumonia.data.audit.contact_sheet import check_picture_name, draw_views, save_picture
+    from pneumonia.data.audit.contact_sheet import check_picture_name, draw_views
     from pneumonia.data.image_io import Preprocessing
     from pneumonia.data.transforms import Augmentation
 
     check_picture_name(out)
     preprocessing = Preprocessing(image_size, resize_mode)  # type: ignore[arg-type]  # it checks
-    save_picture(draw_views(root, preprocessing, Augmentation(), images, seed), out)
+    draw_views(root, preprocessing, Augmentation(), images, seed, out)
     typer.echo(f"Wrote {out}")
 
 

@@ -28,8 +28,7 @@ def runs_command(
     console = Console(width=None if sys.stdout.isatty() else 200)
     for runs in groups:
         for part in leaderboard.leaderboard_tables(runs, root):
-            text = isinstance(part, str)
-            console.print(Text(part) if isinstance(part, str) else part, soft_wrap=text)
+            console.print(part, soft_wrap=isinstance(part, Text))
     if len(groups) > 1:
         typer.echo("Runs with different monitors are in separate tables.")
     if out is not None:

@@ -9,19 +9,16 @@ import errno
 import logging
 import os
 import shutil
-import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 from pneumonia.connectivity import ANSWER_WITHIN, connection_error
 from pneumonia.data.audit.scan import PUBLISHED, ImageFile, Inventory
-from pneumonia.data.parallel import parallel_map
 from pneumonia.errors import DataError, first_line
+from pneumonia.files import atomic_folder
 from pneumonia.labels import CLASSES, SPLITS
 
 log = logging.getLogger(__name__)
@@ -31,18 +28,16 @@ HANDLE = "paultimothymooney/chest-xray-pneumonia/versions/2"
 
 PAGE = "https://www.kaggle.com/datasets/paultimothymooney/chest-xray-pneumonia"
 
-Counts = Mapping[str, tuple[int, int]]
-"""Images of NORMAL and of PNEUMONIA, by split."""
-
-COUNTS: Counts = {
+COUNTS = {
     split: (images["normal"], sum(images.values()) - images["normal"])
     for split, images in PUBLISHED.items()
 }
+"""Images of NORMAL and of PNEUMONIA, by split."""
 
 _SERVER = "https://api.kaggle.com"
 
 
-def download(root: str | Path, counts: Counts = COUNTS) -> None:
+def download(root: str | Path) -> None:
     """Download the data set from Kaggle, all of it or nothing; no login is needed.
 
     A complete data set is left as it is. An interrupted download continues where it stopped. The
@@ -51,60 +46,49 @@ def download(root: str | Path, counts: Counts = COUNTS) -> None:
 
     Args:
         root: Folder to make, with `train`, `val` and `test`, each with `NORMAL` and `PNEUMONIA`.
-        counts: The expected numbers of images.
 
     Raises:
         DataError: If `root` contains something else, Kaggle does not answer within 4 s, the
             download fails or is not as published, or the disk is full.
     """
     root = Path(root).expanduser()
-    if not _is_complete(root, counts):
-        lay_out(_fetch(root), root, counts)
+    if not _is_complete(root):
+        lay_out(_fetch(root), root)
 
 
-def lay_out(source: str | Path, root: str | Path, counts: Counts = COUNTS) -> None:
-    """Make a data set's folder of the unpacked archive: each image once, and nothing else.
-
-    The folder appears complete or not at all. A killed run leaves at most a hidden folder
-    `.ROOT.<random>.partial` beside it, which is safe to delete.
+def lay_out(source: Path, root: Path) -> None:
+    """Make a data set's folder of the unpacked archive: each image once, all or nothing.
 
     Args:
         source: Folder with `chest_xray` in it, or that folder itself; not changed.
         root: Folder to make. Missing parents are made.
-        counts: The expected numbers of images.
 
     Raises:
-        DataError: If `source` is not as published, or `root` contains something else or cannot
-            be written.
+        DataError: If `source` is not as published, or `root` cannot be written.
     """
-    source, root = Path(source), Path(root).expanduser()
-    if _is_complete(root, counts):
-        return
     copy = source if (source / "train").is_dir() else source / "chest_xray"
     images = _list_images(copy)
-    if difference := _difference(images, counts):
+    if difference := _difference(images):
         raise DataError(
             f"{source} is not Kaggle's data set as published ({difference}); delete it and"
             " download again."
         )
-    # Beside the root, so that moving it into place is one atomic rename.
-    partial_root = root.absolute().with_name(f".{root.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
-        for folder in {Path(image.name).parent for image in images}:
-            (partial_root / folder).mkdir(parents=True)
-        place = partial(_link_or_copy, copy, partial_root)
-        for _ in parallel_map(place, images, "linking the images", workers=1):
-            pass
-        partial_root.rename(root)
+        with atomic_folder(root) as target:
+            for folder in {Path(image.name).parent for image in images}:
+                (target / folder).mkdir(parents=True)
+            for image in images:
+                try:
+                    (target / image.name).hardlink_to(copy / image.name)
+                except OSError:  # another disk, or a file system without links
+                    shutil.copyfile(copy / image.name, target / image.name)
     except OSError as error:
-        if _is_complete(root, counts):  # made by another run in the meantime
+        if _is_complete(root):  # made by another run in the meantime
             return
         raise DataError(
             f"{root} cannot be written ({error.strerror or error}); on another disk than"
             " kagglehub's cache it takes 1.2 GB: make room, or choose another folder."
         ) from error
-    finally:
-        shutil.rmtree(partial_root, ignore_errors=True)
     log.info("%s contains the %d images of %s", root, len(images), PAGE)
 
 
@@ -120,7 +104,8 @@ def _fetch(root: Path) -> Path:
             raise _no_download(root, f"{_SERVER} cannot be reached: {reason[:80]}")
     folder = Path(config.get_cache_folder())
     try:
-        with _download_lock(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "pneumonia.lock"):  # two downloads would corrupt the archive
             return Path(dataset_download(HANDLE))
     except Exception as error:  # kagglehub's own errors derive from nothing narrower
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -139,34 +124,11 @@ def _no_download(root: Path, reason: str) -> DataError:
     )
 
 
-@contextmanager
-def _download_lock(cache: Path) -> Iterator[None]:
-    """Wait for other downloads: two that write one archive would corrupt it."""
-    cache.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(cache / "pneumonia.lock")
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        log.info("waiting for another run, which is downloading to %s", cache)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _link_or_copy(source: Path, target: Path, image: ImageFile) -> None:
-    try:
-        (target / image.name).hardlink_to(source / image.name)
-    except OSError:  # another disk, or a file system without links
-        shutil.copyfile(source / image.name, target / image.name)
-
-
-def _is_complete(root: Path, counts: Counts) -> bool:
+def _is_complete(root: Path) -> bool:
     """Whether the data set exists; anything else at its place is an error."""
     if not os.path.lexists(root):
         return False
-    if difference := _difference(_list_images(root), counts):
+    if difference := _difference(_list_images(root)):
         raise DataError(
             f"{root} exists already and is not Kaggle's data set ({difference}); delete it, or"
             " choose another folder."
@@ -179,14 +141,14 @@ def _list_images(root: Path) -> list[ImageFile]:
     return Inventory(root).images if any((root / split).is_dir() for split in SPLITS) else []
 
 
-def _difference(images: list[ImageFile], counts: Counts) -> str:
+def _difference(images: list[ImageFile]) -> str:
     """Where the numbers of images are not the expected ones; empty if they are."""
     if not images:
         return "no images in train, val or test"
     found = Counter((image.split, image.label) for image in images)
     return ", ".join(
-        f"{found[split, label]} images in {split}/{name} instead of {counts[split][label]}"
-        for split in counts
+        f"{found[split, label]} images in {split}/{name} instead of {COUNTS[split][label]}"
+        for split in COUNTS
         for label, name in enumerate(CLASSES)
-        if found[split, label] != counts[split][label]
+        if found[split, label] != COUNTS[split][label]
     )

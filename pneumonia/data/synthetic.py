@@ -9,8 +9,6 @@ the exposure (pose, framing, contrast, noise), independent of the disease.
 import logging
 import math
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -23,7 +21,8 @@ from PIL import Image, ImageDraw, ImageFilter, ImageFont
 
 from pneumonia.data.parallel import available_cores, parallel_map
 from pneumonia.errors import DataError
-from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA, SUBTYPES
+from pneumonia.files import atomic_folder
+from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
 
 Array = npt.NDArray[np.floating[Any]]
 Point = tuple[float, float]
@@ -38,6 +37,7 @@ MIN_IMAGES = 60
 """Smaller data sets have a split without one of the streams."""
 
 _REACH = 1.45  # anatomical units from the middle of the square to its edge
+_SCALE = GRID / (2 * _REACH)  # pixels of the square per anatomical unit
 _MIN_VESSEL = 0.8  # thickness of the last vessels that branch, pixels
 # Centres of the five lobes as seen from the front, in half widths of the chest.
 _LOBES = ((-0.43, -0.42), (-0.38, -0.02), (-0.46, 0.32), (0.42, -0.38), (0.50, 0.24))
@@ -66,32 +66,21 @@ _STREAMS = (
 
 @dataclass(frozen=True)
 class Patient:
-    """One chest, and the files of its exposures.
+    """One chest, and the files of its exposures."""
 
-    Attributes:
-        key: Seed of the patient's random numbers: (seed, stream, patient).
-        subtype: One of `pneumonia.labels.SUBTYPES`.
-        files: Paths relative to the root of the data set.
-    """
-
-    key: tuple[int, int, int]
-    subtype: str
-    files: tuple[str, ...]
+    key: tuple[int, int, int]  # seed of its random numbers: (seed, stream, patient)
+    subtype: str  # one of `pneumonia.labels.SUBTYPES`
+    files: tuple[str, ...]  # relative to the root of the data set
 
 
 def write_synthetic(
-    root: str | Path,
-    images: int = 600,
-    seed: int = 0,
-    *,
-    workers: int | None = None,
+    root: str | Path, images: int = 600, seed: int = 0, *, workers: int | None = None
 ) -> Path:
     """Write a data set of synthetic chest X-rays, all of it or nothing.
 
     The files are single-channel JPEGs in `ROOT/{train,val,test}/{NORMAL,PNEUMONIA}`; 5/8 of
     them are pneumonias, 3 in 5 of these bacterial. The same `images` and `seed` give the same
-    bytes with any number of workers. A killed run leaves at most a hidden folder
-    `.ROOT.<random>.partial` beside the root, which is safe to delete.
+    bytes with any number of workers.
 
     Args:
         root: Folder to make; must not exist. Missing parents are made.
@@ -103,44 +92,34 @@ def write_synthetic(
         The root, as an absolute path.
 
     Raises:
-        DataError: If `root` exists or cannot be made, `images`, `seed` or `workers` is too
-            small, or a worker process died.
+        DataError: If `root` exists or cannot be made, `images` or `seed` is too small, or a
+            worker process died.
     """
     root = Path(root).expanduser().absolute()
     for name, value, least in (("images", images, MIN_IMAGES), ("seed", seed, 0)):
         if value < least:
             raise DataError(f"{name}={value} must be {least} or more.")
-    if workers is not None and workers < 1:
-        raise DataError(f"workers={workers} must be 1 or more.")
     occupied = DataError(f"{root} exists already; delete it or choose another folder.")
     if os.path.lexists(root):
         raise occupied
-    # Beside the root, so that moving it into place is one atomic rename.
-    partial_root = root.with_name(f".{root.name}.{uuid.uuid4().hex[:8]}.partial")
     patients = list(plan_images(images, seed))
     try:
-        for folder in {Path(file).parent for patient in patients for file in patient.files}:
-            (partial_root / folder).mkdir(parents=True)
-        draw = partial(_draw_patient, partial_root)
-        for _ in parallel_map(draw, patients, "drawing X-rays", workers or available_cores()):
-            pass
-        partial_root.rename(root)
+        with atomic_folder(root) as folder:
+            for name in {str(Path(file).parent) for patient in patients for file in patient.files}:
+                (folder / name).mkdir(parents=True)
+            draw = partial(_draw_patient, folder)
+            for _ in parallel_map(draw, patients, "drawing X-rays", workers or available_cores()):
+                pass
     except OSError as error:
         if os.path.lexists(root):  # made by someone else in the meantime
             raise occupied from error
         raise DataError(f"{root} cannot be written: {error}. Choose another folder.") from error
-    finally:
-        shutil.rmtree(partial_root, ignore_errors=True)
     log.info("wrote %d synthetic X-rays to %s", images, root)
     return root
 
 
 def plan_images(images: int, seed: int) -> Iterator[Patient]:
-    """Plan the patients of a data set: their subtype, split and file names.
-
-    Args:
-        images: Number of images in all splits together, at least `MIN_IMAGES`.
-        seed: Seed of all randomness, 0 or more.
+    """Plan the patients of a data set; arguments as for `write_synthetic`.
 
     Yields:
         The patients, stream by stream in the order of their ids. Ids start at 1 in every
@@ -166,7 +145,10 @@ def plan_images(images: int, seed: int) -> Iterator[Patient]:
         )
         patient = count = 0
         for split, size in blocks:
-            for group in _groups(size, rng):
+            left = size
+            while left > 0:
+                group = min(left, 1 + int(rng.choice(len(_GROUPS), p=_GROUPS)))
+                left -= group
                 patient += 1
                 nested = group > 1 and rng.binomial(1, 0.3)
                 files = []
@@ -176,14 +158,6 @@ def plan_images(images: int, seed: int) -> Iterator[Patient]:
                     name = stream.name.format(patient=patient, count=count, image=image)
                     files.append(f"{split}/{CLASSES[stream.label]}/{name}.jpeg")
                 yield Patient((seed, number, patient), stream.subtype, tuple(files))
-
-
-def _groups(size: int, rng: np.random.Generator) -> Iterator[int]:
-    """Divide a number of images into patients of 1 to 6 images."""
-    while size > 0:
-        group = min(size, 1 + int(rng.choice(len(_GROUPS), p=_GROUPS)))
-        size -= group
-        yield group
 
 
 def _draw_patient(root: Path, patient: Patient) -> None:
@@ -205,12 +179,7 @@ def chest(subtype: str, rng: np.random.Generator) -> Array:
 
     Returns:
         Attenuation [GRID, GRID], float32: 0 is air outside the body, about 1 is the spine.
-
-    Raises:
-        ValueError: If `subtype` is not one of `SUBTYPES`.
     """
-    if subtype not in SUBTYPES:
-        raise ValueError(f"subtype is {subtype!r}, expected one of {SUBTYPES}")
     thorax = _Thorax.grow(rng)
     bones = _bones(thorax, rng)
     tissue = _soft_tissue(thorax, rng)
@@ -225,11 +194,7 @@ def chest(subtype: str, rng: np.random.Generator) -> Array:
 
 
 def expose(attenuation: Array, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-    """Take one radiograph of a chest: pose, framing, exposure, blur, grain, side marker.
-
-    Args:
-        attenuation: What `chest` returned, [GRID, GRID].
-        rng: Draws the exposure.
+    """Take one radiograph of what `chest` drew: pose, framing, exposure, blur, grain, marker.
 
     Returns:
         Grey levels [H, W], uint8, bone bright and air dark; W is 288..360 and W/H 1.0..1.4.
@@ -246,7 +211,11 @@ def expose(attenuation: Array, rng: np.random.Generator) -> npt.NDArray[np.uint8
     grey = 255.0 * (grey + rng.uniform(0.006, 0.025) * (0.5 + grey) * grain)
     picture = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8))
     picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 0.9)))
-    _mark(picture, rng)
+    # The side marker, near the patient's right shoulder.
+    spot = rng.uniform(0.02, 0.12) * width, rng.uniform(0.03, 0.35) * height
+    font = ImageFont.load_default(float(rng.uniform(12, 22)))
+    if rng.binomial(1, 0.8):
+        ImageDraw.Draw(picture).text(spot, "R", fill=int(rng.integers(200, 256)), font=font)
     return np.asarray(picture)
 
 
@@ -358,13 +327,12 @@ def _vessels(rng: np.random.Generator, branches: int) -> Array:
     """The bronchovascular trees of both lungs [GRID, GRID], 0..1, thinning outwards."""
     canvas = Image.new("L", (GRID, GRID))
     pen = ImageDraw.Draw(canvas)
-    scale = GRID / (2 * _REACH)
     for sign in (-1, 1):
         for angle in np.linspace(-1.25, 1.35, branches) + rng.normal(0, 0.15, branches):
             start = sign * 0.20, rng.uniform(-0.12, 0.08), float(angle), 5.0, 0.16
             for x, y, heading, thick, length in _grow(start, rng):
                 x1, y1 = x + sign * length * math.cos(heading), y + length * math.sin(heading)
-                line = [(v + _REACH) * scale for v in (x, y, x1, y1)]
+                line = [(v + _REACH) * _SCALE for v in (x, y, x1, y1)]
                 pen.line(line, fill=int(70 + 35 * thick), width=max(1, round(thick)))
     return _floats(canvas.filter(ImageFilter.GaussianBlur(1.2))) / 255
 
@@ -418,25 +386,17 @@ def _pose(attenuation: Array, width: int, height: int, rng: np.random.Generator)
     """Rotate, shift, stretch and frame a chest onto a film of width by height pixels."""
     turn = math.radians(min(max(rng.normal(0, 3), -8), 8))
     span = rng.uniform(1.75, 2.35)  # anatomical units across the film
-    step = span / width * GRID / (2 * _REACH)
+    step = span / width * GRID / (2 * _REACH)  # not _SCALE: the last bit differs
     tall = step * rng.uniform(0.92, 1.08)
     a, b = step * math.cos(turn), -tall * math.sin(turn)
     d, e = step * math.sin(turn), tall * math.cos(turn)
-    cx = GRID / 2 + GRID / (2 * _REACH) * rng.uniform(-0.10, 0.10)
-    cy = GRID / 2 + GRID / (2 * _REACH) * rng.uniform(-0.14, 0.06)
+    cx = GRID / 2 + _SCALE * rng.uniform(-0.10, 0.10)
+    cy = GRID / 2 + _SCALE * rng.uniform(-0.14, 0.06)
     c, f = cx - a * width / 2 - b * height / 2, cy - d * width / 2 - e * height / 2
     source = Image.fromarray(attenuation)
     return source.transform(
         (width, height), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BICUBIC
     )
-
-
-def _mark(picture: Image.Image, rng: np.random.Generator) -> None:
-    """Print the side marker near the patient's right shoulder."""
-    spot = rng.uniform(0.02, 0.12) * picture.width, rng.uniform(0.03, 0.35) * picture.height
-    font = ImageFont.load_default(float(rng.uniform(12, 22)))
-    if rng.binomial(1, 0.8):
-        ImageDraw.Draw(picture).text(spot, "R", fill=int(rng.integers(200, 256)), font=font)
 
 
 def _step(distance: Array, width: float) -> Array:

@@ -4,19 +4,21 @@ Hydra checks that a key exists in the files. `check_config` checks that a value 
 the constructor of the class declares, so nothing has to be declared twice.
 """
 
+import contextlib
 import difflib
 import inspect
 import json
 import operator
 import os
 import typing
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 import torch
+from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
 
 from pneumonia.errors import ConfigError
@@ -25,14 +27,9 @@ from pneumonia.training.distributed import detect_launcher, log_handlers, output
 
 
 def precision(accelerator: str) -> str:
-    """Choose the mixed precision that is fast and safe on an accelerator.
+    """Lightning's name of the precision that is fast and safe on an accelerator.
 
-    Args:
-        accelerator: Lightning's name: `auto`, `gpu`, `cuda`, `cpu`, ...
-
-    Returns:
-        `bf16-mixed` on a GPU with native bfloat16, `16-mixed` on an older one, else
-        `32-true`: on a CPU without matrix units bfloat16 is slower.
+    `bf16-mixed` on a GPU with native bfloat16, `16-mixed` on an older one, `32-true` on a CPU.
     """
     if accelerator not in ("auto", "gpu", "cuda") or not torch.cuda.is_available():
         return "32-true"
@@ -129,7 +126,13 @@ def check_config(config: Mapping[str, Any]) -> None:
         ConfigError: At the first unknown key or value of a wrong type, with its full name.
     """
     for group in (*_CLASSES, *_COLLECTIONS, *_SECTIONS):
-        _check_group(group, config.get(group))
+        node = config.get(group)
+        valid = isinstance(node, Mapping) and (group not in _CLASSES or "_target_" in node)
+        if not valid and not (node is None and group in _COLLECTIONS):
+            raise ConfigError(
+                f"{group}={node!r}: expected the name of a file in conf/{group}. Set single values"
+                f" with {group}.KEY=VALUE."
+            )
     sections = {key.partition(".")[0] for key in ROOT_TYPES}
     _refuse_unknown("", config, sections | {*_CLASSES, *_COLLECTIONS})
     for section in _SECTIONS:
@@ -141,46 +144,66 @@ def check_config(config: Mapping[str, Any]) -> None:
         if name not in node:
             raise ConfigError(f"{key} is missing.")
         _check_value(key, node[name], hint)
-    for path, node in _calls(config, ""):
-        _check_call(path, node)
+    _check_calls(config, "")
 
 
-def _check_group(group: str, node: Any) -> None:
-    if node is None and group in _COLLECTIONS:
-        return
-    if not isinstance(node, Mapping) or (group in _CLASSES and "_target_" not in node):
-        raise ConfigError(
-            f"{group}={node!r}: expected the name of a file in conf/{group}. Set single values with"
-            f" {group}.KEY=VALUE."
-        )
+def explain_unknown_key(error: BaseException) -> ConfigError | None:
+    """Name the nearest valid key where Hydra only says that it cannot override one.
+
+    Returns:
+        None if the error is about something else.
+    """
+    cause = error.__cause__
+    node, name = getattr(cause, "parent_node", None), str(getattr(cause, "key", ""))
+    if not isinstance(error, ConfigCompositionException) or not isinstance(node, DictConfig):
+        return None
+    known = {str(key) for key in node}
+    if not known:  # the parent is a value
+        return None
+    if "_target_" in node:
+        with contextlib.suppress(Exception):  # it may be no importable name
+            known |= _parameters(get_object(node["_target_"]))[0].keys()
+    path = str(getattr(cause, "full_key", name))
+    if name in known:
+        return ConfigError(f"{path} is in no file of conf: set it with +{path}=VALUE.")
+    return _unknown_key(path.removesuffix(name), name, known)
 
 
 def _refuse_unknown(prefix: str, node: Mapping[str, Any], known: Iterable[str]) -> None:
-    known = sorted(known)
     for key in node:
-        if key in known or key in _HYDRA_KEYS:
-            continue
-        close = difflib.get_close_matches(str(key), known, 1)
-        if new := RENAMED.get(f"{prefix}{key}"):
-            hint = f"it was renamed to {new}."
-        else:
-            hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}."
-        raise ConfigError(f"Unknown key {prefix}{key}: {hint}")
+        if key not in known and key not in _HYDRA_KEYS:
+            raise _unknown_key(prefix, str(key), known)
 
 
-def _calls(node: Any, path: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield path, node
-        for key, value in node.items():
-            yield from _calls(value, f"{path}.{key}" if path else str(key))
+def _unknown_key(prefix: str, key: str, known: Iterable[str]) -> ConfigError:
+    known = sorted(set(known) - _HYDRA_KEYS)
+    close = difflib.get_close_matches(key, known, 1)
+    if new := RENAMED.get(f"{prefix}{key}"):
+        hint = f"it was renamed to {new}."
+    else:
+        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(known)}."
+    return ConfigError(f"Unknown key {prefix}{key}: {hint}")
 
 
-def _check_call(path: str, node: Mapping[str, Any]) -> None:
-    try:
-        target = get_object(node["_target_"])
-    except Exception as error:  # any error of an import
-        raise ConfigError(f"{path}._target_={node['_target_']} cannot be imported.") from error
+def _check_calls(node: Any, path: str) -> None:
+    if not isinstance(node, Mapping):
+        return
+    if "_target_" in node:
+        try:
+            target = get_object(node["_target_"])
+        except Exception as error:  # any error of an import
+            raise ConfigError(f"{path}._target_={node['_target_']} cannot be imported.") from error
+        check_arguments(path, node, target)
+    for key, value in node.items():
+        _check_calls(value, f"{path}.{key}" if path else str(key))
+
+
+def check_arguments(path: str, node: Mapping[str, Any], target: Any) -> None:
+    """Check the node at `path` against the signature and type hints of the class it configures.
+
+    Raises:
+        ConfigError: At the first unknown key or value of a wrong type.
+    """
     hints, takes_any = _parameters(target)
     if not takes_any:
         _refuse_unknown(f"{path}.", node, hints)
@@ -198,7 +221,8 @@ def _parameters(target: Any) -> tuple[dict[str, Any], bool]:
     bases = target.__mro__ if inspect.isclass(target) else ()
     for function in [vars(c)["__init__"] for c in bases if "__init__" in vars(c)] or [target]:
         parameters = inspect.signature(function).parameters.values()
-        types = typing.get_type_hints(function) if hasattr(function, "__annotations__") else {}
+        annotated = hasattr(function, "__annotations__")
+        types = typing.get_type_hints(function, include_extras=True) if annotated else {}
         for p in parameters:
             if p.name != "self" and p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL):
                 hints.setdefault(p.name, types.get(p.name, Any))

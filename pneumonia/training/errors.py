@@ -32,7 +32,7 @@ from pneumonia.errors import (
 )
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.training.callbacks.graceful_shutdown import Stopped
-from pneumonia.training.config import refuse_renamed_keys
+from pneumonia.training.config import explain_unknown_key, refuse_renamed_keys
 from pneumonia.training.distributed import (
     check_strategy,
     exit_with_parent,
@@ -108,7 +108,8 @@ def run(main: Callable[[], object]) -> None:
             raise
         known = isinstance(error, (PneumoniaError, HydraException, OmegaConfBaseException))
         system = explain_system_error(error, "the run directory", None)
-        _exit_with(error if known else system or _unparsed(error))
+        unknown_key = explain_unknown_key(error)
+        _exit_with(unknown_key or (error if known else system or _unparsed(error)))
 
 
 def handle_errors(main: Main) -> Main:

@@ -1,24 +1,22 @@
 """Downloading Kaggle's data set, from a local server in place of Kaggle."""
 
+import errno
 import http.server
 import io
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import threading
 import time
 import zipfile
 from pathlib import Path
 
+import kagglehub
 import pytest
-from kagglesdk import kaggle_env
+from kagglesdk import kaggle_http_client
 from PIL import Image
 
 from pneumonia.data import kaggle as module
 from pneumonia.data.dataset import read_split
-from pneumonia.data.kaggle import COUNTS, download, lay_out
+from pneumonia.data.kaggle import download, lay_out
 from pneumonia.errors import DataError
 
 FILES = {
@@ -32,6 +30,11 @@ FILES = {
 FEW = {"train": (3, 3), "val": (1, 1), "test": (2, 2)}
 MIB = 1 << 20  # what kagglehub writes at once
 LAID_OUT = sorted(f"{folder}/{name}" for folder, names in FILES.items() for name in names)
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch) -> None:
+    monkeypatch.setattr(module, "COUNTS", FEW)
 
 
 @pytest.fixture(scope="session")
@@ -76,7 +79,7 @@ def beside(root: Path) -> list[str]:
 
 @pytest.mark.parametrize("inner", ["", "chest_xray"])
 def test_each_image_is_linked_once_and_nothing_else(source, root, inner):
-    lay_out(source / inner, root, FEW)
+    lay_out(source / inner, root)
     assert files(root) == LAID_OUT
     assert beside(root) == [root.name]
     assert read_split(root, "train").class_counts() == FEW["train"]
@@ -89,42 +92,33 @@ def test_without_links_the_images_are_copied(source, root, monkeypatch):
         raise OSError(18, "Invalid cross-device link")
 
     monkeypatch.setattr(Path, "hardlink_to", refuse)
-    lay_out(source, root, FEW)
+    lay_out(source, root)
     for name in LAID_OUT:
         assert not (root / name).samefile(source / "chest_xray" / name)
         assert (root / name).read_bytes() == (source / "chest_xray" / name).read_bytes()
 
 
-def test_the_expected_counts_are_the_published_ones():
-    assert COUNTS == {"train": (1341, 3875), "val": (8, 8), "test": (234, 390)}
+def test_the_expected_counts_are_the_published_ones(monkeypatch):
+    monkeypatch.undo()
+    assert module.COUNTS == {"train": (1341, 3875), "val": (8, 8), "test": (234, 390)}
 
 
 def test_an_archive_that_is_not_as_published_makes_no_root(source, root):
     (source / "chest_xray" / "train" / "NORMAL" / "IM-0115-0001.jpeg").unlink()
     (source / "chest_xray" / "val" / "PNEUMONIA" / "extra.jpeg").write_bytes(b"")
     with pytest.raises(DataError, match=f"^{source} ") as refusal:
-        lay_out(source, root, FEW)
+        lay_out(source, root)
     assert "2 images in train/NORMAL instead of 3" in str(refusal.value)
     assert "2 images in val/PNEUMONIA instead of 1" in str(refusal.value)
     assert beside(root) == []
 
 
-def test_a_folder_without_a_data_set_makes_no_root(tmp_path, root):
-    with pytest.raises(DataError, match=str(tmp_path)):
-        lay_out(tmp_path, root, FEW)
-    assert beside(root) == []
-
-
 def test_a_complete_root_is_left_as_it_is(source, root):
-    lay_out(source, root, FEW)
+    lay_out(source, root)
     before = {name: (root / name).stat().st_ino for name in files(root)}
-    download(root, FEW)  # without a server: it must not be asked
-    lay_out(source, root, FEW)
+    download(root)  # without a server: it must not be asked
+    download(source / "chest_xray")  # unzipped by hand
     assert {name: (root / name).stat().st_ino for name in files(root)} == before
-
-
-def test_a_root_unzipped_by_hand_is_accepted(source):
-    download(source / "chest_xray", FEW)
 
 
 @pytest.mark.parametrize("kind", ["empty folder", "other files", "a file", "too few", "dead link"])
@@ -135,16 +129,15 @@ def test_a_different_root_is_never_overwritten(source, root, kind):
     elif kind == "dead link":
         root.symlink_to("nowhere")
     elif kind == "too few":
-        lay_out(source, root, FEW)
+        lay_out(source, root)
         (root / LAID_OUT[0]).unlink()
     else:
         root.mkdir()
         if kind == "other files":
             (root / "mine.txt").write_text("mine")
     before = files(root.parent)
-    for attempt in (lambda: download(root, FEW), lambda: lay_out(source, root, FEW)):
-        with pytest.raises(DataError, match=f"^{root} exists already"):
-            attempt()
+    with pytest.raises(DataError, match=f"^{root} exists already"):
+        download(root)
     assert files(root.parent) == before
 
 
@@ -156,65 +149,20 @@ def test_a_root_made_by_another_run_meanwhile_is_accepted(source, root, monkeypa
         return rename(aside, target)
 
     monkeypatch.setattr(Path, "rename", late)
-    lay_out(source, root, FEW)
+    lay_out(source, root)
     assert beside(root) == [root.name]
     assert read_split(root, "test").class_counts() == FEW["test"]
 
 
-def test_an_interruption_leaves_nothing(source, root, monkeypatch):
-    placed = []
-
-    def interrupted(*image):
-        placed.append(image)
-        if len(placed) == 5:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "hardlink_to", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        lay_out(source, root, FEW)
-    assert beside(root) == []
-    monkeypatch.undo()
-    lay_out(source, root, FEW)
-    assert files(root) == LAID_OUT
+def no_space(*_, **__):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
-@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
-def test_a_kill_at_any_moment_leaves_no_half_made_root(source, root):
-    script = f"""
-import os, pathlib
-from pneumonia.data.kaggle import lay_out
-link, left = pathlib.Path.hardlink_to, [5]
-def deadly(*image):
-    left[0] -= 1
-    os.kill(os.getpid(), {signal.SIGKILL}) if not left[0] else link(*image)
-pathlib.Path.hardlink_to = deadly
-lay_out({str(source)!r}, {str(root)!r}, {FEW})
-"""
-    run = subprocess.run([sys.executable, "-c", script], check=False)
-    assert run.returncode == -signal.SIGKILL
-    assert not root.exists()
-    lay_out(source, root, FEW)
-    assert files(root) == LAID_OUT
-
-
-@pytest.fixture
-def full_disk(tmp_path):
-    """A disk with room for eight of the twelve images."""
-    if sys.platform != "linux" or os.geteuid() != 0:
-        pytest.skip("only root on Linux can mount a small disk")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "tmpfs", str(disk)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
-        pytest.skip("this system lets nobody mount a small disk")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
-
-
-def test_a_full_disk_leaves_nothing(source, full_disk):
-    root = full_disk / "chest_xray"
+def test_a_full_disk_leaves_nothing(source, root, monkeypatch):
+    monkeypatch.setattr(Path, "hardlink_to", no_space)
+    monkeypatch.setattr(shutil, "copyfile", no_space)
     with pytest.raises(DataError, match=f"^{root} .*No space left on device"):
-        lay_out(source, root, FEW)
+        lay_out(source, root)
     assert beside(root) == []
 
 
@@ -273,7 +221,7 @@ def cache(tmp_path, monkeypatch) -> Path:
 def ask_at(url, monkeypatch):
     """Redirect kagglehub and the connection test to another address."""
     monkeypatch.setattr(module, "_SERVER", url)
-    monkeypatch.setitem(kaggle_env._env_to_endpoint, kaggle_env.KaggleEnv.PROD, url)
+    monkeypatch.setattr(kaggle_http_client, "get_endpoint", lambda environment: url)
 
 
 @pytest.fixture
@@ -285,43 +233,40 @@ def kaggle_site(archive, cache, monkeypatch):
         server.shutdown()
 
 
-def test_a_download_ends_in_the_laid_out_root(kaggle_site, root, capfd):
-    download(root, FEW)
+def test_a_download_makes_the_root_and_needs_the_network_once(
+    kaggle_site, root, capfd, monkeypatch
+):
+    download(root)
     assert files(root) == LAID_OUT
     assert "100%" in capfd.readouterr().err  # kagglehub's own progress bar
-
-
-def test_a_second_root_is_made_from_the_cache_without_the_network(kaggle_site, root, monkeypatch):
-    download(root, FEW)
     ask_at("http://127.0.0.1:9", monkeypatch)
-    download(root.with_name("again"), FEW)
+    download(root.with_name("again"))
     assert files(root.with_name("again")) == LAID_OUT
 
 
 def test_a_cut_connection_is_an_error_and_the_next_run_continues_there(kaggle_site, root):
     kaggle_site.cut_at = 5 * MIB // 2
     with pytest.raises(DataError, match="IncompleteRead") as refusal:
-        download(root, FEW)
+        download(root)
     assert "data=synthetic" in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert not root.parent.exists()
     kaggle_site.cut_at = len(kaggle_site.archive)
-    download(root, FEW)
+    download(root)
     assert files(root) == LAID_OUT
     assert kaggle_site.sent_from[-1] == 2 * MIB
 
 
 def test_a_damaged_archive_is_an_error(kaggle_site, root):
     kaggle_site.archive = b"<html>Sorry</html>"
-    kaggle_site.cut_at = len(kaggle_site.archive)
     with pytest.raises(DataError, match=str(root)):
-        download(root, FEW)
+        download(root)
     assert not root.parent.exists()
 
 
 def test_two_downloads_at_once_share_one(kaggle_site, root):
     kaggle_site.slow = 0.3
-    runs = [threading.Thread(target=download, args=(root, FEW)) for _ in range(2)]
+    runs = [threading.Thread(target=download, args=(root,)) for _ in range(2)]
     for run in runs:
         run.start()
     for run in runs:
@@ -330,17 +275,17 @@ def test_two_downloads_at_once_share_one(kaggle_site, root):
     assert kaggle_site.sent_from == [0]
 
 
-def test_a_full_cache_is_named(kaggle_site, root, full_disk, monkeypatch):
-    monkeypatch.setenv("KAGGLEHUB_CACHE", str(full_disk / "kagglehub"))
-    with pytest.raises(DataError, match=f"^{full_disk / 'kagglehub'} .*KAGGLEHUB_CACHE"):
-        download(root, FEW)
+def test_a_full_cache_is_named(kaggle_site, root, cache, monkeypatch):
+    monkeypatch.setattr(kagglehub, "dataset_download", no_space)
+    with pytest.raises(DataError, match=f"^{cache} .*KAGGLEHUB_CACHE"):
+        download(root)
     assert not root.parent.exists()
 
 
 def refused(root) -> str:
     start = time.monotonic()
     with pytest.raises(DataError, match=module._SERVER) as refusal:
-        download(root, FEW)
+        download(root)
     assert time.monotonic() - start < 5
     assert not root.parent.exists()
     return str(refusal.value)

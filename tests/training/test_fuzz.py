@@ -127,6 +127,8 @@ def test_a_valid_override_builds_a_run(begin):
         ("~seed", "seed"),
         ("~data", "data"),
         ("callbacks=3", "callbacks"),
+        ("model.optimzer.lr=1", "optimizer"),
+        ("trainer.max_time=1", "+trainer.max_time"),
     ],
 )
 def test_an_override_that_hydra_cannot_apply_is_one_sentence(begin, word, message):
@@ -215,7 +217,7 @@ def test_a_run_with_a_damaged_record_is_not_resumed(begin, interrupted, name, co
 
 
 def test_a_damaged_run_is_listed_and_resumed_or_refused(begin, interrupted, monkeypatch, capfd):
-    hunt_runs(begin, interrupted, monkeypatch, capfd, 20, **QUICK)
+    hunt_runs(begin, interrupted, monkeypatch, capfd, 10, **QUICK)
 
 
 @pytest.mark.soak

@@ -1,16 +1,16 @@
 """Checks of a data set: errors that make a result wrong, and warnings."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy.sparse import coo_array
+from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 from sklearn.metrics import roc_auc_score
+from sklearn.neighbors import radius_neighbors_graph
 
 from pneumonia.data.audit.scan import PUBLISHED, Entry, Inventory, scan_images
 from pneumonia.data.patients import UNNUMBERED
@@ -24,46 +24,28 @@ SHORTCUT_AUROC = 0.70
 Severity = Literal["error", "warning"]
 Kind = Literal["patient", "identical", "near-identical"]
 
-_PAIRS = 1 << 20  # compared at once: 8 MB
 _NAMED = 3
 
 
 @dataclass(frozen=True)
 class Count:
-    """Images of one subtype in one split.
-
-    Attributes:
-        split: `train`, `val` or `test`.
-        label: NORMAL or PNEUMONIA, by folder.
-        subtype: `normal`, `bacterial`, `viral` or `unknown`.
-        images: Files, readable or not.
-        patients: Patients, as far as names tell.
-        largest: Images of the patient with the most images.
-        published: Images in Kaggle's data set; None if no name is one of Kaggle's.
-    """
+    """Images of one subtype in one split."""
 
     split: str
-    label: str
-    subtype: str
-    images: int
-    patients: int
-    largest: int
-    published: int | None
+    label: str  # NORMAL or PNEUMONIA, by folder
+    subtype: str  # `normal`, `bacterial`, `viral` or `unknown`
+    images: int  # readable or not
+    patients: int  # as far as names tell
+    largest: int  # images of the patient with the most images
+    published: int | None  # images in Kaggle's data set; None if no name is one of Kaggle's
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """Images that belong on one side of every split.
-
-    Attributes:
-        kind: The same `patient`, byte-`identical` files, or `near-identical` images.
-        where: `across splits`, `across classes`, `across splits and classes`; or `in one split`.
-        patients: Their patients.
-        files: Their names.
-    """
+    """Images that belong on one side of every split."""
 
     kind: Kind
-    where: str
+    where: str  # `across splits`, `across classes`, `across splits and classes`, `in one split`
     patients: tuple[str, ...]
     files: tuple[str, ...]
 
@@ -75,18 +57,11 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Shortcut:
-    """How well one property of the files separates the classes.
+    """How well one property of the files separates the classes."""
 
-    Attributes:
-        attribute: `colour mode`, `width`, `height`, `aspect ratio` or `bytes`.
-        auroc: AUROC of that property alone in the better direction, 0.5 to 1.
-        normal: Median of NORMAL images, or the fraction of each mode.
-        pneumonia: The same for PNEUMONIA.
-    """
-
-    attribute: str
-    auroc: float
-    normal: str
+    attribute: str  # `colour mode`, `width`, `height`, `aspect ratio` or `bytes`
+    auroc: float  # of that property alone in the better direction, 0.5 to 1
+    normal: str  # median of NORMAL images, or the fraction of each mode
     pneumonia: str
 
     @property
@@ -97,40 +72,24 @@ class Shortcut:
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem.
-
-    Attributes:
-        severity: `error` if training or testing on the data set would fail or mislead.
-        check: The name of the check.
-        message: What was found and what to do.
-        files: All files or folders concerned, relative to the root.
-    """
+    """One problem; an `error` makes training or testing on the data set fail or mislead."""
 
     severity: Severity
-    check: str
-    message: str
-    files: tuple[str, ...] = ()
+    check: str  # its name
+    message: str  # what was found and what to do
+    files: tuple[str, ...] = ()  # all files or folders concerned, relative to the root
 
 
 @dataclass(frozen=True)
 class Audit:
-    """The result of an audit.
-
-    Attributes:
-        root: The data set's folder.
-        entries: Every image file.
-        counts: Images and patients by split, class and subtype.
-        overlaps: Patients across splits or classes, and copies; errors first.
-        shortcuts: Properties of the files that separate the classes, strongest first.
-        findings: Problems; errors first.
-    """
+    """The result of an audit."""
 
     root: Path
-    entries: list[Entry]
+    entries: list[Entry]  # every image file
     counts: list[Count]
-    overlaps: list[Overlap]
-    shortcuts: list[Shortcut]
-    findings: list[Finding]
+    overlaps: list[Overlap]  # errors first
+    shortcuts: list[Shortcut]  # strongest first
+    findings: list[Finding]  # errors first
 
     @property
     def errors(self) -> list[Finding]:
@@ -152,38 +111,24 @@ class Audit:
         }
 
 
-def audit(root: str | Path, patients: str | None = None, workers: int | None = None) -> Audit:
+def audit(root: str | Path, patients: str | None = None) -> Audit:
     """Read every image of a data set, and compare its splits and classes.
 
     Args:
         root: Folder with `train`, `val` and `test`, each with `NORMAL` and `PNEUMONIA`.
         patients: What a patient is; see `pneumonia.data.patients.identify_patients`.
-        workers: Number of processes; None: one for each core.
 
     Raises:
         DataError: If the folder is not a data set.
         ConfigError: If `patients` is not a valid expression.
     """
     inventory = Inventory(Path(root).expanduser())
-    entries = scan_images(inventory, patients, workers)
+    entries = scan_images(inventory, patients)
     readable = [entry for entry in entries if entry.content.problem is None]
-    counts = count_images(entries)
-    overlaps = [*patient_overlaps(entries), *find_copies(readable)]
-    overlaps.sort(key=lambda overlap: not overlap.is_error)
-    contents = [entry.content for entry in readable]
-    shortcuts = find_shortcuts(
-        [entry.label for entry in readable],
-        [content.mode for content in contents],
-        {
-            "width": [content.width for content in contents],
-            "height": [content.height for content in contents],
-            "aspect ratio": [content.width / content.height for content in contents],
-            "bytes": [content.size for content in contents],
-        },
-    )
+    counts, shortcuts = _count(entries), _find_shortcuts(readable)
+    overlaps = sorted(_find_overlaps(entries, readable), key=lambda overlap: not overlap.is_error)
     findings = [
-        *_check_folders(inventory),
-        *_check_files(entries),
+        *_check_files(inventory, entries),
         *_check_overlaps(overlaps),
         *_check_counts(counts),
         *_check_shortcuts(shortcuts),
@@ -192,15 +137,8 @@ def audit(root: str | Path, patients: str | None = None, workers: int | None = N
     return Audit(inventory.root, entries, counts, overlaps, shortcuts, findings)
 
 
-def count_images(entries: Sequence[Entry]) -> list[Count]:
-    """Count images and patients by split, class and subtype.
-
-    Args:
-        entries: All image files.
-
-    Returns:
-        In that order; published subtypes that are missing count 0.
-    """
+def _count(entries: Sequence[Entry]) -> list[Count]:
+    """Count by split, class and subtype; published subtypes that are missing count 0."""
     from_kaggle = any(e.identity is not None and e.identity.number != UNNUMBERED for e in entries)
     groups: defaultdict[tuple[str, int, str], list[str | None]] = defaultdict(list)
     for entry in entries:
@@ -221,33 +159,19 @@ def count_images(entries: Sequence[Entry]) -> list[Count]:
     return counts
 
 
-def patient_overlaps(entries: Iterable[Entry]) -> list[Overlap]:
-    """Find patients in several splits or classes.
-
-    Args:
-        entries: All image files; those whose name tells no patient are left out.
-    """
+def _find_overlaps(entries: Sequence[Entry], readable: Sequence[Entry]) -> Iterator[Overlap]:
     known = [entry for entry in entries if entry.patient is not None]
-    overlaps = [_overlap("patient", group) for group in _group(known, lambda e: e.patient)]
-    return [overlap for overlap in overlaps if overlap.is_error]
-
-
-def find_copies(readable: Sequence[Entry]) -> list[Overlap]:
-    """Find identical and near-identical images.
-
-    Args:
-        readable: Image files that can be decoded.
-    """
-    copies = [
-        _overlap("identical", group)
-        for group in _group(readable, lambda entry: entry.content.digest)
-        if len(group) > 1
-    ]
+    for group in _group(known, lambda entry: entry.patient):
+        overlap = _overlap("patient", group)
+        if overlap.is_error:
+            yield overlap
+    for group in _group(readable, lambda entry: entry.content.digest):
+        if len(group) > 1:
+            yield _overlap("identical", group)
     for positions in near_duplicates([entry.content.fingerprint for entry in readable]):
         group = [readable[position] for position in positions]
         if len({entry.content.digest for entry in group}) > 1:
-            copies.append(_overlap("near-identical", group))
-    return copies
+            yield _overlap("near-identical", group)
 
 
 def near_duplicates(fingerprints: Sequence[bytes]) -> list[list[int]]:
@@ -260,53 +184,39 @@ def near_duplicates(fingerprints: Sequence[bytes]) -> list[list[int]]:
         For each group of two or more, the positions of its images. Each is near another one of
         its group, not necessarily all.
     """
-    n = len(fingerprints)
-    if not n:
+    if not fingerprints:
         return []
-    words = np.frombuffer(b"".join(fingerprints), dtype=np.uint64).reshape(n, -1)
-    pairs: list[NDArray[np.intp]] = []
-    step = max(1, _PAIRS // n)
-    for start in range(0, n, step):  # block by block, to bound memory
-        block = words[start : start + step]
-        distances = np.zeros((len(block), n), dtype=np.uint16)
-        for word in range(words.shape[1]):
-            distances += np.bitwise_count(block[:, word, None] ^ words[None, :, word])
-        one, other = np.nonzero(distances <= MAX_DISTANCE)
-        pairs.append(np.stack([one + start, other]))
-    one, other = np.concatenate(pairs, axis=1)
-    graph = coo_array((np.ones(len(one), dtype=bool), (one, other)), shape=(n, n))
+    packed = np.frombuffer(b"".join(fingerprints), np.uint8).reshape(len(fingerprints), -1)
+    bits = np.unpackbits(packed, axis=1).astype(np.float32)
+    # The squared distance of two rows is the number of bits that differ.
+    graph = radius_neighbors_graph(bits, (MAX_DISTANCE + 0.5) ** 0.5)
     groups: defaultdict[int, list[int]] = defaultdict(list)
     for position, group in enumerate(connected_components(graph, directed=False)[1]):
         groups[int(group)].append(position)
     return [positions for positions in groups.values() if len(positions) > 1]
 
 
-def find_shortcuts(
-    labels: ArrayLike, modes: Sequence[str], numbers: Mapping[str, ArrayLike]
-) -> list[Shortcut]:
-    """Measure how well properties of the files separate the classes.
-
-    Args:
-        labels: 0 (NORMAL) or 1 (PNEUMONIA) of each image.
-        modes: Their colour modes.
-        numbers: Name and values of each numeric property.
-
-    Returns:
-        Strongest first; none if the images are all of one class.
-    """
-    positive = np.asarray(labels) == PNEUMONIA
+def _find_shortcuts(readable: Sequence[Entry]) -> list[Shortcut]:
+    positive = np.array([entry.label == PNEUMONIA for entry in readable], dtype=bool)
     if positive.all() or not positive.any():
         return []
-    names = np.array(modes)
+    contents = [entry.content for entry in readable]
+    modes = np.array([content.mode for content in contents])
     # A mode has no order: its best score is the fraction of PNEUMONIA among its images.
-    by_mode = {mode: positive[names == mode].mean() for mode in set(modes)}
-    scores: dict[str, ArrayLike] = {"colour mode": [by_mode[mode] for mode in modes], **numbers}
+    by_mode = {mode: positive[modes == mode].mean() for mode in set(modes.tolist())}
+    scores = {
+        "colour mode": [by_mode[content.mode] for content in contents],
+        "width": [content.width for content in contents],
+        "height": [content.height for content in contents],
+        "aspect ratio": [content.width / content.height for content in contents],
+        "bytes": [content.size for content in contents],
+    }
     found = []
     for name, values in scores.items():
         column = np.asarray(values, dtype=np.float64)
         auroc = float(roc_auc_score(positive, column))
         typical = [
-            _fractions(names[rows]) if name == "colour mode" else _median(column[rows])
+            _fractions(modes[rows]) if name == "colour mode" else _median(column[rows])
             for rows in (~positive, positive)
         ]
         found.append(Shortcut(name, max(auroc, 1 - auroc), *typical))
@@ -331,39 +241,27 @@ def _group(entries: Iterable[Entry], key: Callable[[Entry], Hashable]) -> Iterab
 
 
 def _overlap(kind: Kind, group: list[Entry]) -> Overlap:
-    crossed = [
-        name
-        for name, values in (
-            ("splits", {entry.split for entry in group}),
-            ("classes", {entry.label for entry in group}),
-        )
-        if len(values) > 1
-    ]
+    crossed = ["splits"] if len({entry.split for entry in group}) > 1 else []
+    crossed += ["classes"] if len({entry.label for entry in group}) > 1 else []
     where = f"across {' and '.join(crossed)}" if crossed else "in one split"
     patients = sorted({entry.patient for entry in group if entry.patient is not None})
     return Overlap(kind, where, tuple(patients), tuple(entry.name for entry in group))
 
 
-def _check_folders(inventory: Inventory) -> Iterator[Finding]:
+def _check_files(inventory: Inventory, entries: Sequence[Entry]) -> Iterator[Finding]:
+    unreadable = [entry.name for entry in entries if entry.content.problem is not None]
+    misfiled = [entry.name for entry in entries if entry.misfiled]
+    unknown = [entry.name for entry in entries if entry.identity is None]
     rules: tuple[tuple[Severity, str, list[str], str], ...] = (
         ("error", "empty class", inventory.empty, "missing or without images"),
         ("error", "misplaced", inventory.misplaced, "where training refuses them: move elsewhere"),
         ("warning", "no split", inventory.absent, "without a folder"),
         ("warning", "ignored", inventory.ignored, "neither image nor split: not counted"),
+        ("error", "unreadable", unreadable, "replace or remove"),
+        ("error", "wrong class", misfiled, "named for the other class: move or remove"),
+        ("warning", "unknown name", unknown, "set --patients, data.patients"),
     )
     for severity, check, names, text in rules:
-        if names:
-            yield Finding(severity, check, f"{_abridge(names)}: {text}", tuple(names))
-
-
-def _check_files(entries: Sequence[Entry]) -> Iterator[Finding]:
-    rules: tuple[tuple[Severity, str, Callable[[Entry], bool], str], ...] = (
-        ("error", "unreadable", lambda e: e.content.problem is not None, "replace or remove"),
-        ("error", "wrong class", lambda e: e.misfiled, "named for the other class: move or remove"),
-        ("warning", "unknown name", lambda e: e.identity is None, "set --patients, data.patients"),
-    )
-    for severity, check, concerns, text in rules:
-        names = [entry.name for entry in entries if concerns(entry)]
         if names:
             yield Finding(severity, check, f"{_abridge(names)}: {text}", tuple(names))
 

@@ -1,9 +1,9 @@
 """Contact sheets of a data set, drawn with matplotlib."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -26,81 +26,35 @@ _MIN_TILE, _MAX_TILE = 160, 384
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """Grey images side by side, with a title (may be empty) and a caption for each."""
 
     title: str
-    images: Sequence[Image.Image]
-    captions: Sequence[str]
+    images: list[Image.Image]
+    captions: list[str]
 
 
-def draw_sheet(rows: Sequence[Row], tile: int) -> Figure:
-    """Draw rows of images below each other.
-
-    Args:
-        rows: What to draw, at least one row.
-        tile: Side of the square that each image is fitted into, pixels.
-    """
-    columns = max(len(row.images) for row in rows)
-    size = (1.05 * columns * tile / _DPI, (1.1 * tile + 30) * len(rows) / _DPI)
-    figure = Figure(figsize=size, dpi=_DPI)
-    grid = figure.subplots(len(rows), columns, squeeze=False)
-    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.35 / size[1], 0.05, 0.3)
-    for row, axes in zip(rows, grid, strict=True):
-        for axis in axes:
-            axis.axis("off")
-        title = {"xy": (0, 1), "xytext": (0, 16), "textcoords": "offset points"}
-        axes[0].annotate(row.title, xycoords="axes fraction", **title)
-        for axis, image, caption in zip(axes, row.images, row.captions, strict=False):
-            square = ImageOps.pad(image, (tile, tile), color=255)
-            axis.imshow(np.asarray(square), cmap="gray", vmin=0, vmax=255)
-            # The end of a file name tells more than its start.
-            axis.set_title(caption[-tile // 6 :], loc="left", fontsize=6, parse_math=False)
-    return figure
-
-
-def check_picture_name(path: str | Path) -> None:
+def check_picture_name(path: Path) -> None:
     """Refuse a name that no picture can be saved under, before any work is done.
-
-    Args:
-        path: The file to write.
 
     Raises:
         DataError: If its suffix is not that of an image format, or it is a folder.
     """
-    if Path(path).suffix.lower() not in _SUFFIXES:
+    if path.suffix.lower() not in _SUFFIXES:
         raise DataError(f"{path} must end in {', '.join(_SUFFIXES)}.")
-    if Path(path).is_dir():
+    if path.is_dir():
         raise DataError(f"{path} is a folder; give the name of a file.")
 
 
-def save_picture(figure: Figure, path: str | Path) -> None:
-    """Save a picture whole or not at all.
-
-    Args:
-        figure: What to save.
-        path: The file; missing folders are made.
-
-    Raises:
-        DataError: If it cannot be written.
-    """
-    check_picture_name(path)
-    try:
-        with atomic_replace(path) as partial:
-            figure.savefig(partial, format=Path(path).suffix.lower().removeprefix("."))
-    except OSError as error:
-        raise DataError(f"{path} cannot be written ({error.strerror}).") from error
-
-
-def draw_montage(audit: Audit) -> Figure:
+def draw_montage(audit: Audit, out: Path) -> None:
     """Draw some images of each split and class, spread evenly over its file names.
 
     Args:
         audit: Unreadable files are left out.
+        out: The picture to write.
 
     Raises:
-        DataError: If no image is readable.
+        DataError: If no image is readable, or the picture cannot be written.
     """
     readable = [entry for entry in audit.entries if entry.content.problem is None]
     rows = []
@@ -114,21 +68,21 @@ def draw_montage(audit: Audit) -> Figure:
             images = [read_grey(audit.root / name) for name in part]
             for image in images:
                 image.thumbnail((_MONTAGE_TILE, _MONTAGE_TILE))
-            captions = [name.rsplit("/", 1)[-1] for name in part]
-            rows.append(Row(title if start == 0 else "", images, captions))
+            rows.append(Row("" if start else title, images, [Path(name).name for name in part]))
     if not rows:
         raise DataError(f"{audit.root} contains no readable image for the montage.")
-    return draw_sheet(rows, _MONTAGE_TILE)
+    _draw_sheet(rows, _MONTAGE_TILE, out)
 
 
 def draw_views(
-    root: str | Path,
+    root: Path,
     preprocessing: Preprocessing,
     augmentation: Augmentation,
-    images: int = 3,
-    seed: int = 0,
-) -> Figure:
-    """Draw original, validation input and augmented inputs of a few images of each class.
+    images: int,
+    seed: int,
+    out: Path,
+) -> None:
+    """Draw what validation and training see of some images of each class.
 
     They come from the first split with images, through the data set class of training.
 
@@ -138,23 +92,24 @@ def draw_views(
         augmentation: The augmentation of training.
         images: Number for each class, at least 1.
         seed: Seed of the choice of images and of the augmentation, 0 or more.
+        out: The picture to write.
 
     Raises:
-        DataError: If the folder is not a data set, or contains no readable image.
+        DataError: If the folder is not a data set or contains no readable image, or the picture
+            cannot be written.
     """
-    inventory = Inventory(Path(root).expanduser())
+    inventory = Inventory(root.expanduser())
     paths: list[str] = []
     labels: list[int] = []
     random = np.random.default_rng(seed)
     for label in range(len(CLASSES)):
         files = [
-            inventory.root / file.name
+            str(inventory.root / file.name)
             for file in inventory.images
             if (file.split, file.label) == (inventory.images[0].split, label)
         ]
-        shuffled = (str(files[position]) for position in random.permutation(len(files)))
-        readable = (path for path in shuffled if inspect(path).problem is None)
-        paths += islice(readable, images)
+        shuffled = (files[position] for position in random.permutation(len(files)))
+        paths += islice((path for path in shuffled if inspect(path).problem is None), images)
         labels += [label] * (len(paths) - len(labels))
     if not paths:
         raise DataError(f"{root} contains no readable image; see `pneumonia data audit`.")
@@ -170,4 +125,28 @@ def draw_views(
         views = [original, *(Image.fromarray(item["image"][0].numpy()) for item in items)]
         title = f"{CLASSES[label]}: {Path(path).name}, {original.width} x {original.height} px"
         rows.append(Row(title, views, captions))
-    return draw_sheet(rows, min(max(preprocessing.image_size, _MIN_TILE), _MAX_TILE))
+    _draw_sheet(rows, min(max(preprocessing.image_size, _MIN_TILE), _MAX_TILE), out)
+
+
+def _draw_sheet(rows: Sequence[Row], tile: int, out: Path) -> None:
+    """Draw rows of images below each other, each fitted into a square of `tile` pixels."""
+    columns = max(len(row.images) for row in rows)
+    size = (1.05 * columns * tile / _DPI, (1.1 * tile + 30) * len(rows) / _DPI)
+    figure = Figure(figsize=size, dpi=_DPI)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.35 / size[1], 0.05, 0.3)
+    for row, axes in zip(rows, grid, strict=True):
+        for axis in axes:
+            axis.axis("off")
+        title = {"xy": (0, 1), "xytext": (0, 16), "textcoords": "offset points"}
+        axes[0].annotate(row.title, xycoords="axes fraction", **title)
+        for axis, image, caption in zip(axes, row.images, row.captions, strict=False):
+            square = ImageOps.pad(image, (tile, tile), color=255)
+            axis.imshow(np.asarray(square), cmap="gray", vmin=0, vmax=255)
+            # The end of a file name tells more than its start.
+            axis.set_title(caption[-tile // 6 :], loc="left", fontsize=6, parse_math=False)
+    try:
+        with atomic_replace(out) as partial:
+            figure.savefig(partial, format=out.suffix.lower().removeprefix("."))
+    except OSError as error:
+        raise DataError(f"{out} cannot be written ({error.strerror}).") from error

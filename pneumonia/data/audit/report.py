@@ -9,8 +9,7 @@ from rich.text import Text
 from pneumonia.data.audit.checks import Audit
 from pneumonia.errors import printable
 
-_ROWS = 15
-_ERROR_ROWS = 200
+_ROWS = 50
 _FILES = 6
 
 
@@ -28,10 +27,10 @@ def audit_tables(audit: Audit) -> Iterator[RenderableType]:
         for c in audit.counts
     ]
     columns = ["split", "class", "subtype", "images", "patients", "most of one", "published"]
-    yield _table(f"{audit.root}: {len(audit.entries)} images", columns, counts, len(counts))
+    yield _table(f"{audit.root}: {len(audit.entries)} images", columns, counts)
     unreadable = [[e.name, e.content.problem] for e in audit.entries if e.content.problem]
     if unreadable:
-        yield _table("Unreadable files", ["file", "problem"], unreadable, _ERROR_ROWS)
+        yield _table("Unreadable files", ["file", "problem"], unreadable)
     if audit.overlaps:
         rows = []
         for overlap in audit.overlaps:
@@ -39,9 +38,7 @@ def audit_tables(audit: Audit) -> Iterator[RenderableType]:
             names = [*overlap.files[:_FILES], *([f"and {more} more"] if more > 0 else [])]
             what = overlap.patients[0] if overlap.kind == "patient" else overlap.kind
             rows.append([overlap.where, what, "\n".join(map(printable, names))])
-        errors = sum(overlap.is_error for overlap in audit.overlaps)
-        limit = min(max(_ROWS, errors), _ERROR_ROWS)
-        yield _table("Copies and shared patients", ["where", "what", "files"], rows, limit)
+        yield _table("Copies and shared patients", ["where", "what", "files"], rows)
     if not any(overlap.kind == "patient" for overlap in audit.overlaps):
         yield Text("No patient is in more than one split or class.")
     if audit.shortcuts:
@@ -51,13 +48,6 @@ def audit_tables(audit: Audit) -> Iterator[RenderableType]:
         ]
         columns = ["property", "AUROC", "NORMAL", "PNEUMONIA", ""]
         yield _table("Properties of the file as predictors of the class", columns, rows)
-    unknown = [[entry.name] for entry in audit.entries if entry.identity is None]
-    if unknown:
-        yield _table("Names without a known scheme", ["file"], unknown)
-    yield from _findings(audit)
-
-
-def _findings(audit: Audit) -> Iterator[Text]:
     for finding in audit.findings:
         style = "bold red" if finding.severity == "error" else "yellow"
         yield Text.assemble((f"{finding.severity} ", style), printable(f"{finding.message}."))
@@ -70,16 +60,14 @@ def _findings(audit: Audit) -> Iterator[Text]:
     )
 
 
-def _table(
-    title: str, columns: Sequence[str], rows: Sequence[Sequence[object]], limit: int = _ROWS
-) -> Table:
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     table = Table(title=printable(title), title_justify="left", title_style="bold")
     for number, column in enumerate(columns):
         numeric = bool(rows) and all(isinstance(row[number], int | None) for row in rows)
         table.add_column(column, overflow="fold", justify="right" if numeric else "left")
-    for row in rows[:limit]:
+    for row in rows[:_ROWS]:
         cells = ("" if cell is None else str(cell) for cell in row)
         table.add_row(*(Text("\n".join(map(printable, cell.split("\n")))) for cell in cells))
-    if len(rows) > limit:
-        table.caption = f"and {len(rows) - limit} more; --json FILE lists all"
+    if len(rows) > _ROWS:
+        table.caption = f"and {len(rows) - _ROWS} more; --json FILE lists all"
     return table

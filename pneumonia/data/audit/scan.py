@@ -25,85 +25,68 @@ PUBLISHED: dict[str, dict[str, int]] = {
 
 @dataclass(frozen=True)
 class ImageFile:
-    """An image file of a data set.
+    """An image file of a data set."""
 
-    Attributes:
-        name: Path relative to the data set's folder, with `/` on every system.
-        split: `train`, `val` or `test`.
-        label: 0 (NORMAL) or 1 (PNEUMONIA), by its folder.
-    """
-
-    name: str
-    split: str
-    label: int
+    name: str  # relative to the data set's folder, with `/` on every system
+    split: str  # `train`, `val` or `test`
+    label: int  # 0 (NORMAL) or 1 (PNEUMONIA), by its folder
 
 
 @dataclass
 class Inventory:
-    """The entries of a data set's folder, by paths relative to it, in name order.
+    """The content of a data set's folder, as relative paths in name order.
 
     Links are followed, but no folder below a class is entered, so link loops are harmless.
-
-    Attributes:
-        root: Folder with `train`, `val` and `test`, each with `NORMAL` and `PNEUMONIA`.
-        images: Image files in class folders.
-        misplaced: Folders and images where training accepts none.
-        empty: Class folders that are missing or contain no image.
-        absent: Splits without a folder.
-        ignored: What training ignores: other files, and folders that are not splits.
 
     Raises:
         DataError: If the root is not a folder, no split in it has a class folder, or a folder
             cannot be listed.
     """
 
-    root: Path
-    images: list[ImageFile] = field(default_factory=list, init=False)
-    misplaced: list[str] = field(default_factory=list, init=False)
-    empty: list[str] = field(default_factory=list, init=False)
-    absent: list[str] = field(default_factory=list, init=False)
-    ignored: list[str] = field(default_factory=list, init=False)
+    root: Path  # with `train`, `val` and `test`, each with `NORMAL` and `PNEUMONIA`
+    images: list[ImageFile] = field(default_factory=list, init=False)  # in class folders
+    misplaced: list[str] = field(default_factory=list, init=False)  # where training accepts none
+    empty: list[str] = field(default_factory=list, init=False)  # classes missing or without images
+    absent: list[str] = field(default_factory=list, init=False)  # splits without a folder
+    ignored: list[str] = field(default_factory=list, init=False)  # by training
 
     def __post_init__(self) -> None:
         _check_data_set(self.root)
-        for entry in self._entries(self.root):
+        for entry in _entries(self.root):
             if entry.name not in SPLITS and (entry.is_dir() or is_image_name(entry.name)):
-                self.ignored.append(self._name(entry))
+                self.ignored.append(entry.name)
         for split in SPLITS:
             if (self.root / split).is_dir():
                 self._list_split(split)
             else:
                 self.absent.append(split)
 
-    def _entries(self, folder: Path) -> list[Path]:
-        try:
-            entries = sorted(folder.iterdir())
-        except OSError as error:
-            raise DataError(f"{folder} cannot be listed ({error.strerror}).") from error
-        return [e for e in entries if not e.name.startswith(".") and e.name != "__MACOSX"]
-
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
-
     def _list_split(self, split: str) -> None:
-        for entry in self._entries(self.root / split):
+        for entry in _entries(self.root / split):
             if not (entry.is_dir() and entry.name in CLASSES):
-                stray = (
-                    self.misplaced if entry.is_dir() or is_image_name(entry.name) else self.ignored
-                )
-                stray.append(self._name(entry))
+                stray = self.misplaced if entry.is_dir() or is_image_name(entry.name) else self.ignored
+                stray.append(f"{split}/{entry.name}")
         for label, name in enumerate(CLASSES):
             folder = self.root / split / name
             before = len(self.images)
-            for entry in self._entries(folder) if folder.is_dir() else ():
+            for entry in _entries(folder) if folder.is_dir() else ():
+                path = f"{split}/{name}/{entry.name}"
                 if entry.is_dir():
-                    self.misplaced.append(self._name(entry))
+                    self.misplaced.append(path)
                 elif is_image_name(entry.name):
-                    self.images.append(ImageFile(self._name(entry), split, label))
+                    self.images.append(ImageFile(path, split, label))
                 else:
-                    self.ignored.append(self._name(entry))
+                    self.ignored.append(path)
             if len(self.images) == before:
-                self.empty.append(self._name(folder))
+                self.empty.append(f"{split}/{name}")
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder} cannot be listed ({error.strerror}).") from error
+    return [e for e in entries if not e.name.startswith(".") and e.name != "__MACOSX"]
 
 
 def _check_data_set(root: Path) -> None:
@@ -113,11 +96,6 @@ def _check_data_set(root: Path) -> None:
         raise DataError(f"{root} {problem}; {expected}.")
     if _is_data_set(root):
         return
-    if any((root / name).is_dir() for name in CLASSES):
-        raise DataError(
-            f"{root} is a single split, not a data set; {expected}: move it to a folder train, and"
-            " give the folder above that."
-        )
     nested = next((child for child in sorted(root.glob("*")) if _is_data_set(child)), None)
     hint = f"; did you mean {nested}?" if nested else "."
     raise DataError(f"{root} is not a data set: {expected}{hint}")
@@ -129,33 +107,19 @@ def _is_data_set(folder: Path) -> bool:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What is kept of a file's content.
+    """What is kept of a file's content."""
 
-    Attributes:
-        problem: Why the file cannot be used; None if it decodes.
-        size: Bytes.
-        mode: Pillow's colour mode, such as `L` or `RGB`; `L` for DICOM.
-        width: Pixels.
-        height: Pixels.
-        digest: SHA-256 of the bytes.
-        fingerprint: Perceptual hash of the image; see `fingerprint`.
-    """
-
-    problem: str | None = None
-    size: int = 0
-    mode: str = ""
-    width: int = 0
+    problem: str | None = None  # why the file cannot be used; None if it decodes
+    size: int = 0  # bytes
+    mode: str = ""  # Pillow's colour mode, such as `L` or `RGB`; `L` for DICOM
+    width: int = 0  # pixels
     height: int = 0
-    digest: bytes = b""
-    fingerprint: bytes = b""
+    digest: bytes = b""  # SHA-256 of the bytes
+    fingerprint: bytes = b""  # perceptual hash of the image; see `fingerprint`
 
 
 def inspect(path: str | Path) -> Inspection:
-    """Read and decode a file once, as training would.
-
-    Args:
-        path: Any file; a damaged one is reported in `Inspection.problem`.
-    """
+    """Read and decode a file once, as training would; a damaged one has a `problem`."""
     try:
         grey = read_grey(path)
     except DataError as error:
@@ -172,31 +136,21 @@ def inspect(path: str | Path) -> Inspection:
 
 
 def fingerprint(image: Image.Image) -> bytes:
-    """Hash what an image shows, independent of how it was saved.
-
-    Args:
-        image: Mode `L`, any size.
+    """Hash what an image of mode `L` shows, independent of how it was saved.
 
     Returns:
-        72 bytes: 24 x 24 signs of a cosine transform. In 5,206 X-rays, any two differ in at least
-        124 of the 576 bits, and copies at other sizes, brightnesses and JPEG qualities in at most
-        40. At 8 x 8 or 16 x 16 bits, and with other hashes, the two are closer or overlap.
+        72 bytes. In 5,206 X-rays, any two differ in at least 124 of the 576 bits, and copies at
+        other sizes, brightnesses and JPEG qualities in at most 40; smaller hashes overlap.
     """
     return np.packbits(imagehash.phash(image, hash_size=24).hash).tobytes()
 
 
 @dataclass(frozen=True)
 class Entry(ImageFile):
-    """An image file with what its name and content tell.
+    """An image file with what its name and content tell."""
 
-    Attributes:
-        identity: Patient and subtype; None if the name matches no scheme.
-        misfiled: Whether the name states the other class.
-        content: The result of `inspect`.
-    """
-
-    identity: Identity | None
-    misfiled: bool
+    identity: Identity | None  # None if the name matches no scheme
+    misfiled: bool  # whether the name states the other class
     content: Inspection
 
     @property
@@ -212,25 +166,15 @@ class Entry(ImageFile):
         return "normal" if self.label == NORMAL else UNKNOWN_SUBTYPE
 
 
-def scan_images(
-    inventory: Inventory, patients: str | None = None, workers: int | None = None
-) -> list[Entry]:
-    """Read every image file of a data set.
-
-    Args:
-        inventory: The files.
-        patients: What a patient is; see `pneumonia.data.patients.identify_patients`.
-        workers: Number of processes; None: one for each core.
+def scan_images(inventory: Inventory, patients: str | None = None) -> list[Entry]:
+    """Read every image file of a data set; arguments as for `pneumonia.data.audit.checks.audit`.
 
     Returns:
         In the order of the inventory.
-
-    Raises:
-        ConfigError: If `patients` is not a valid expression.
     """
     identities = [_identify(file, patients) for file in inventory.images]
     paths = [inventory.root / file.name for file in inventory.images]
-    contents = parallel_map(inspect, paths, "reading images", workers)
+    contents = parallel_map(inspect, paths, "reading images")
     return [
         Entry(file.name, file.split, file.label, *identity, content)
         for file, identity, content in zip(inventory.images, identities, contents, strict=True)

@@ -8,8 +8,8 @@ import itertools
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
-from threading import Semaphore, Thread
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -21,9 +21,10 @@ from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
+from pydantic import PositiveInt
 
 from pneumonia.errors import ConfigError, TrainingError, first_line, sentence
-from pneumonia.training.config import check_config, refuse_renamed_keys
+from pneumonia.training.config import check_arguments, check_config
 from pneumonia.training.errors import check_run
 from pneumonia.training.pipeline import to_container
 from pneumonia.training.run_record import RunSummary, read_run_summary
@@ -43,8 +44,11 @@ class RecordingSweeper(Sweeper):
 
     config: DictConfig
     launcher: Launcher
+    uses_optuna = False
 
-    def __init__(self, params: Mapping[str, Any] | None = None, n_jobs: int | None = None) -> None:
+    def __init__(
+        self, params: Mapping[str, Any] | None = None, n_jobs: PositiveInt | None = None
+    ) -> None:
         self.params = dict(params or {})
         self.n_jobs = n_jobs
 
@@ -54,10 +58,9 @@ class RecordingSweeper(Sweeper):
         """Build the launcher; called by Hydra.
 
         Raises:
-            ConfigError: If `n_jobs` is not positive or `hydra.sweep.subdir` was changed.
+            ConfigError: If a setting of the sweeper is invalid or `hydra.sweep.subdir` was changed.
         """
-        if self.n_jobs is not None:
-            check_integer("n_jobs", self.n_jobs, 1)
+        check_arguments("hydra.sweeper", to_container(config.hydra.sweeper), type(self))
         if OmegaConf.to_container(config.hydra.sweep)["subdir"] != "${hydra.job.num}":  # type: ignore[call-overload,index]
             raise ConfigError("hydra.sweep.subdir: expected ${hydra.job.num}. Leave it out.")
         self.config_loader, self.config = hydra_context.config_loader, config
@@ -68,28 +71,14 @@ class RecordingSweeper(Sweeper):
         )
 
     def parse(self, arguments: Sequence[str]) -> list[Override]:
-        """Parse `params` and the command line, which takes precedence.
-
-        Args:
-            arguments: Overrides from the command line.
-
-        Raises:
-            ConfigError: If a key was renamed in this release.
-        """
+        """Parse `params` and the command line, which takes precedence."""
         params = [f"{k}={'null' if value is None else value}" for k, value in self.params.items()]
-        refuse_renamed_keys([*params, *arguments])
         parser = OverridesParser.create(config_loader=self.config_loader)
         overrides = parser.parse_overrides([*params, *arguments])
         return list({override.get_key_element(): override for override in overrides}.values())
 
     def check(self, overrides: Sequence[str]) -> DictConfig:
         """Compose and check the configuration of one job, before any job runs.
-
-        Args:
-            overrides: Those of the job.
-
-        Returns:
-            The configuration.
 
         Raises:
             PneumoniaError: If a key is unknown or a value is not allowed.
@@ -107,14 +96,20 @@ class RecordingSweeper(Sweeper):
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second process from working on the same sweep.
+        """Keep other processes from working on the same sweep.
 
         Raises:
-            TrainingError: If another process already does.
+            TrainingError: If one already does, or the directory holds another kind of sweep.
         """
         self.directory.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(self.directory / ".lock", timeout=0):
+                has_journal = (self.directory / JOURNAL_FILE).exists()
+                if has_journal != self.uses_optuna and (has_journal or self.job_numbers()):
+                    raise TrainingError(
+                        f"hydra.sweep.dir={self.directory} holds another kind of sweep. Give"
+                        " another directory."
+                    )
                 OmegaConf.save(self.config, self.directory / "multirun.yaml")
                 yield
         except Timeout as error:
@@ -123,40 +118,29 @@ class RecordingSweeper(Sweeper):
             ) from error
 
     def launch(self, jobs: Mapping[int, Sequence[str]]) -> dict[int, RunSummary]:
-        """Run jobs and wait for all of them.
+        """Run jobs, given as overrides by number, and return how each of them ended.
 
-        Each job is launched on its own: submitit, given several, stops waiting for the others as
-        soon as one was killed.
-
-        Args:
-            jobs: Overrides by job number.
-
-        Returns:
-            How each job ended; one that was killed counts as failed.
+        Each is launched on its own: submitit, given several, stops waiting for the others as soon
+        as one was killed.
 
         Raises:
             TrainingError: If a job could not be started.
         """
-        errors, slots = dict[int, str](), Semaphore(self.n_jobs or len(jobs) or 1)
 
-        def run(number: int, overrides: Sequence[str]) -> None:
-            with slots:
-                try:
-                    self.launcher.launch([list(overrides)], initial_job_idx=number)
-                except Exception as error:  # noqa: BLE001  any error of a scheduler
-                    errors[number] = first_line(error)
+        def run(number: int) -> str:
+            try:
+                self.launcher.launch([list(jobs[number])], initial_job_idx=number)
+            except Exception as error:  # noqa: BLE001  any error of a scheduler
+                return first_line(error)
+            return ""
 
         if self.in_process:
-            for job in jobs.items():
-                run(*job)
+            errors = [run(number) for number in jobs]
         else:
-            threads = [Thread(target=run, args=job, daemon=True) for job in jobs.items()]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-        for number, error in errors.items():
-            if not (self.directory / str(number)).exists():
+            with ThreadPool(self.n_jobs or len(jobs) or 1) as pool:
+                errors = pool.map(run, jobs, chunksize=1)
+        for number, error in zip(jobs, errors, strict=True):
+            if error and not (self.directory / str(number)).exists():
                 raise TrainingError(f"Job {number} could not be started: {error}")
         killed = RunSummary(status="failed", error="the job was killed")
         return {number: self.summary(number) or killed for number in jobs}
@@ -173,12 +157,7 @@ class RecordingSweeper(Sweeper):
         return [int(path.name) for path in self.directory.glob("*/") if path.name.isdecimal()]
 
     def report(self, errors: Mapping[int, str], total: int, advice: str = "") -> None:
-        """Say where to compare the runs, and which jobs failed.
-
-        Args:
-            errors: One sentence for each failed job, by number.
-            total: Number of jobs.
-            advice: What to do about failed jobs.
+        """Say where to compare the runs, and which of `total` jobs failed.
 
         Raises:
             TrainingError: If a job failed.
@@ -200,9 +179,6 @@ class GridSweeper(RecordingSweeper):
     def sweep(self, arguments: list[str]) -> dict[int, RunSummary]:
         """Run every combination that has not finished in the directory yet.
 
-        Args:
-            arguments: Overrides from the command line.
-
         Returns:
             How the jobs of this process ended, by job number.
 
@@ -215,12 +191,12 @@ class GridSweeper(RecordingSweeper):
         for point in points:
             self.check(point)
         with self.locked():
-            if (self.directory / JOURNAL_FILE).exists():
-                raise TrainingError(
-                    f"hydra.sweep.dir={self.directory} holds a search of Optuna. Give another one."
-                )
             numbers = self.job_numbers()
-            finished = {self._overrides(number) for number in numbers if self._finished(number)}
+            finished = {
+                self._overrides(number)
+                for number in numbers
+                if (self.summary(number) or {}).get("status") == "finished"
+            }
             remaining = [point for point in points if frozenset(point) not in finished]
             if len(remaining) < len(points):
                 log.info("%d of %d jobs are finished", len(points) - len(remaining), len(points))
@@ -234,25 +210,9 @@ class GridSweeper(RecordingSweeper):
         self.report(errors, len(points), advice)
         return summaries
 
-    def _finished(self, number: int) -> bool:
-        summary = self.summary(number)
-        return summary is not None and summary["status"] == "finished"
-
     def _overrides(self, number: int) -> frozenset[str]:
         file = self.directory / str(number) / ".hydra" / "overrides.yaml"
         return frozenset(map(str, OmegaConf.load(file))) if file.exists() else frozenset()
-
-
-def check_integer(name: str, value: object, minimum: int) -> None:
-    """Refuse a setting of a sweeper that is not an integer or too small.
-
-    Raises:
-        ConfigError: If it is.
-    """
-    if type(value) is not int or value < minimum:
-        raise ConfigError(
-            f"hydra.sweeper.{name}={value!r}: expected an integer of at least {minimum}."
-        )
 
 
 def _values(override: Override) -> list[str]:

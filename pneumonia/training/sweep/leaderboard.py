@@ -6,15 +6,15 @@ that nobody chooses a run by the test split.
 
 import csv
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import yaml
 from rich.table import Table
+from rich.text import Text
 
 from pneumonia.errors import DataError, sentence
 from pneumonia.files import atomic_write
@@ -27,57 +27,36 @@ read."""
 _METRICS = ("score", "sensitivity", "specificity", "epochs", "seconds", "images_per_second")
 _NOT_COMPARED = ("ckpt_path", "data.cache_dir")
 _MAX_COLUMNS = 6
-_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if available
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run, as far as it got.
-
-    Attributes:
-        directory: The run directory.
-        status: One of `STATUSES`.
-        note: What is wrong with it, or empty.
-        settings: The configuration by dotted key.
-        typed: Keys that were set on the command line.
-        monitor: The metric that chose the checkpoint.
-        mode: Whether `min` or `max` of it is better.
-        metrics: Numbers of `summary.json` by name; None where unknown. `score` is the monitored
-            metric of the best checkpoint, or of the best epoch so far.
-        started: ISO 8601, or empty.
-        checkpoint: The best one, or the last one to resume an unfinished run from.
-    """
+    """One run, as far as it got."""
 
     directory: Path
-    status: str
-    note: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    typed: frozenset[str] = frozenset()
-    monitor: str | None = None
-    mode: str | None = None
+    status: str  # one of `STATUSES`
+    note: str = ""  # what is wrong with it
+    settings: Mapping[str, Any] = field(default_factory=dict)  # by dotted key
+    typed: frozenset[str] = frozenset()  # keys that were set on the command line
+    monitor: str = ""  # the metric that chose the checkpoint, and whether `min` or `max` is better
+    mode: str = ""
+    # Numbers of `summary.json`, None where unknown. `score` is the monitored metric of the best
+    # checkpoint, or of the best epoch so far.
     metrics: Mapping[str, float | None] = field(default_factory=dict)
-    started: str = ""
-    checkpoint: Path | None = None
-
-    @property
-    def score(self) -> float | None:
-        """Value of the monitored metric on the validation set."""
-        return self.metrics.get("score")
+    started: str = ""  # ISO 8601
+    checkpoint: Path | None = None  # the best one, or the last one of an unfinished run
 
 
-def read_runs(root: str | Path) -> list[Run]:
+def read_runs(root: Path) -> list[Run]:
     """Read all runs in a directory and below; the directory may itself be a run.
-
-    Args:
-        root: The directory; hidden folders in it are skipped.
 
     Raises:
         DataError: If it does not exist or holds no run.
     """
-    if not Path(root).is_dir():
+    if not root.is_dir():
         raise DataError(f"{root} is not a directory. Give one that holds runs, such as runs.")
-    runs = [_read_run(directory) for directory in _run_directories(Path(root))]
+    runs = [_read_run(directory) for directory in _run_directories(root)]
     if not runs:
         raise DataError(f"{root} holds no runs (folders with {SUMMARY_FILE} or .hydra).")
     return runs
@@ -94,48 +73,44 @@ def _run_directories(root: Path) -> Iterator[Path]:
 
 def _read_run(directory: Path) -> Run:
     try:
-        config, summary = _read_config(directory), read_run_summary(directory)
-        found = dict(summary or _read_progress(directory, config))
+        # Before a run has recorded its configuration there is the one that Hydra composed.
+        config = _load_yaml(directory / CONFIG_FILE, {})
+        config = config or _load_yaml(directory / ".hydra" / "config.yaml", {})
+        typed = _load_yaml(directory / ".hydra" / "overrides.yaml", [])
+        summary = read_run_summary(directory)
+        found: Mapping[str, Any] = summary or _read_progress(directory, config)
         metrics = {name: _number(found.get(name)) for name in _METRICS}
-        typed = _load_yaml(directory / ".hydra" / "overrides.yaml", list)
     except (OSError, ValueError, OverflowError, RecursionError, csv.Error) as error:
         return Run(directory, "damaged", sentence(error))
     status = summary["status"] if summary else "unfinished"
     name = "best.ckpt" if status == "finished" else "last.ckpt"
     checkpoint = directory / "checkpoints" / name
-    note = str(found.get("error", "killed or still running" if summary is None else ""))
+    note = str(found.get("error", "" if summary else "killed or still running"))
     if status == "finished" and not checkpoint.exists():
         note = f"{name} is missing"
     return Run(
         directory,
         status,
         note,
-        settings=_settings(config),
+        settings=dict(_flatten(config, "")),
         typed=frozenset(str(word).lstrip("+~").partition("=")[0] for word in typed),
-        monitor=_text(found.get("monitor", config.get("monitor"))),
-        mode=_text(found.get("mode", config.get("mode"))),
+        monitor=str(found.get("monitor", config.get("monitor", ""))),
+        mode=str(found.get("mode", config.get("mode", ""))),
         metrics=metrics,
         started=str(found.get("started", "")),
         checkpoint=checkpoint if checkpoint.exists() else None,
     )
 
 
-def _read_config(directory: Path) -> dict[str, Any]:
-    """The recorded configuration; before it was written, the one that Hydra composed."""
-    recorded = directory / CONFIG_FILE
-    file = recorded if recorded.exists() else directory / ".hydra" / "config.yaml"
-    return cast(dict[str, Any], _load_yaml(file, dict))
-
-
-def _load_yaml(file: Path, kind: type) -> Any:
+def _load_yaml(file: Path, default: Any) -> Any:
     try:
         found = yaml.load(file.read_bytes(), _YamlLoader)  # noqa: S506  a safe loader
     except FileNotFoundError:
-        return kind()
+        return default
     except yaml.YAMLError as error:
         raise ValueError(f"{file.name} is damaged: {sentence(error)}") from error
-    if not isinstance(found, kind):
-        raise ValueError(f"{file.name} is damaged: expected a {kind.__name__}.")
+    if not isinstance(found, type(default)):
+        raise ValueError(f"{file.name} is damaged: expected a {type(default).__name__}.")
     return found
 
 
@@ -148,28 +123,17 @@ def _read_progress(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]
         return {}
     values = [row[monitor] for row in csv.DictReader(text.splitlines()) if row.get(monitor)]
     scores = [score for value in values if (score := _number(value)) is not None]
-    return {"epochs": len(values)} | ({"score": better(scores)} if scores else {})
-
-
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """By dotted key, simple references resolved; without those to the run directory."""
-    flat = dict(_flatten(config, ""))
-    for key, value in flat.items():
-        reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
-        flat[key] = flat.get(reference[1], value) if reference else value
-    return {
-        key: value
-        for key, value in flat.items()
-        if key not in _NOT_COMPARED and "${" not in str(value)
-    }
+    return {"epochs": len(values), "score": better(scores, default=None)}
 
 
 def _flatten(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+    """Values by dotted key, without references and what every run has its own of."""
     for key, value in node.items():
+        name = f"{prefix}{key}"
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+            yield from _flatten(value, f"{name}.")
+        elif name not in _NOT_COMPARED and "${" not in str(value):
+            yield name, value
 
 
 def _number(value: Any) -> float | None:
@@ -181,15 +145,8 @@ def _number(value: Any) -> float | None:
     return number if abs(number) < float("inf") else None
 
 
-def _text(value: Any) -> str | None:
-    return None if value is None else str(value)
-
-
 def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
     """Group runs by monitor and mode, because only the same metric can be ranked.
-
-    Args:
-        runs: In any order.
 
     Returns:
         The largest group first; in each the best run first, then unfinished, failed and damaged
@@ -197,9 +154,9 @@ def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
     """
 
     def rank(run: Run) -> tuple[int, float, str]:
-        worst = float("inf")
-        score = worst if run.score is None else run.score if run.mode == "min" else -run.score
-        return STATUSES.index(run.status), score, str(run.directory)
+        score = run.metrics.get("score")
+        cost = float("inf") if score is None else score if run.mode == "min" else -score
+        return STATUSES.index(run.status), cost, str(run.directory)
 
     groups = defaultdict(list)
     for run in sorted(runs, key=rank):
@@ -212,68 +169,64 @@ def differing_keys(runs: Iterable[Run]) -> list[str]:
 
     Of keys that differ in the same way, such as one that refers to another, the first is given.
     A key that a failed run did not record is no difference.
-
-    Args:
-        runs: Damaged ones are ignored.
     """
     known = [run for run in runs if run.settings]
     typed = {key for run in known for key in run.typed}
     keys = {key for run in known for key in run.settings}
     found: dict[tuple[str, ...], str] = {}
     for key in sorted(keys, key=lambda key: (key not in typed, key.count("."), key)):
-        values = tuple(
-            repr(run.settings.get(key))
-            for run in known
-            if key in run.settings or run.status != "failed"
-        )
+        having = [run for run in known if key in run.settings or run.status != "failed"]
+        values = tuple(repr(run.settings.get(key)) for run in having)
         if len(set(values)) > 1:
             found.setdefault(values, key)
     return list(found.values())
 
 
-def leaderboard_tables(runs: Sequence[Run], root: Path) -> Iterator[Table | str]:
-    """Show one group of runs: table, notes and the best checkpoint.
+def leaderboard_tables(runs: Sequence[Run], root: Path) -> Iterator[Table | Text]:
+    """Show one group of `group_runs`: table, notes and the best checkpoint.
 
     Args:
-        runs: One group of `group_runs`.
+        runs: The group.
         root: The directory that was searched; names are relative to it.
     """
     all_keys = differing_keys(runs)
     keys = all_keys[:_MAX_COLUMNS]
+    last = [key.rpartition(".")[2] for key in keys]
+    short = [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
     best, monitor = runs[0], runs[0].monitor or "unknown metric"
-    order = {"max": ", highest first", "min": ", lowest first"}.get(best.mode or "", "")
-    columns = ("run", "status", monitor, "recall", "specificity", *_short(keys), "epochs")
-    table = _table(f"Validation set, by {monitor}{order}", (*columns, "minutes", "images/s"))
+    order = {"max": ", highest first", "min": ", lowest first"}.get(best.mode, "")
+    table = Table(title=f"Validation set, by {monitor}{order}", title_justify="left")
+    for column in ("run", "status"):
+        table.add_column(column, overflow="fold")
+    columns = (monitor, "recall", "specificity", *short, "epochs", "minutes", "images/s")
+    for column in columns:
+        table.add_column(column, justify="right", overflow="fold")
     for run in runs:
-        seconds = run.metrics.get("seconds")
+        found = {name: run.metrics.get(name) for name in _METRICS}
+        minutes = None if found["seconds"] is None else found["seconds"] / 60
         table.add_row(
             _name(run, root),
             run.status,
-            _rounded(run.score, 4),
-            _rounded(run.metrics.get("sensitivity"), 3),
-            _rounded(run.metrics.get("specificity"), 3),
-            *(_value(run.settings, key) for key in keys),
-            _rounded(run.metrics.get("epochs"), 0),
-            _rounded(None if seconds is None else seconds / 60, 1),
-            _rounded(run.metrics.get("images_per_second"), 0),
+            _rounded(found["score"], 4),
+            _rounded(found["sensitivity"], 3),
+            _rounded(found["specificity"], 3),
+            *(_value(run.settings.get(key, "")) for key in keys),
+            _rounded(found["epochs"], 0),
+            _rounded(minutes, 1),
+            _rounded(found["images_per_second"], 0),
         )
     yield table
     if len(all_keys) > _MAX_COLUMNS:
-        yield f"Also differ (--out writes them): {', '.join(all_keys[_MAX_COLUMNS:])}"
+        yield Text(f"Also differ (--out writes them): {', '.join(all_keys[_MAX_COLUMNS:])}")
     for run in runs:
         if run.note:
-            yield f"{_name(run, root)} {run.status}: {run.note}"
-    if best.status == "finished" and best.score is not None and best.checkpoint:
-        yield f"Best on the validation set (optimistic, as the best of many): {best.checkpoint}"
+            yield Text(f"{_name(run, root)} {run.status}: {run.note}")
+    if best.status == "finished" and best.checkpoint and best.metrics["score"] is not None:
+        yield Text(f"Best on validation (optimistic, as the best of many): {best.checkpoint}")
 
 
-def write_table(groups: Sequence[Sequence[Run]], path: str | Path) -> None:
-    """Write all runs with all settings that differ to a CSV file.
-
-    Args:
-        groups: From `group_runs`, in the order of the rows.
-        path: The file to write.
-    """
+def write_table(groups: Sequence[Sequence[Run]], path: Path) -> None:
+    """Write the runs of `group_runs` with all settings that differ to a CSV file."""
     keys = sorted({key for runs in groups for key in differing_keys(runs)})
     columns = ("run", "status", "monitor", "mode", *_METRICS, "started", "checkpoint", "note")
     with atomic_write(path) as file:
@@ -285,20 +238,6 @@ def write_table(groups: Sequence[Sequence[Run]], path: str | Path) -> None:
             writer.writerow([run.directory, run.status, run.monitor, run.mode, *metrics, *rest])
 
 
-def _short(keys: Sequence[str]) -> list[str]:
-    """The last part of each key where that is unique."""
-    last = [key.rpartition(".")[2] for key in keys]
-    return [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
-
-
-def _table(title: str, columns: Sequence[str]) -> Table:
-    table = Table(title=title, title_justify="left")
-    for column in columns:
-        left = column in ("run", "status")
-        table.add_column(column, justify="left" if left else "right", overflow="fold")
-    return table
-
-
 def _name(run: Run, root: Path) -> str:
     name = str(run.directory.relative_to(root))
     return run.directory.name if name == "." else name
@@ -308,8 +247,7 @@ def _rounded(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
 
 
-def _value(settings: Mapping[str, Any], key: str) -> str:
-    value = settings.get(key, "")
+def _value(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return "null" if value is None else str(value)

@@ -3,6 +3,7 @@
 The study is a journal in the directory of the sweep, and trial N is job N. hydra-optuna-sweeper
 needs Optuna 2 and starts all its trials again when it is restarted.
 """
+# ruff: noqa: PLC0415  Optuna is an optional extra
 
 from __future__ import annotations
 
@@ -11,29 +12,22 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from hydra.core.override_parser.types import IntervalSweep, Override, Sweep
 from hydra.core.plugins import Plugins
+from pydantic import NonNegativeInt, PositiveInt
 
 from pneumonia.errors import ConfigError, ExtraError, TrainingError
 from pneumonia.training.run_record import RunSummary
-from pneumonia.training.sweep.grid import (
-    JOURNAL_FILE,
-    GridSweeper,
-    RecordingSweeper,
-    check_integer,
-)
+from pneumonia.training.sweep.grid import JOURNAL_FILE, GridSweeper, RecordingSweeper
 
-if TYPE_CHECKING:  # an optional extra
+if TYPE_CHECKING:
     from optuna import Study
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
 _NOT_SEARCHABLE = ("seed", "monitor", "mode", "test", "data.split")
-_KILLED = "killed"
-"""Attribute of a study: numbers of the trials that were killed together with the sweep."""
 
 Space = dict[str, "BaseDistribution"]
 
@@ -46,19 +40,22 @@ class OptunaSweeper(RecordingSweeper):
     Bergstra et al., Algorithms for Hyper-Parameter Optimization, NeurIPS 2011, section 4.
 
     Args:
-        n_trials: Trials to finish or fail; those killed together with the sweep do not count.
+        n_trials: Trials to finish or fail; those killed together with the sweep do not count and
+            stay in the journal as running.
         n_jobs: Trials chosen at the same time.
         n_startup: Trials drawn at random before the estimator chooses.
         seed: Seed of the sampler.
         params: The search space, by config key.
     """
 
+    uses_optuna = True
+
     def __init__(
         self,
-        n_trials: int,
-        n_jobs: int = 1,
-        n_startup: int = 10,
-        seed: int = 0,
+        n_trials: PositiveInt,
+        n_jobs: PositiveInt = 1,
+        n_startup: NonNegativeInt = 10,
+        seed: NonNegativeInt = 0,
         params: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(params, n_jobs)
@@ -67,9 +64,6 @@ class OptunaSweeper(RecordingSweeper):
     def sweep(self, arguments: list[str]) -> list[FrozenTrial]:
         """Run trials until `n_trials` have finished or failed.
 
-        Args:
-            arguments: Overrides from the command line.
-
         Returns:
             All trials that finished or failed, in this process or before.
 
@@ -77,8 +71,6 @@ class OptunaSweeper(RecordingSweeper):
             PneumoniaError: Before any trial if the search space is invalid or the directory holds
                 another sweep; at the end if a trial failed.
         """
-        for name, minimum in {"n_trials": 1, "n_jobs": 1, "n_startup": 0, "seed": 0}.items():
-            check_integer(name, getattr(self, name), minimum)
         fixed, space = parse_space(self.parse(arguments))
         for overrides in corners(fixed, space):
             config = self.check(overrides)
@@ -90,7 +82,6 @@ class OptunaSweeper(RecordingSweeper):
                 )
         with self.locked():
             study = self._load_study(fixed, space)
-            self._settle_interrupted(study)
             while (remaining := self.n_trials - len(_ended(study))) > 0:
                 trials = [study.ask(space) for _ in range(min(remaining, self.batch))]
                 jobs = {trial.number: [*fixed, *_overrides(trial.params)] for trial in trials}
@@ -99,58 +90,41 @@ class OptunaSweeper(RecordingSweeper):
             return self._finish(study)
 
     def _load_study(self, fixed: list[str], space: Space) -> Study:
-        import optuna  # noqa: PLC0415  an optional extra
-        from optuna.storages import JournalStorage  # noqa: PLC0415
-        from optuna.storages.journal import JournalFileBackend  # noqa: PLC0415
+        import optuna
+        from optuna.storages.journal import JournalFileBackend
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         journal = self.directory / JOURNAL_FILE
-        if not journal.exists() and self.job_numbers():
-            raise TrainingError(
-                f"hydra.sweep.dir={self.directory} holds runs, but no search of Optuna. Give"
-                " another one."
-            )
-        _repair(journal)
+        if journal.exists():  # a kill while writing leaves half a line and a lock
+            os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
+            journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
         study = optuna.create_study(
-            storage=JournalStorage(JournalFileBackend(str(journal))),
+            storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
             study_name="sweep",
             direction="maximize" if self.config.mode == "max" else "minimize",
             load_if_exists=True,
         )
-        count = len(study.get_trials(deepcopy=False))
         study.sampler = optuna.samplers.TPESampler(
-            seed=self.seed + count,  # a continued search does not draw the first trials again
+            seed=self.seed + len(study.trials),  # else it draws the same trials again
             n_startup_trials=self.n_startup,
             constant_liar=self.batch > 1,  # makes the trials of one batch differ
         )
-        lines = {*fixed, *(f"{key}: {distribution}" for key, distribution in space.items())}
-        search = sorted({f"monitor={self.config.monitor}", f"mode={self.config.mode}", *lines})
-        recorded = study.user_attrs.get("search")
-        if recorded is None:
-            study.set_user_attr("search", search)
-        elif recorded != search:
+        lines = [*fixed, *(f"{key}: {distribution}" for key, distribution in space.items())]
+        search = {f"monitor={self.config.monitor}", f"mode={self.config.mode}", *lines}
+        if different := search ^ set(study.user_attrs.get("search", search)):
             raise TrainingError(
-                f"hydra.sweep.dir={self.directory} holds another search. It was started with"
-                f" {', '.join(sorted(set(recorded) - set(search))) or 'less'}; now it is"
-                f" {', '.join(sorted(set(search) - set(recorded))) or 'less'}. Use the same"
-                " settings or another directory."
+                f"hydra.sweep.dir={self.directory} holds a search with other settings"
+                f" ({', '.join(sorted(different))}). Use the same ones or another directory."
             )
+        study.set_user_attr("search", sorted(search))
+        # Runs that finished although the sweep was killed.
+        for trial in study.get_trials(states=(optuna.trial.TrialState.RUNNING,)):
+            if summary := self.summary(trial.number):
+                self._tell(study, trial.number, summary)
         return study
 
-    def _settle_interrupted(self, study: Study) -> None:
-        """Record the result of trials that were running when the sweep was killed."""
-        from optuna.trial import TrialState  # noqa: PLC0415  an optional extra
-
-        for trial in study.get_trials(states=(TrialState.RUNNING,)):
-            summary = self.summary(trial.number)
-            if summary is None:
-                killed = study.user_attrs.get(_KILLED, [])
-                study.set_user_attr(_KILLED, [*killed, trial.number])
-                summary = RunSummary(status="failed", error="killed together with the sweep")
-            self._tell(study, trial.number, summary)
-
     def _tell(self, study: Study, number: int, summary: RunSummary) -> None:
-        from optuna.trial import TrialState  # noqa: PLC0415  an optional extra
+        from optuna.trial import TrialState
 
         score = summary.get("score", math.nan)
         if summary["status"] == "finished" and math.isfinite(score):
@@ -161,20 +135,17 @@ class OptunaSweeper(RecordingSweeper):
             )  # fmt: skip
         else:
             study.tell(number, state=TrialState.FAIL)
-            log.error("trial %d failed: %s", number, self._error(number, summary))
+            log.error("trial %d failed: %s", number, self._error(number))
 
-    def _error(self, number: int, summary: RunSummary | None) -> str:
+    def _error(self, number: int) -> str:
+        summary = self.summary(number)
         if summary is None:
             return "the job was killed"
         return summary.get("error", f"{self.config.monitor} is {summary.get('score')}")
 
     def _finish(self, study: Study) -> list[FrozenTrial]:
         trials = _ended(study)
-        errors = {
-            trial.number: self._error(trial.number, self.summary(trial.number))
-            for trial in trials
-            if trial.value is None
-        }
+        errors = {trial.number: self._error(trial.number) for trial in trials if not trial.values}
         if len(errors) < len(trials):
             best = study.best_trial
             log.info(
@@ -187,16 +158,10 @@ class OptunaSweeper(RecordingSweeper):
 
 
 def parse_space(overrides: Sequence[Override]) -> tuple[list[str], Space]:
-    """Divide overrides into fixed ones and a search space.
+    """Divide overrides into fixed ones and a search space, by key.
 
-    `int(interval(...))` and a `range` of integers give integers. `range` stops before its end, as
-    in a grid.
-
-    Args:
-        overrides: Parsed by Hydra.
-
-    Returns:
-        The fixed overrides, and the distributions by key; categories are in override syntax.
+    Intervals are searched as numbers, `int(interval(...))` as integers, a choice or `range` as
+    separate values without an order.
 
     Raises:
         ConfigError: If there is nothing to search, or an override cannot be searched.
@@ -227,12 +192,7 @@ def parse_space(overrides: Sequence[Override]) -> tuple[list[str], Space]:
 
 
 def corners(fixed: Sequence[str], space: Space) -> Iterator[list[str]]:
-    """A few trials that together use both ends of every interval and every category.
-
-    Args:
-        fixed: Overrides of every trial.
-        space: Distributions by key.
-    """
+    """A few trials that together use both ends of every interval and every category."""
     ends = [
         [f"{k}={v}" for v in getattr(d, "choices", None) or (cast(Any, d).low, cast(Any, d).high)]
         for k, d in space.items()
@@ -254,35 +214,20 @@ def register_sweepers() -> None:
 
 def _distribution(override: Override) -> BaseDistribution:
     try:
-        from optuna import distributions  # noqa: PLC0415  an optional extra
+        from optuna import distributions
     except ImportError as error:
         raise ExtraError("hydra/sweeper=optuna", "sweep") from error
     value = override.value()
     tags = value.tags if isinstance(value, Sweep) else set()
-    if isinstance(value, IntervalSweep):
-        if tags - {"log"}:
-            raise ValueError(f"unknown tag {', '.join(sorted(tags))}; expected log.")
-        low, high = cast(float, value.start), cast(float, value.end)
-        if low >= high:
-            raise ValueError(f"the lower end {low:g} must be less than the upper end {high:g}.")
-        if isinstance(low, int) and isinstance(high, int):
-            return distributions.IntDistribution(low, high, log=bool(tags))
-        return distributions.FloatDistribution(low, high, log=bool(tags))
-    if tags:
-        raise ValueError("only intervals can have a tag.")
-    words = list(dict.fromkeys(override.sweep_string_iterator()))
-    if not words:
-        raise ValueError("the range is empty.")
-    if override.is_choice_sweep() or len(words) == 1:
-        return distributions.CategoricalDistribution(words)
-    numbers = sorted(cast(Iterator[float], override.sweep_iterator()))
-    low, high, step = numbers[0], numbers[-1], numbers[1] - numbers[0]
-    if all(isinstance(number, int) for number in numbers):
-        return distributions.IntDistribution(int(low), int(high), step=int(step))
-    step = round(step, 12)  # 0.3 - 0.2 is not 0.1
-    return distributions.FloatDistribution(
-        low, round(low + step * (len(numbers) - 1), 12), step=step
-    )
+    if tags - ({"log"} if isinstance(value, IntervalSweep) else set()):
+        raise ValueError("the only tag is log, and only an interval can have it.")
+    if not isinstance(value, IntervalSweep):
+        words = dict.fromkeys(override.sweep_string_iterator())
+        return distributions.CategoricalDistribution(list(words))
+    low, high = cast(float, value.start), cast(float, value.end)
+    if isinstance(low, int) and isinstance(high, int):
+        return distributions.IntDistribution(low, high, log=bool(tags))
+    return distributions.FloatDistribution(low, high, log=bool(tags))
 
 
 def _overrides(params: Mapping[str, Any]) -> list[str]:
@@ -290,13 +235,4 @@ def _overrides(params: Mapping[str, Any]) -> list[str]:
 
 
 def _ended(study: Study) -> list[FrozenTrial]:
-    killed = study.user_attrs.get(_KILLED, [])
-    trials = study.get_trials(deepcopy=False)
-    return [t for t in trials if t.state.is_finished() and t.number not in killed]
-
-
-def _repair(journal: Path) -> None:
-    """Remove what a kill while writing leaves: a stale lock and an incomplete last line."""
-    journal.with_name(f"{journal.name}.lock").unlink(missing_ok=True)
-    if journal.exists():
-        os.truncate(journal, journal.read_bytes().rfind(b"\n") + 1)
+    return [trial for trial in study.trials if trial.state.is_finished()]
