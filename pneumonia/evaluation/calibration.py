@@ -31,8 +31,8 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
         logits: Shape (n,), finite: the raw output of the model.
 
     Returns:
-        The temperature, from 1 to 10: 1 for an underconfident model or separable classes, 10 (with
-        a warning) for logits that carry no information.
+        1 for an underconfident model or separable classes, 10 (with a warning) for logits that
+        carry no information.
 
     Raises:
         EvaluationError: If the labels are not of both classes or a logit is not finite.
@@ -61,14 +61,7 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
 
 
 def bin_numbers(probabilities: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Sort probabilities into `BINS` bins of equal width; lower edges belong to their bin.
-
-    Args:
-        probabilities: Shape (n,), in [0, 1].
-
-    Returns:
-        Shape (n,), from 0 to `BINS` - 1.
-    """
+    """Sort probabilities into `BINS` bins of equal width; lower edges belong to their bin."""
     return np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], probabilities, side="right")
 
 
@@ -125,9 +118,8 @@ def fit_recalibration(
     """Fit log odds of PNEUMONIA = intercept + slope * logit, for many weightings at once.
 
     Logistic regression by maximum likelihood (Cox, Biometrika 45, 1958; the "logistic
-    recalibration" of Van Calster et al., J Clin Epidemiol 74, 2016, which fits both numbers
-    together), by Newton's method from a slope of 0. Own code, for 2,000 bootstrap replicates at
-    once.
+    recalibration" of Van Calster et al., J Clin Epidemiol 74, 2016), by Newton's method. Own code,
+    for 2,000 bootstrap replicates at once.
 
     Args:
         positive: Shape (n,), True for PNEUMONIA.
@@ -135,8 +127,8 @@ def fit_recalibration(
         weights: Shape (r, n), not negative, with some weight in each class in every row.
 
     Returns:
-        The lines. NaN where the likelihood has no finite maximum: a logit separates the classes
-        (Albert and Anderson, Biometrika 71, 1984), or all logits are equal.
+        The lines; NaN where a logit separates the classes (Albert and Anderson, Biometrika 71,
+        1984) or all logits are equal.
     """
     rows = weights.shape[0]
     intercept, slope = np.full(rows, np.nan), np.full(rows, np.nan)
@@ -174,11 +166,11 @@ def _separated(
 ) -> NDArray[np.bool_]:
     """Find the rows in which a logit separates the classes."""
     present = weights > 0
-    ends = []
-    for members in (~positive, positive):
-        here = present[:, members]
-        ends.append(np.where(here, logits[members], np.inf).min(axis=1))
-        ends.append(np.where(here, logits[members], -np.inf).max(axis=1))
+    ends = [
+        extreme(np.where(present[:, members], logits[members], -side * np.inf), axis=1)
+        for members in (~positive, positive)
+        for extreme, side in ((np.min, -1), (np.max, 1))
+    ]
     low_normal, high_normal, low_pneumonia, high_pneumonia = ends
     apart: NDArray[np.bool_] = (low_pneumonia >= high_normal) | (low_normal >= high_pneumonia)
     return apart

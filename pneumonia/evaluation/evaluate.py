@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from scipy.stats import betabinom
 
 from pneumonia.evaluation.abstention import Abstention, conformal_rank
-from pneumonia.evaluation.calibration import Reliability, reliability
 from pneumonia.evaluation.confidence import (
     LEVEL,
     REPLICATES,
     Estimate,
     auroc_estimate,
+    bootstrap_estimate,
     draw_patients,
     estimate_metrics,
-    percentile_interval,
+    exact_proportion,
     proportion_interval,
 )
 from pneumonia.evaluation.metrics import Confusion, confusion
@@ -34,8 +34,8 @@ _MORE_THAN_CHANCE = 0.025
 
 Origin = Literal["validation", "site", "given", "default", "missing"]
 """Where a threshold comes from: chosen on the validation set, or on a site's own images
-(`pneumonia calibrate`); given by the user; 0.5 because the table comes without a threshold
-(`default`), or because the checkpoint has none (`missing`)."""
+(`pneumonia calibrate`); given by the user; 0.5 because the table (`default`) or the checkpoint
+(`missing`) comes without one."""
 
 ImageLoader = Callable[[str], NDArray[np.uint8]]
 
@@ -128,18 +128,12 @@ class EvaluationResult:
         threshold: PNEUMONIA is predicted if probability >= threshold.
         threshold_origin: Where it comes from.
         metrics: By name without `test/`. Plain names at the threshold, `at_0.5/...` at 0.5,
-            `<subtype>/...` and `<subtype>/at_0.5/...` for the PNEUMONIA images of a subtype with
-            all NORMAL images (so that predictive values, accuracy and calibration of a subtype are
-            those of another prevalence). `auroc_obuchowski` and `auroc_delong` have other intervals
-            than `auroc`, as have those with `_wilson`. With abstention also `coverage`,
-            `coverage_positive` and `coverage_negative` (the fraction of images that are not
-            uncertain), `decided/sensitivity`, `decided/specificity` and `decided/accuracy` among
-            those, `decided/false_negative_patients` and `decided/false_positive_patients` (the
-            fraction of PNEUMONIA and of NORMAL patients with an image confidently predicted as the
-            other class, which alpha bounds), `alpha`, `uncertain_from`, `uncertain_below`,
-            `n_decided`.
+            `<subtype>/...` for the PNEUMONIA images of a subtype with all NORMAL images (at another
+            prevalence, therefore). `auroc_obuchowski`, `auroc_delong` and `*_wilson` have other
+            intervals. With abstention also `coverage*`, the fraction of images that are not
+            uncertain; `decided/*`, metrics of those images; `decided/false_*_patients`, the
+            fraction of patients with a confident error, which alpha bounds; `alpha` and the range.
         confusion: The confusion matrix at the threshold.
-        reliability: Points of the reliability diagram.
         decision_curve: The decision curve.
         notes: Caveats, a sentence each.
         abstention: The range of uncertain images; None without abstention.
@@ -153,7 +147,6 @@ class EvaluationResult:
     threshold_origin: Origin
     metrics: dict[str, Estimate]
     confusion: Confusion
-    reliability: Reliability
     decision_curve: DecisionCurve
     notes: tuple[str, ...]
     abstention: Abstention | None = None
@@ -181,16 +174,15 @@ def evaluate_predictions(
 ) -> EvaluationResult:
     """Evaluate predictions.
 
-    The model's abstention belongs to its own threshold: it is left out where another is given.
-
     Args:
         table: The predictions.
         model: What made them.
-        threshold: In [0, 1]; None for the model's operating point, or else 0.5.
+        threshold: In [0, 1], and without the model's abstention, which belongs to its own
+            threshold; None for the model's operating point, or else 0.5.
         probes: The shortcut probe.
         load_image: Returns the image of a path, for the gallery of errors.
         seed: Bootstrap seed.
-        replicates: Number of bootstrap replicates, at least 200.
+        replicates: Number of bootstrap replicates.
 
     Raises:
         EvaluationError: If the threshold is outside [0, 1].
@@ -221,7 +213,6 @@ def evaluate_predictions(
         threshold_origin=origin,
         metrics=metrics,
         confusion=confusion(table.label, table.probability >= cut),
-        reliability=reliability(table.label, table.probability),
         decision_curve=_decision_curve(table, weights),
         notes=notes,
         abstention=abstention,
@@ -327,8 +318,9 @@ def _selective_metrics(
         "decided/accuracy": (correct, decided),
     }
     found = {name: _fraction(table, *images, weights) for name, images in fractions.items()}
-    for label, (wrong, n) in _confidently_wrong(table, abstention).items():
-        kind = "false_negative" if label == PNEUMONIA else "false_positive"
+    for kind, (wrong, n) in zip(
+        ("false_positive", "false_negative"), _confidently_wrong(table, abstention), strict=True
+    ):
         found[f"decided/{kind}_patients"] = Estimate(
             wrong / n,
             *proportion_interval(wrong, n, "wilson"),
@@ -344,49 +336,39 @@ def _selective_metrics(
 
 def _confidently_wrong(
     table: PredictionTable, abstention: Abstention
-) -> dict[int, tuple[int, int]]:
+) -> tuple[tuple[int, int], tuple[int, int]]:
     """By label: the patients with an image confidently predicted as the other class, and all."""
     p, truth = table.probability, table.positive
-    found = {}
-    for label, images, wrong in (
-        (NORMAL, ~truth, p >= abstention.upper),
-        (PNEUMONIA, truth, p < abstention.lower),
-    ):
-        found[label] = (
-            table.patients_with(images & wrong).size,
-            table.patients_with(images).size,
-        )
-    return found
-
-
-def _error_probability(abstention: Abstention, label: int, wrong: int, patients: int) -> float:
-    """Compute how likely so many confidently wrong patients are if the guarantee holds.
-
-    With k = floor(alpha * (n + 1)) the errors among m further patients follow a beta-binomial
-    distribution of m, k and n + 1 - k (Angelopoulos and Bates, Foundations and Trends in Machine
-    Learning 16 (2023), 494), which counts chance in both sets of patients.
-    """
-    n = abstention.n_patients_positive if label == PNEUMONIA else abstention.n_patients_negative
-    k = conformal_rank(abstention.alpha, n)
-    if wrong <= 0 or k == 0:
-        return float(wrong <= 0)
-    return float(betabinom(patients, k, n + 1 - k).sf(wrong - 1))
+    wrong = ~truth & (p >= abstention.upper), truth & (p < abstention.lower)
+    counts = [table.patients_with(images).size for images in wrong]
+    return (counts[NORMAL], table.class_patients[NORMAL]), (
+        counts[PNEUMONIA],
+        table.class_patients[PNEUMONIA],
+    )
 
 
 def _violated_guarantees(table: PredictionTable, abstention: Abstention) -> tuple[str, ...]:
-    """Describe each class with more confidently wrong patients than alpha allows."""
+    """Describe each class with more confidently wrong patients than alpha allows.
+
+    If the guarantee holds, with k = floor(alpha * (n + 1)) the errors among m further patients
+    follow a beta-binomial distribution of m, k and n + 1 - k (Angelopoulos and Bates, Foundations
+    and Trends in Machine Learning 16 (2023), 494).
+    """
     sentences = []
-    for label, (wrong, n) in _confidently_wrong(table, abstention).items():
-        if wrong <= abstention.alpha * n:
+    fitted_on = abstention.n_patients_negative, abstention.n_patients_positive
+    for label, (wrong, m) in enumerate(_confidently_wrong(table, abstention)):
+        if wrong <= abstention.alpha * m:
             continue
-        p = _error_probability(abstention, label, wrong, n)
+        n = fitted_on[label]
+        k = conformal_rank(abstention.alpha, n)
+        p = float(betabinom(m, k, n + 1 - k).sf(wrong - 1)) if k else 0.0
         verdict = (
             f"chance alone gives as many in {p:.0%} of tests"
             if p >= _MORE_THAN_CHANCE
             else "more than chance explains, so the guarantee does not hold for these patients"
         )
         sentences.append(
-            f"{wrong} of {n} {CLASSES[label]} {table.unit}s ({wrong / n:.1%}) have an image"
+            f"{wrong} of {m} {CLASSES[label]} {table.unit}s ({wrong / m:.1%}) have an image"
             f" confidently predicted as {CLASSES[1 - label]}, above alpha = {abstention.alpha:.3g}:"
             f" {verdict}."
         )
@@ -402,16 +384,12 @@ def _fraction(
     """Estimate which fraction of some images has a property."""
     if not whole.any():
         return Estimate.without_interval(math.nan, "undefined, all such images are uncertain")
-    sums = table.sum_by_patient(np.column_stack([part, whole]).astype(np.float64))
     value = float(part.sum() / whole.sum())
-    n = table.patients_with(whole).size
     if value in {0, 1}:  # as is every replicate
-        method = f"Clopper-Pearson on {n} {table.unit}s{table.assumption}"
-        return Estimate(value, *proportion_interval(int(value) * n, n, "exact"), method)
-    counted, of = (weights @ sums).T
+        return exact_proportion(table, value, whole)
+    counted, of = (
+        weights @ table.sum_by_patient(np.column_stack([part, whole]).astype(np.float64))
+    ).T
     replicates = np.full(len(weights), np.nan)
     np.divide(counted, of, out=replicates, where=of > 0)
-    ends = percentile_interval(value, replicates) if n > 1 else None
-    if ends is None:
-        return Estimate.without_interval(value, f"too few {table.unit}s to resample")
-    return Estimate(value, *ends, f"{table.unit} bootstrap{table.assumption}")
+    return bootstrap_estimate(table, value, replicates, table.patients_with(whole).size)

@@ -1,8 +1,7 @@
 """The registry of metrics, each defined once for the test value and its bootstrap replicates.
 
 PNEUMONIA is the positive class and is predicted if probability >= threshold. AUROC and average
-precision rank raw logits where they are known: in float32 a sigmoid saturates near 17 and would tie
-scores that the model tells apart.
+precision rank raw logits where they are known: in float32 a sigmoid saturates near 17.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,14 +33,7 @@ _CELLS = 150_000
 
 
 class Confusion(NamedTuple):
-    """The confusion matrix: int, or float64 arrays of one shape under several weightings.
-
-    Attributes:
-        tp: PNEUMONIA images predicted as PNEUMONIA.
-        fp: NORMAL images predicted as PNEUMONIA.
-        tn: NORMAL images predicted as NORMAL.
-        fn: PNEUMONIA images predicted as NORMAL.
-    """
+    """The confusion matrix, PNEUMONIA positive: int, or float64 arrays of several weightings."""
 
     tp: Any
     fp: Any
@@ -85,44 +77,11 @@ def confusion(labels: ArrayLike, predicted: NDArray[np.bool_]) -> Confusion:
     )
 
 
-class _Ranking:
-    """Images ordered by score, ties together, ready to be weighted."""
-
-    def __init__(self, table: PredictionTable) -> None:
-        self._order = np.argsort(-table.scores, kind="stable")
-        self._labels = table.positive[self._order]
-        descending = table.scores[self._order]
-        self._starts = np.concatenate(([0], np.flatnonzero(np.diff(descending)) + 1))
-
-    def measure(self, weights: Array) -> tuple[Array, Array]:
-        """Compute AUROC and average precision of weighted images, weights of shape (r, n).
-
-        The AUROC is the Mann-Whitney statistic: the probability that a random PNEUMONIA image
-        scores higher than a random NORMAL one, ties counted half (Hanley and McNeil, Radiology
-        143, 1982). Average precision is precision at each distinct score, weighted by the gain of
-        recall: a sum of steps, as the trapezoid is too optimistic (Davis and Goadrich, ICML 2006).
-        """
-        w = weights[:, self._order]
-        positive = np.add.reduceat(np.where(self._labels, w, 0.0), self._starts, axis=1)
-        negative = np.add.reduceat(np.where(self._labels, 0.0, w), self._starts, axis=1)
-        tp, fp = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)
-        n_positive, n_negative = tp[:, -1], fp[:, -1]
-        below = n_negative[:, None] - fp + negative / 2
-        auroc = np.einsum("rk,rk->r", positive, below) / (n_positive * n_negative)
-        predicted = tp + fp
-        precision = np.divide(tp, predicted, out=np.zeros_like(tp), where=predicted > 0)
-        average = np.einsum("rk,rk->r", positive, precision) / n_positive
-        return auroc, average
-
-
 @dataclass(frozen=True, eq=False)
 class WeightedTable:
-    """Predictions under r weightings of their patients: the input of metrics without threshold.
+    """Predictions under r weightings of their images: the input of metrics without threshold.
 
     Attributes:
-        positive: Shape (n,): True for PNEUMONIA.
-        log_odds: Shape (n,): of the probabilities.
-        order: The images ordered by score.
         weights: Shape (r, n): the weight of each image.
         n: Shape (r,): the sum of weights.
         squared_errors: Shape (r,): weighted sum of (probability - label)^2.
@@ -132,7 +91,8 @@ class WeightedTable:
 
     positive: NDArray[np.bool_]
     log_odds: Array
-    order: _Ranking
+    order: NDArray[np.intp]
+    starts: NDArray[np.intp]
     weights: Array
     n: Array
     squared_errors: Array
@@ -141,8 +101,23 @@ class WeightedTable:
 
     @cached_property
     def ranking(self) -> tuple[Array, Array]:
-        """AUROC and average precision, each of shape (r,)."""
-        return self.order.measure(self.weights)
+        """AUROC and average precision, each of shape (r,).
+
+        The AUROC is the Mann-Whitney statistic, ties counted half (Hanley and McNeil, Radiology
+        143, 1982). Average precision is a sum of steps, as in scikit-learn (Davis and Goadrich,
+        ICML 2006).
+        """
+        w, labels = self.weights[:, self.order], self.positive[self.order]
+        positive = np.add.reduceat(np.where(labels, w, 0.0), self.starts, axis=1)
+        negative = np.add.reduceat(np.where(labels, 0.0, w), self.starts, axis=1)
+        tp, fp = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)
+        n_positive, n_negative = tp[:, -1], fp[:, -1]
+        below = n_negative[:, None] - fp + negative / 2
+        auroc = np.einsum("rk,rk->r", positive, below) / (n_positive * n_negative)
+        predicted = tp + fp
+        precision = np.divide(tp, predicted, out=np.zeros_like(tp), where=predicted > 0)
+        average = np.einsum("rk,rk->r", positive, precision) / n_positive
+        return auroc, average
 
     @cached_property
     def recalibration(self) -> RecalibrationLine:
@@ -256,7 +231,7 @@ def threshold_metrics(
         n_negative: NORMAL images, above 0.
 
     Returns:
-        By name, arrays of that shape; predictive values are NaN where no image is predicted so.
+        By name, NaN for the predictive value of a class that is never predicted.
     """
     tp, fp, positive, negative = (
         np.asarray(x, np.float64) for x in (tp, fp, n_positive, n_negative)
@@ -276,18 +251,15 @@ def compute_metrics(
 ) -> dict[str, Array]:
     """Compute every metric, each patient counted with a weight.
 
-    Most metrics are sums over images, hence over patients: one matrix product gives them for all
-    weightings. Ranking metrics and the recalibration line need the images.
-
     Args:
         table: The predictions.
         thresholds: A threshold in [0, 1] for each prefix of metric names (`""`, `at_0.5/`).
         patient_weights: Shape (r, n_patients), with some weight in each class in every row; by
-            default one row of ones, that is the table as it is.
+            default one row of ones.
 
     Returns:
-        By name, shape (r,); metrics that need a threshold once behind each prefix. NaN where
-        undefined.
+        By name, shape (r,), NaN where undefined; metrics that need a threshold once behind each
+        prefix.
     """
     if patient_weights is None:
         patient_weights = np.ones((1, table.n_patients))
@@ -307,29 +279,29 @@ def compute_metrics(
         tp, fp = sums.T[4 + 2 * place : 6 + 2 * place]
         for name, values in threshold_metrics(tp, fp, n_positive, n_negative).items():
             found[prefix + name] = values
-    order, log_odds, chunks = _Ranking(table), np.log(clipped) - np.log1p(-clipped), []
+    order = np.argsort(-table.scores, kind="stable")
+    starts = np.append(0, np.flatnonzero(np.diff(table.scores[order])) + 1)
+    log_odds, chunks = np.log(clipped) - np.log1p(-clipped), []
     step = max(1, _CELLS // len(table))
+    others = [metric for metric in METRICS if not metric.needs_threshold]
     for rows in (slice(start, start + step) for start in range(0, len(sums), step)):
         weighted = WeightedTable(
             table.positive,
             log_odds,
             order,
+            starts,
             patient_weights[rows][:, table.patient_ids].astype(np.float64),
             (n_positive + n_negative)[rows],
             squared_errors[rows],
             losses[rows],
             sums[rows, -BINS:],
         )
-        chunks.append([m.function(weighted) for m in METRICS if not m.needs_threshold])
-    names = [m.name for m in METRICS if not m.needs_threshold]
-    return found | dict(zip(names, map(np.concatenate, zip(*chunks, strict=True)), strict=True))
+        chunks.append([metric.function(weighted) for metric in others])
+    for metric, parts in zip(others, zip(*chunks, strict=True), strict=True):
+        found[metric.name] = np.concatenate(parts)
+    return found
 
 
 def metric_values(table: PredictionTable, thresholds: Mapping[str, float]) -> dict[str, float]:
-    """Compute every metric of the table as it is.
-
-    Args:
-        table: The predictions.
-        thresholds: As for `compute_metrics`.
-    """
+    """Compute every metric of the table as it is; see `compute_metrics`."""
     return {name: float(values[0]) for name, values in compute_metrics(table, thresholds).items()}

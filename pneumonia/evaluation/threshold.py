@@ -1,27 +1,17 @@
-"""The operating point: one threshold, chosen on the validation set before the test set is read.
+"""The operating point: one threshold, chosen on the validation set before the test set is read."""
 
-A target is refused if a single error among the m images of its class misses it, (m - 1) / m <
-target: a sensitivity of 0.95 needs 20 PNEUMONIA images.
-
-A warning is given
-
-- if even a perfect result could not confirm the target: with m patients its one-sided 95%
-  Clopper-Pearson bound is 0.05^(1 / m), so that 0.95 needs 59 PNEUMONIA patients;
-- for fewer than 30 patients in either class (`predictions.FEW_PATIENTS`);
-- for a threshold that is no better than chance.
-"""
-
+import itertools
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumonia.errors import EvaluationError
-from pneumonia.evaluation.predictions import FEW_PATIENTS, PredictionTable
+from pneumonia.evaluation.predictions import FEW_PATIENTS, PredictionTable, check_threshold
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
 
 log = logging.getLogger(__name__)
@@ -30,21 +20,16 @@ Policy = Literal["sensitivity", "specificity", "youden", "cost", "fixed"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 _DEFAULT_TARGET = 0.95
-_MANY = 1e9
-"""More images than exist, and a cost ratio beyond any use."""
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold, how it was chosen, and the validation estimate there.
-
-    The estimate comes from the images that chose the threshold: it is optimistic.
+    """A threshold, how it was chosen, and the (optimistic) validation estimate there.
 
     Attributes:
         threshold: On the calibrated probability, in [0, 1]; PNEUMONIA is predicted from there.
         policy: One of `POLICIES`.
-        target: The sensitivity or specificity asked for, the cost ratio, or the fixed threshold;
-            None for youden.
+        target: The target of the policy, see `check_policy`.
         n_positive: PNEUMONIA images of the validation set.
         n_negative: NORMAL images.
         n_patients_positive: Patients with a PNEUMONIA image.
@@ -72,30 +57,12 @@ class OperatingPoint:
         """Undo `to_dict`.
 
         Raises:
-            EvaluationError: If a value is missing, unknown or out of its range.
+            TypeError: If a value is missing or unknown.
+            EvaluationError: If the threshold is outside [0, 1].
         """
-        names = {field.name for field in fields(cls)}
-        if set(values) == names:
-            found = cls(**values)
-            rates = (found.threshold, found.sensitivity, found.specificity)
-            counts = (
-                *(found.n_positive, found.n_negative),
-                *(found.n_patients_positive, found.n_patients_negative),
-            )
-            if (
-                found.policy in POLICIES
-                and all(isinstance(rate, int | float) and 0 <= rate <= 1 for rate in rates)
-                and all(isinstance(count, int) and 0 <= count < _MANY for count in counts)
-                and (
-                    found.target is None
-                    or (isinstance(found.target, int | float) and 0 <= found.target < _MANY)
-                )
-            ):
-                return found
-        raise EvaluationError(
-            f"operating point: found {dict(values)}, expected {', '.join(sorted(names))} with a"
-            f" policy among {', '.join(POLICIES)}, rates from 0 to 1, and counts."
-        )
+        found = cls(**values)
+        check_threshold(found.threshold)
+        return found
 
 
 def check_policy(policy: str, target: float | None = None) -> float | None:
@@ -136,12 +103,14 @@ def check_policy(policy: str, target: float | None = None) -> float | None:
 
 
 def check_support(
-    policy: str,
-    target: float | None,
-    images: tuple[int, int],
-    patients: tuple[int, int],
+    policy: str, target: float | None, images: tuple[int, int], patients: tuple[int, int]
 ) -> list[str]:
-    """Check whether a validation set is large enough for a target, by the module's rules.
+    """Check whether a validation set is large enough for a target.
+
+    An error if a single misclassified image misses the target: a sensitivity of 0.95 needs 20
+    PNEUMONIA images. A warning if even a perfect result could not confirm it (the one-sided 95%
+    Clopper-Pearson bound of m patients is 0.05^(1 / m): 0.95 needs 59), and for fewer than
+    `FEW_PATIENTS` patients in a class.
 
     Args:
         policy: One of `POLICIES`.
@@ -167,7 +136,7 @@ def check_support(
     label = PNEUMONIA if policy == "sensitivity" else NORMAL
     n, units = images[label], patients[label]
     if n == 0 or (n - 1) / n < target:
-        needed = next(m for m in range(1, 10**9) if (m - 1) / m >= target)
+        needed = next(m for m in itertools.count(1) if (m - 1) / m >= target)
         raise EvaluationError(
             f"A {policy} of {target:g} needs at least {needed} {CLASSES[label]} images in the"
             f" validation set, found {n}. Enlarge the validation set, lower the target, or use the"
@@ -198,9 +167,8 @@ def choose_threshold(
 
     - `sensitivity`: the largest whose sensitivity reaches the target;
     - `specificity`: the smallest whose specificity reaches the target;
-    - `youden`: the one of greatest sensitivity + specificity - 1 (Youden, Cancer 3, 1950);
-    - `cost`: the one of least (false negatives * ratio + false positives), at the prevalence of the
-      validation set;
+    - `youden`: the greatest sensitivity + specificity - 1 (Youden, Cancer 3, 1950);
+    - `cost`: the least false negatives * ratio + false positives;
     - `fixed`: the target itself.
 
     Among equally good thresholds of youden or cost the smallest is taken, which misses least.
@@ -212,9 +180,6 @@ def choose_threshold(
         policy: One of `POLICIES`.
         target: As for `check_policy`.
         quiet: Log no warnings.
-
-    Returns:
-        The operating point. What the validation set supports badly is logged as a warning.
 
     Raises:
         EvaluationError: If an array is invalid, the target does not suit the policy, or the
@@ -242,15 +207,15 @@ def choose_threshold(
     for warning in () if quiet else warnings:
         log.warning(warning)
     return OperatingPoint(
-        threshold=threshold,
-        policy=policy,
-        target=target,
-        n_positive=n_positive,
-        n_negative=n_negative,
-        n_patients_positive=patients_positive,
-        n_patients_negative=patients_negative,
-        sensitivity=sensitivity,
-        specificity=specificity,
+        threshold,
+        policy,
+        target,
+        n_positive,
+        n_negative,
+        patients_positive,
+        patients_negative,
+        sensitivity,
+        specificity,
     )
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from pneumonia.errors import EvaluationError
 from pneumonia.evaluation import metrics
 from pneumonia.evaluation.calibration import RecalibrationLine
 from pneumonia.evaluation.confidence import (
@@ -154,11 +153,6 @@ def test_patients_of_both_classes_are_drawn_with_all_others():
     assert (weights.sum(axis=1) == 4).all()
     assert (weights[:, [0, 1]].sum(axis=1) > 0).all()  # NORMAL images in every replicate
     assert (weights[:, [0, 2, 3]].sum(axis=1) > 0).all()
-
-
-def test_few_replicates_are_refused():
-    with pytest.raises(EvaluationError, match="replicates"):
-        draw_patients(clustered(), 100)
 
 
 def test_bootstrap_intervals_contain_their_values():
