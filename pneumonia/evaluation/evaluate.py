@@ -70,15 +70,8 @@ class EvaluatedModel:
         """Look up a value in the metadata by nested keys; None where it was not recorded."""
         found: Any = self.metadata
         for key in keys:
-            if not isinstance(found, Mapping):
-                return None
-            found = found.get(key)
+            found = (found or {}).get(key)
         return found
-
-    def section(self, *keys: str) -> dict[str, Any]:
-        """Look up values by name in the metadata; empty where they were not recorded."""
-        found = self.lookup(*keys)
-        return dict(found) if isinstance(found, Mapping) else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +92,11 @@ class ShortcutProbe:
 
 
 class DecisionCurve(NamedTuple):
-    """Net benefit over the threshold probability; treating no one has net benefit 0.
-
-    Valid at the table's prevalence and for calibrated probabilities only.
+    """Net benefit over the threshold probability, at the table's prevalence, each of shape (k,).
 
     Attributes:
-        threshold: Shape (k,), rising, in (0, 1).
-        net_benefit: Net benefit of treating those with probability >= threshold.
+        threshold: Rising, in (0, 1).
+        net_benefit: Of treating those with probability >= threshold; treating no one has 0.
         low: Lower end of its 95% bootstrap interval, pointwise.
         high: Upper end.
         treat_all: Net benefit of treating everyone.
@@ -387,9 +378,7 @@ def _fraction(
     value = float(part.sum() / whole.sum())
     if value in {0, 1}:  # as is every replicate
         return exact_proportion(table, value, whole)
-    counted, of = (
-        weights @ table.sum_by_patient(np.column_stack([part, whole]).astype(np.float64))
-    ).T
+    counted, of = (weights @ table.sum_by_patient(np.column_stack([part, whole]))).T
     replicates = np.full(len(weights), np.nan)
     np.divide(counted, of, out=replicates, where=of > 0)
     return bootstrap_estimate(table, value, replicates, table.patients_with(whole).size)

@@ -19,11 +19,8 @@ COLUMNS = ("path", "label", "logit", "probability", "patient", "subtype")
 """The columns of `predictions.csv`, in its order."""
 
 FEW_PATIENTS = 30
-"""With fewer patients than this in a class, bootstrap intervals are too narrow.
-
-Cameron, Gelbach and Miller, Review of Economics and Statistics 90 (2008): inference from fewer
-than about 30 clusters over-rejects.
-"""
+"""With fewer patients than this in a class, bootstrap intervals are too narrow (Cameron, Gelbach
+and Miller, Review of Economics and Statistics 90, 2008)."""
 
 _LABELS = f"{CLASSES[NORMAL]} (0) or {CLASSES[PNEUMONIA]} (1)"
 _KINDS = {"path": "U", "subtype": "U", "patient": "iuU"}
@@ -32,48 +29,21 @@ _SHOWN = 3
 
 
 def sigmoid(logits: ArrayLike) -> NDArray[np.float64]:
-    """Turn logits into probabilities without overflow.
-
-    Args:
-        logits: Any shape, any numeric dtype.
-
-    Returns:
-        The same shape, float64, in [0, 1].
-    """
+    """Turn logits of any shape into probabilities, float64, without overflow."""
     x = np.asarray(logits, dtype=np.float64)
     small = np.exp(-np.abs(x))
     return np.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
 def check_threshold(threshold: float) -> float:
-    """Check that a threshold is a probability.
-
-    Args:
-        threshold: PNEUMONIA is predicted if probability >= threshold.
+    """Check that a threshold is a number from 0 to 1.
 
     Raises:
-        EvaluationError: If it is NaN or outside [0, 1].
+        EvaluationError: If it is not.
     """
     if not 0 <= threshold <= 1:
         raise EvaluationError(f"threshold: found {threshold}, expected a number from 0 to 1.")
     return float(threshold)
-
-
-def check_labels(labels: ArrayLike) -> NDArray[np.bool_]:
-    """Check that labels are 0 or 1 and of both classes.
-
-    Args:
-        labels: Shape (n,), any numeric dtype.
-
-    Returns:
-        Shape (n,), True for PNEUMONIA.
-
-    Raises:
-        EvaluationError: If they are not.
-    """
-    return PredictionTable(
-        label=np.asarray(labels), probability=np.zeros(np.shape(labels))
-    ).positive
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -182,7 +152,7 @@ class PredictionTable:
         """Find the numbers of the patients with an image in a mask of shape (n,)."""
         return np.unique(self.patient_ids[images])
 
-    def sum_by_patient(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sum_by_patient(self, columns: NDArray[Any]) -> NDArray[np.float64]:
         """Add up the rows of each patient's images: shape (n, k) to (n_patients, k)."""
         sums = np.zeros((self.n_patients, columns.shape[1]))
         np.add.at(sums, self.patient_ids, columns)
@@ -193,9 +163,6 @@ class PredictionTable:
 
         Args:
             rows: Indices in the wanted order, or a mask of shape (n,).
-
-        Raises:
-            EvaluationError: If all of these rows have the same label.
         """
         columns = {name: getattr(self, name) for name in COLUMNS}
         return replace(
@@ -206,9 +173,6 @@ class PredictionTable:
         """Write the table as CSV (UTF-8) that `read` reads back exactly.
 
         Labels are written as class names, unknown columns as empty cells.
-
-        Args:
-            path: The file, usually `predictions.csv` in the run directory.
         """
         columns = {name: getattr(self, name) for name in COLUMNS}
         columns["label"] = np.asarray(CLASSES)[self.label]

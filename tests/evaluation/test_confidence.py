@@ -11,14 +11,14 @@ from pneumonia.evaluation.calibration import RecalibrationLine
 from pneumonia.evaluation.confidence import (
     OBUCHOWSKI,
     Estimate,
-    auroc_difference,
     auroc_estimate,
+    auroc_p_value,
     draw_patients,
     estimate_metrics,
     percentile_interval,
     proportion_interval,
 )
-from pneumonia.evaluation.metrics import metric_values
+from pneumonia.evaluation.metrics import compute_metrics, metric_values
 from pneumonia.evaluation.predictions import PredictionTable
 
 
@@ -112,19 +112,15 @@ def test_one_image_per_patient_is_delong():
     assert clusters.low < images.low < clusters.value < images.high < clusters.high < 1
 
 
-def test_difference_of_two_aurocs():
+def test_equal_aurocs_of_two_models():
     one = clustered()
-    other = table(one.label, one.scores - 1.5 * one.label, one.patient)
-    found, p = auroc_difference(one, other)
-    assert found.low < found.value < found.high < 0
-    error = (found.high - found.low) / 2 / norm.ppf(0.975)
-    assert p == pytest.approx(2 * norm.sf(abs(found.value) / error))
-    # independent noise of the same size: the variance of the difference is the sum minus twice
-    # the covariance, so that a model compared with itself has none
-    same, p = auroc_difference(one, one)
-    assert same.value == 0
-    assert math.isnan(same.low)
-    assert math.isnan(p)
+    other = table(one.label, one.scores - 0.3 * one.label, one.patient)
+    weights = draw_patients(one)
+    drawn = [compute_metrics(t, {}, weights)["auroc"] for t in (one, other)]
+    gap = auroc_estimate(one).value - auroc_estimate(other).value
+    z = norm.isf(auroc_p_value(one, other) / 2)
+    assert z == pytest.approx(gap / np.std(drawn[0] - drawn[1]), rel=0.1)
+    assert math.isnan(auroc_p_value(one, one))
 
 
 @pytest.mark.filterwarnings("error")

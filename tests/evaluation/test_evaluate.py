@@ -142,14 +142,6 @@ def test_origin_of_the_threshold(model, threshold, origin, cut):
     assert result.abstention == (ABSTENTION if used else None)
 
 
-def test_metadata():
-    model = replace(MODEL, metadata={"data": {"splits": {"train": 3}, "synthetic": True}})
-    assert model.lookup("data", "synthetic") is True
-    assert model.lookup("data", "synthetic", "deeper") is model.lookup("nothing") is None
-    assert model.section("data", "splits") == {"train": 3}
-    assert model.section("data", "synthetic") == {}
-
-
 SMALL = PredictionTable(
     label=np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1]),
     probability=np.array([0.1, 0.2, 0.5, 0.7, 0.29, 0.3, 0.6, 0.8, 0.9, 0.95]),

@@ -4,7 +4,7 @@ import numpy as np
 
 from pneumonia.evaluation.evaluate import EvaluatedModel, evaluate_predictions
 from pneumonia.evaluation.predictions import PredictionTable
-from pneumonia.evaluation.report.model_card import model_card
+from pneumonia.evaluation.report.write import model_card
 from pneumonia.evaluation.threshold import choose_threshold
 
 METADATA = {

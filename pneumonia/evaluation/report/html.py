@@ -48,11 +48,7 @@ ABSTENTION_ROWS = (
 
 
 def render_html(result: EvaluationResult) -> str:
-    """Render the report.
-
-    Returns:
-        HTML that refers to no other file; all names and values from outside are escaped.
-    """
+    """Render the report as HTML that refers to no other file, all values escaped."""
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -100,15 +96,13 @@ def _context(result: EvaluationResult) -> dict[str, Any]:
 
 
 def split_counts(result: EvaluationResult) -> list[dict[str, str]]:
-    """Count images and patients of each split, the tested images last.
-
-    Returns:
-        For each split its name under `split`, and counts by column name.
-    """
-    rows = []
-    for name, counts in result.model.section("data", "splits").items():
-        if isinstance(counts, dict) and name != "test":
-            rows.append({"split": str(name), **{str(k): str(v) for k, v in counts.items()}})
+    """Count images and patients of each split by column name, the tested images last."""
+    splits = result.model.lookup("data", "splits") or {}
+    rows = [
+        {"split": str(name), **{str(k): str(v) for k, v in counts.items()}}
+        for name, counts in splits.items()
+        if name != "test"
+    ]
     table = result.table
     tested = {"split": "tested here", "images": str(len(table))}
     if table.patient is not None:
@@ -122,19 +116,16 @@ def split_counts(result: EvaluationResult) -> list[dict[str, str]]:
 
 
 def metadata_sections(result: EvaluationResult) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Collect what is recorded of the data, the split, the model and the training.
-
-    Returns:
-        For each section its title, and names and values as text; none where nothing was recorded.
-    """
-    model = result.model
-    training = model.section("training")
+    """Collect by title the recorded names and values of data, split, model and training."""
+    data, split, model, training = (
+        result.model.lookup(name) or {} for name in ("data", "split", "model", "training")
+    )
     sections = {
-        "Data": {k: v for k, v in model.section("data").items() if not isinstance(v, dict)},
-        "Validation split": model.section("split"),
-        "Model": model.section("model"),
+        "Data": {k: v for k, v in data.items() if not isinstance(v, dict)},
+        "Validation split": split,
+        "Model": model,
         "Training": {k: v for k, v in training.items() if k not in {"config", "versions"}},
-        "Versions": model.section("training", "versions"),
+        "Versions": training.get("versions", {}),
     }
     return [
         (title, [_readable(*item) for item in found.items()]) for title, found in sections.items()

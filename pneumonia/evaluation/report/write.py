@@ -3,17 +3,25 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
+
+import jinja2
 
 from pneumonia.errors import EvaluationError
-from pneumonia.evaluation.evaluate import EvaluationResult
-from pneumonia.evaluation.report.html import render_html
-from pneumonia.evaluation.report.model_card import model_card
+from pneumonia.evaluation.evaluate import AT_HALF, EvaluationResult
+from pneumonia.evaluation.metrics import METRICS
+from pneumonia.evaluation.report import wording
+from pneumonia.evaluation.report.html import metadata_sections, render_html, split_counts
 from pneumonia.files import atomic_write
 
 METRICS_FILE = "metrics.json"
 PREDICTIONS_FILE = "predictions.csv"
 REPORT_FILE = "report.html"
 CARD = "MODEL_CARD.md"
+
+_ESCAPES = str.maketrans(
+    {sign: f"\\{sign}" for sign in "\\`*_[]#"} | {sign: f"&#{ord(sign)};" for sign in "&<>|"}
+)
 
 
 def write_report(
@@ -28,7 +36,7 @@ def write_report(
 
     Args:
         result: The result.
-        directory: Where `metrics.json`, `predictions.csv` and `report.html` go; created if missing.
+        directory: For all files but the model card; created if missing.
         card: Where the model card goes; None for no model card.
 
     Returns:
@@ -59,3 +67,39 @@ def write_report(
             " output folder."
         ) from error
     return files
+
+
+def model_card(result: EvaluationResult) -> str:
+    """Generate the model card of a checkpoint as Markdown, in which every value is escaped.
+
+    Headings after Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
+    """
+    model = result.model
+    environment = jinja2.Environment(  # noqa: S701 - Markdown: `_escape` escapes every value
+        finalize=_escape,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    source = Path(__file__).with_name("MODEL_CARD.md.jinja").read_text(encoding="utf-8")
+    return environment.from_string(source).render(
+        result=result,
+        model=model,
+        metrics=result.metrics,
+        point=model.operating_point,
+        registry=METRICS,
+        half=AT_HALF,
+        wording=wording,
+        estimate=wording.format_estimate,
+        degenerate=wording.degenerate(result.confusion),
+        side=model.lookup("model", "image_size") or "?",
+        splits=split_counts(result),
+        sections=metadata_sections(result),
+        limits=(*model.warnings, *result.notes, *wording.limits(model)),
+    )
+
+
+def _escape(value: Any) -> str:
+    """Keep text on one line and in its cell, without markup of its own."""
+    return " ".join(str(value).split()).translate(_ESCAPES)
