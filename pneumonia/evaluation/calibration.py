@@ -66,13 +66,7 @@ def bin_numbers(probabilities: NDArray[np.float64]) -> NDArray[np.intp]:
 
 
 class Reliability(NamedTuple):
-    """Points of a reliability diagram, one per bin that holds images, probabilities rising.
-
-    Attributes:
-        probability: The mean probability of the bin's images.
-        frequency: The fraction of PNEUMONIA among them.
-        images: The number of images.
-    """
+    """Mean probability, fraction of PNEUMONIA and number of images of each bin."""
 
     probability: NDArray[np.float64]
     frequency: NDArray[np.float64]
@@ -80,14 +74,11 @@ class Reliability(NamedTuple):
 
 
 def reliability(labels: ArrayLike, probabilities: ArrayLike) -> Reliability:
-    """Compare probabilities with frequencies in `BINS` bins of equal width.
+    """Compare probabilities with frequencies, in those of `BINS` equal bins that hold images.
 
     Args:
         labels: Shape (n,), 0 or 1, of both classes.
         probabilities: Shape (n,), in [0, 1].
-
-    Raises:
-        EvaluationError: If the labels are not of both classes or a probability is outside [0, 1].
     """
     table = PredictionTable(label=np.asarray(labels), probability=np.asarray(probabilities))
     place = bin_numbers(table.probability)
@@ -100,21 +91,9 @@ def reliability(labels: ArrayLike, probabilities: ArrayLike) -> Reliability:
     )
 
 
-class RecalibrationLine(NamedTuple):
-    """Cox's recalibration line; (0, 1) for calibrated probabilities.
-
-    Attributes:
-        intercept: Shape (r,); below 0 where probabilities are too high at a slope of 1.
-        slope: Shape (r,); below 1 where probabilities are too extreme, above 1 where too moderate.
-    """
-
-    intercept: NDArray[np.float64]
-    slope: NDArray[np.float64]
-
-
 def fit_recalibration(
     positive: NDArray[np.bool_], logits: NDArray[np.float64], weights: NDArray[np.float64]
-) -> RecalibrationLine:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Fit log odds of PNEUMONIA = intercept + slope * logit, for many weightings at once.
 
     Logistic regression by maximum likelihood (Cox, Biometrika 45, 1958; the "logistic
@@ -127,14 +106,16 @@ def fit_recalibration(
         weights: Shape (r, n), not negative, with some weight in each class in every row.
 
     Returns:
-        The lines; NaN where a logit separates the classes (Albert and Anderson, Biometrika 71,
-        1984) or all logits are equal.
+        Intercept and slope, each of shape (r,): (0, 1) for calibrated probabilities; a slope below
+        1 where they are too extreme, an intercept below 0 where they are too high at a slope of 1.
+        NaN where a logit separates the classes (Albert and Anderson, Biometrika 71, 1984) or all
+        logits are equal.
     """
     rows = weights.shape[0]
     intercept, slope = np.full(rows, np.nan), np.full(rows, np.nan)
     active = np.flatnonzero(~_separated(positive, logits, weights))
     if not active.size:
-        return RecalibrationLine(intercept, slope)
+        return intercept, slope
     centre, scale = logits.mean(), logits.std()
     x = (logits - centre) / scale  # so that a step is about one whatever the logits' range
     powers = np.stack((np.ones_like(x), x, x * x), axis=1)
@@ -158,7 +139,7 @@ def fit_recalibration(
         if not going.any():
             break
         active, w, a, b = active[going], w[going], a[going], b[going]
-    return RecalibrationLine(intercept, slope)
+    return intercept, slope
 
 
 def _separated(

@@ -111,7 +111,7 @@ class DecisionCurve(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
-    """Everything that report, console, model card and logs draw on.
+    """What report, console, model card and logs show.
 
     Attributes:
         model: What made the predictions.
@@ -196,7 +196,8 @@ def evaluate_predictions(
     notes = _notes(table)
     if abstention is not None:
         metrics |= _selective_metrics(table, abstention, weights)
-        notes += _violated_guarantees(table, abstention)
+        for label in (NORMAL, PNEUMONIA):
+            metrics |= _confident_errors(table, abstention, label, notes)
     return EvaluationResult(
         model=model,
         table=table,
@@ -205,7 +206,7 @@ def evaluate_predictions(
         metrics=metrics,
         confusion=confusion(table.label, table.probability >= cut),
         decision_curve=_decision_curve(table, weights),
-        notes=notes,
+        notes=tuple(notes),
         abstention=abstention,
         probes=tuple(probes),
         load_image=load_image,
@@ -219,17 +220,15 @@ def _all_metrics(
     found = estimate_metrics(table, {"": threshold, AT_HALF: HALF}, weights)
     found["auroc_obuchowski"] = auroc_estimate(table)
     found["auroc_delong"] = auroc_estimate(table, clustered=False)
+    method = "Wilson 1927, assumes independent images"
     for prefix, cut in (("", threshold), (AT_HALF, HALF)):
         c = confusion(table.label, table.probability >= cut)
         for name, correct, n in (
             ("sensitivity", c.tp, c.n_positive),
             ("specificity", c.tn, c.n_negative),
         ):
-            found[f"{prefix}{name}_wilson"] = Estimate(
-                correct / n,
-                *proportion_interval(correct, n, "wilson"),
-                "Wilson 1927, assumes independent images",
-            )
+            ends = proportion_interval(correct, n, "wilson")
+            found[f"{prefix}{name}_wilson"] = Estimate(correct / n, *ends, method)
     n_negative, n_positive = table.class_patients
     counts = {
         "n": len(table),
@@ -249,7 +248,7 @@ def _subtypes(table: PredictionTable) -> dict[str, NDArray[np.bool_]]:
     return {str(name): table.positive & (table.subtype == name) for name in known}
 
 
-def _notes(table: PredictionTable) -> tuple[str, ...]:
+def _notes(table: PredictionTable) -> list[str]:
     notes = []
     if table.patient is None:
         notes.append(
@@ -263,8 +262,7 @@ def _notes(table: PredictionTable) -> tuple[str, ...]:
                 f"Only {count} {CLASSES[label]} {table.unit}s, fewer than {FEW_PATIENTS}: bootstrap"
                 " intervals are too narrow."
             )
-    mixed = table.mixed_patients.size
-    if mixed:
+    if mixed := table.mixed_patients.size:
         notes.append(
             f"{mixed} patients have images of both classes: all patients are resampled together."
             " Check that no key is shared by several patients."
@@ -273,7 +271,7 @@ def _notes(table: PredictionTable) -> tuple[str, ...]:
         notes.append(
             "All images have the same score: the classifier does not separate the classes."
         )
-    return tuple(notes)
+    return notes
 
 
 def _decision_curve(table: PredictionTable, weights: NDArray[np.int32]) -> DecisionCurve:
@@ -309,61 +307,48 @@ def _selective_metrics(
         "decided/accuracy": (correct, decided),
     }
     found = {name: _fraction(table, *images, weights) for name, images in fractions.items()}
-    for kind, (wrong, n) in zip(
-        ("false_positive", "false_negative"), _confidently_wrong(table, abstention), strict=True
-    ):
-        found[f"decided/{kind}_patients"] = Estimate(
-            wrong / n,
-            *proportion_interval(wrong, n, "wilson"),
-            f"Wilson 1927 on {n} {table.unit}s{table.assumption}",
-        )
-    return found | {
-        "alpha": Estimate.exact(abstention.alpha, "given"),
-        "uncertain_from": Estimate.exact(abstention.lower, "given"),
-        "uncertain_below": Estimate.exact(abstention.upper, "given"),
-        "n_decided": Estimate.exact(int(decided.sum()), "count"),
+    given = {
+        "alpha": abstention.alpha,
+        "uncertain_from": abstention.lower,
+        "uncertain_below": abstention.upper,
     }
+    found |= {name: Estimate.exact(number, "given") for name, number in given.items()}
+    return found | {"n_decided": Estimate.exact(int(decided.sum()), "count")}
 
 
-def _confidently_wrong(
-    table: PredictionTable, abstention: Abstention
-) -> tuple[tuple[int, int], tuple[int, int]]:
-    """By label: the patients with an image confidently predicted as the other class, and all."""
-    p, truth = table.probability, table.positive
-    wrong = ~truth & (p >= abstention.upper), truth & (p < abstention.lower)
-    counts = [table.patients_with(images).size for images in wrong]
-    return (counts[NORMAL], table.class_patients[NORMAL]), (
-        counts[PNEUMONIA],
-        table.class_patients[PNEUMONIA],
-    )
-
-
-def _violated_guarantees(table: PredictionTable, abstention: Abstention) -> tuple[str, ...]:
-    """Describe each class with more confidently wrong patients than alpha allows.
+def _confident_errors(
+    table: PredictionTable, abstention: Abstention, label: int, notes: list[str]
+) -> dict[str, Estimate]:
+    """Count the patients of a class with a confident error, and note if alpha is exceeded.
 
     If the guarantee holds, with k = floor(alpha * (n + 1)) the errors among m further patients
     follow a beta-binomial distribution of m, k and n + 1 - k (Angelopoulos and Bates, Foundations
     and Trends in Machine Learning 16 (2023), 494).
     """
-    sentences = []
-    fitted_on = abstention.n_patients_negative, abstention.n_patients_positive
-    for label, (wrong, m) in enumerate(_confidently_wrong(table, abstention)):
-        if wrong <= abstention.alpha * m:
-            continue
-        n = fitted_on[label]
+    p, m = table.probability, table.class_patients[label]
+    if label == PNEUMONIA:
+        kind, n = "false_negative", abstention.n_patients_positive
+        images = table.positive & (p < abstention.lower)
+    else:
+        kind, n = "false_positive", abstention.n_patients_negative
+        images = ~table.positive & (p >= abstention.upper)
+    wrong = table.patients_with(images).size
+    if wrong > abstention.alpha * m:
         k = conformal_rank(abstention.alpha, n)
-        p = float(betabinom(m, k, n + 1 - k).sf(wrong - 1)) if k else 0.0
+        chance = float(betabinom(m, k, n + 1 - k).sf(wrong - 1)) if k else 0.0
         verdict = (
-            f"chance alone gives as many in {p:.0%} of tests"
-            if p >= _MORE_THAN_CHANCE
+            f"chance alone gives as many in {chance:.0%} of tests"
+            if chance >= _MORE_THAN_CHANCE
             else "more than chance explains, so the guarantee does not hold for these patients"
         )
-        sentences.append(
+        notes.append(
             f"{wrong} of {m} {CLASSES[label]} {table.unit}s ({wrong / m:.1%}) have an image"
             f" confidently predicted as {CLASSES[1 - label]}, above alpha = {abstention.alpha:.3g}:"
             f" {verdict}."
         )
-    return tuple(sentences)
+    ends = proportion_interval(wrong, m, "wilson")
+    method = f"Wilson 1927 on {m} {table.unit}s{table.assumption}"
+    return {f"decided/{kind}_patients": Estimate(wrong / m, *ends, method)}
 
 
 def _fraction(

@@ -12,12 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumonia.evaluation.calibration import (
-    BINS,
-    RecalibrationLine,
-    bin_numbers,
-    fit_recalibration,
-)
+from pneumonia.evaluation.calibration import BINS, bin_numbers, fit_recalibration
 from pneumonia.evaluation.predictions import PredictionTable
 
 Array = NDArray[np.float64]
@@ -62,19 +57,10 @@ class Confusion(NamedTuple):
 
 
 def confusion(labels: ArrayLike, predicted: NDArray[np.bool_]) -> Confusion:
-    """Count images by label and predicted class.
-
-    Args:
-        labels: Shape (n,), bool or 0 (NORMAL) and 1 (PNEUMONIA).
-        predicted: Shape (n,), True where PNEUMONIA is predicted.
-    """
-    positive = np.asarray(labels, np.bool_)
-    return Confusion(
-        tp=int((positive & predicted).sum()),
-        fp=int((~positive & predicted).sum()),
-        tn=int((~positive & ~predicted).sum()),
-        fn=int((positive & ~predicted).sum()),
-    )
+    """Count images by label (0 or 1) and by whether PNEUMONIA is predicted."""
+    y = np.asarray(labels, np.bool_)
+    cells = (y & predicted, ~y & predicted, ~y & ~predicted, y & ~predicted)
+    return Confusion(*(int(images.sum()) for images in cells))
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,8 +106,8 @@ class WeightedTable:
         return auroc, average
 
     @cached_property
-    def recalibration(self) -> RecalibrationLine:
-        """Cox's recalibration lines."""
+    def recalibration(self) -> tuple[Array, Array]:
+        """Intercept and slope of Cox's recalibration line, each of shape (r,)."""
         return fit_recalibration(self.positive, self.log_odds, self.weights)
 
 
@@ -172,6 +158,12 @@ def _npv(c: Confusion, prevalence: float) -> Array:
     return _ratio(tn, tn + fn)
 
 
+def _calibration_error(w: WeightedTable) -> Array:
+    """ECE (Naeini, Cooper and Hauskrecht, AAAI 2015), biased upwards where bins hold few images."""
+    error: Array = np.abs(w.bin_gaps).sum(axis=1) / w.n
+    return error
+
+
 METRICS: tuple[Metric, ...] = (
     Metric("recall", "recall (sensitivity)", lambda c: c.sensitivity),
     Metric("specificity", "specificity", lambda c: c.specificity),
@@ -185,22 +177,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("average_precision", "average precision", lambda w: w.ranking[1], needs_threshold=False),
     Metric("brier", "Brier score", lambda w: w.squared_errors / w.n, False, False),
     Metric("log_loss", "log loss", lambda w: w.log_losses / w.n, False, False),
-    # Naeini, Cooper and Hauskrecht, AAAI 2015, of the probability of PNEUMONIA; biased upwards
-    # where bins hold few images: about 0.04 for a perfectly calibrated model of 600 images
+    Metric("ece", "calibration error (ECE)", _calibration_error, False, False),
+    Metric("calibration_slope", "calibration slope", lambda w: w.recalibration[1], False, None),
     Metric(
-        "ece",
-        "calibration error (ECE)",
-        lambda w: np.abs(w.bin_gaps).sum(axis=1) / w.n,
-        False,
-        False,
-    ),
-    Metric("calibration_slope", "calibration slope", lambda w: w.recalibration.slope, False, None),
-    Metric(
-        "calibration_intercept",
-        "calibration intercept",
-        lambda w: w.recalibration.intercept,
-        False,
-        None,
+        "calibration_intercept", "calibration intercept", lambda w: w.recalibration[0], False, None
     ),
 )
 """All metrics of tables and comparisons, in the order in which they are shown."""

@@ -35,7 +35,7 @@ class OperatingPoint:
         n_patients_positive: Patients with a PNEUMONIA image.
         n_patients_negative: Patients with a NORMAL image.
         sensitivity: On the validation set, at the threshold.
-        specificity: Likewise.
+        specificity: On the validation set, at the threshold.
     """
 
     threshold: float
@@ -66,20 +66,18 @@ class OperatingPoint:
 
 
 def check_policy(policy: str, target: float | None = None) -> float | None:
-    """Check that a policy exists and its target suits it, before anything is trained.
+    """Check that a policy exists and its target suits it.
 
     Args:
         policy: One of `POLICIES`.
         target: For `sensitivity` and `specificity` in (0, 1), by default 0.95; for `cost` how
-            many false positives cost as much as one false negative, above 0; for `fixed` the
-            threshold, in [0, 1]; for `youden` None.
+            many false positives cost as much as one false negative; for `fixed` the threshold.
 
     Returns:
         The target, with its default.
 
     Raises:
-        EvaluationError: If the policy is unknown, or the target is missing, out of its range or
-            would be ignored.
+        EvaluationError: If the policy is unknown or the target does not suit it.
     """
     if policy not in POLICIES:
         raise EvaluationError(
@@ -89,8 +87,8 @@ def check_policy(policy: str, target: float | None = None) -> float | None:
         return _DEFAULT_TARGET
     t = math.nan if target is None else target
     valid, expected = {
-        "sensitivity": (0 < t < 1, "a sensitivity between 0 and 1, both excluded"),
-        "specificity": (0 < t < 1, "a specificity between 0 and 1, both excluded"),
+        "sensitivity": (0 < t < 1, "a number between 0 and 1, both excluded"),
+        "specificity": (0 < t < 1, "a number between 0 and 1, both excluded"),
         "youden": (target is None, "null"),
         "cost": (0 < t < math.inf, "the false positives that equal a false negative, above 0"),
         "fixed": (0 <= t <= 1, "the threshold, from 0 to 1"),
@@ -126,10 +124,10 @@ def check_support(
     """
     target = check_policy(policy, target)
     warnings = [
-        f"The validation set has {patients[label]} {CLASSES[label]} patients, fewer than"
-        f" {FEW_PATIENTS}: the estimate for {CLASSES[label]} images is imprecise."
-        for label in (NORMAL, PNEUMONIA)
-        if patients[label] < FEW_PATIENTS
+        f"The validation set has {n} {name} patients, fewer than {FEW_PATIENTS}: the estimate for"
+        f" {name} images is imprecise."
+        for name, n in zip(CLASSES, patients, strict=True)
+        if n < FEW_PATIENTS
     ]
     if target is None or policy not in {"sensitivity", "specificity"}:
         return warnings

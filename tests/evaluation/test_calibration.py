@@ -93,5 +93,5 @@ def test_separated_classes_have_no_recalibration(logits):
 
 def test_only_rows_without_overlap_are_undefined():
     labels, logits = np.array([0, 0, 1, 1]) == 1, np.array([0.0, 2, 1, 3])
-    line = fit_recalibration(labels, logits, np.array([[1, 1, 1, 1], [1, 0, 1, 1.0]]))
-    assert np.isnan(line.slope).tolist() == [False, True]
+    _, slope = fit_recalibration(labels, logits, np.array([[1, 1, 1, 1], [1, 0, 1, 1.0]]))
+    assert np.isnan(slope).tolist() == [False, True]

@@ -7,7 +7,6 @@ import pytest
 from scipy.stats import norm
 
 from pneumonia.evaluation import metrics
-from pneumonia.evaluation.calibration import RecalibrationLine
 from pneumonia.evaluation.confidence import (
     OBUCHOWSKI,
     Estimate,
@@ -248,11 +247,8 @@ def test_coverage(monkeypatch):
     150 patients per class with 1 to 10 images; score = class mean + patient effect + noise, half
     of the variance each. The truth is AUROC 0.9 = Phi(d / sqrt 2) and recall 0.9.
     """
-    nan = RecalibrationLine(*np.full((2, 1), np.nan))
     monkeypatch.setattr(  # it takes most of the time and is not asked for here
-        metrics,
-        "fit_recalibration",
-        lambda y, x, w: RecalibrationLine(*(np.repeat(column, len(w)) for column in nan)),
+        metrics, "fit_recalibration", lambda y, x, w: (np.full(len(w), np.nan),) * 2
     )
     truth, tests = 0.9, 500
     distance = np.sqrt(2) * norm.ppf(truth)
