@@ -27,24 +27,7 @@ ERRORS_SHOWN = 6
 """False negatives, and false positives, in the gallery."""
 
 _THUMBNAIL = 200
-_TEMPLATE = "report.html.jinja"
-
-ABSTENTION_ROWS = (
-    ("coverage: images that are not uncertain", "coverage"),
-    ("coverage of PNEUMONIA images", "coverage_positive"),
-    ("coverage of NORMAL images", "coverage_negative"),
-    ("recall (sensitivity) without uncertain images", "decided/sensitivity"),
-    ("specificity without uncertain images", "decided/specificity"),
-    ("accuracy without uncertain images", "decided/accuracy"),
-    (
-        "PNEUMONIA patients with an image confidently predicted as NORMAL",
-        "decided/false_negative_patients",
-    ),
-    (
-        "NORMAL patients with an image confidently predicted as PNEUMONIA",
-        "decided/false_positive_patients",
-    ),
-)
+_COUNT = "/n_positive"
 
 
 def render_html(result: EvaluationResult) -> str:
@@ -53,7 +36,7 @@ def render_html(result: EvaluationResult) -> str:
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters["estimate"] = _estimate
-    source = Path(__file__).with_name(_TEMPLATE).read_text(encoding="utf-8")
+    source = Path(__file__).with_name("report.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(source).render(_context(result))
 
 
@@ -79,12 +62,7 @@ def _context(result: EvaluationResult) -> dict[str, Any]:
             plots.plot_histogram(labels, probabilities, result.threshold, result.abstention)
         ),
         "uncalibrated": _uncalibrated_metrics(result),
-        "abstention_rows": ABSTENTION_ROWS,
-        "subtypes": [
-            name.removesuffix("/n_positive")
-            for name in result.metrics
-            if name.endswith("/n_positive")
-        ],
+        "subtypes": [name[: -len(_COUNT)] for name in result.metrics if name.endswith(_COUNT)],
         "prevalence_metrics": PREVALENCE_METRICS,
         "errors": _errors(result),
         "probes": [(probe, _data_url(probe.picture)) for probe in result.probes],
@@ -148,8 +126,7 @@ def _uncalibrated_metrics(result: EvaluationResult) -> dict[str, float]:
 def _errors(result: EvaluationResult) -> list[dict[str, Any]]:
     """Choose the most confident errors of each kind, with their images."""
     table = result.table
-    predicted = table.probability >= result.threshold
-    truth = table.positive
+    predicted, truth = table.probability >= result.threshold, table.positive
     groups = []
     for title, wrong, sign in (
         ("False negatives (missed pneumonia)", truth & ~predicted, 1),

@@ -37,7 +37,6 @@ def degenerate(confusion: Confusion) -> str | None:
         One sentence with the counts, or None.
     """
     c = confusion
-    rates = f"recall {c.sensitivity:.3f}, specificity {c.specificity:.3f}"
     for label, same, n, other, n_other in (
         (NORMAL, c.fp, c.n_negative, c.tp, c.n_positive),
         (PNEUMONIA, c.fn, c.n_positive, c.tn, c.n_negative),
@@ -45,7 +44,8 @@ def degenerate(confusion: Confusion) -> str | None:
         if 10 * same >= 9 * n and 10 * other >= 9 * n_other:
             return (
                 f"Degenerate classifier: {same} of {n} {CLASSES[label]} images are predicted as"
-                f" {CLASSES[1 - label]} ({rates})."
+                f" {CLASSES[1 - label]} (recall {c.sensitivity:.3f}, specificity"
+                f" {c.specificity:.3f})."
             )
     return None
 
@@ -98,7 +98,7 @@ def summary(result: EvaluationResult) -> str:
 
 
 def dataset_size(result: EvaluationResult) -> str:
-    """Give the number of images and patients of a result."""
+    """Say how many images and patients were tested."""
     table, positive = result.table, int(result.table.positive.sum())
     images = (
         f"{len(table)} images ({positive} {CLASSES[PNEUMONIA]},"
@@ -110,7 +110,7 @@ def dataset_size(result: EvaluationResult) -> str:
 
 
 def validation_size(point: OperatingPoint) -> str:
-    """Give the number of images and patients that chose a threshold."""
+    """Say how many images and patients chose the threshold."""
     return (
         f"{point.n_positive} {CLASSES[PNEUMONIA]} images of {point.n_patients_positive} patients"
         f" and {point.n_negative} {CLASSES[NORMAL]} images of {point.n_patients_negative} patients"
