@@ -59,7 +59,7 @@ def test_images_of_one_patient_count_once():
     assert fit_abstention(*repeated, 0.5) == once
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.004, 0.5, 0.9999, 1.0])
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 0.9999, 1.0])
 def test_range_includes_the_threshold(threshold):
     random = np.random.default_rng(0)
     labels = np.arange(200) % 2
@@ -145,12 +145,9 @@ def test_range_survives_a_checkpoint():
     assert {type(value) for value in values.values()} == {int, float}
     found = Abstention(0.0, ABOVE_ONE, 0.05, 5, 5)
     assert Abstention.from_dict(found.to_dict()) == found
-
-
-@pytest.mark.parametrize("change", [{"lower": 0.8}, {"lower": math.nan}])
-def test_damaged_range_is_refused(change):
-    with pytest.raises(EvaluationError, match="lower"):
-        Abstention.from_dict(ABSTENTION.to_dict() | change)
+    for lower in (1.1, math.nan):
+        with pytest.raises(EvaluationError, match="lower"):
+            Abstention.from_dict(found.to_dict() | {"lower": lower})
 
 
 @pytest.mark.parametrize("alpha", [0, 0.5, math.nan])
