@@ -119,14 +119,13 @@ def fit_abstention(
     threshold: float,
     alpha: float = DEFAULT_ALPHA,
 ) -> Abstention:
-    """Choose the range on the validation set.
+    """Choose the range on the validation set, around the operating point.
 
     Args:
         labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
         probabilities: Shape (n,), in [0, 1], calibrated.
-        patients: Shape (n,), text or whole numbers; None to count each image as a patient, which
-            breaks the guarantee where patients have several images.
-        threshold: The operating point, in [0, 1]; the range includes it.
+        patients: Shape (n,), text or whole numbers; None if each image is of another patient.
+        threshold: The operating point, in [0, 1].
         alpha: Error rate among the patients of each class, in (0, 0.5).
 
     Returns:
@@ -145,16 +144,13 @@ def fit_abstention(
     lowest = np.sort(_patient_scores(table, PNEUMONIA, np.minimum))
     highest = np.sort(_patient_scores(table, NORMAL, np.maximum))
     k, j = conformal_rank(alpha, lowest.size), conformal_rank(alpha, highest.size)
+    needed = math.ceil(1 / Fraction(repr(alpha))) - 1
     for label, rank, count in ((PNEUMONIA, k, lowest.size), (NORMAL, j, highest.size)):
         if rank == 0:
             log.warning(
                 "alpha %g needs at least %d %s patients, found %d: all images predicted as %s are"
                 " uncertain. Use a larger validation set or a larger alpha.",
-                alpha,
-                math.ceil(1 / Fraction(repr(alpha))) - 1,
-                CLASSES[label],
-                count,
-                CLASSES[1 - label],
+                *(alpha, needed, CLASSES[label], count, CLASSES[1 - label]),
             )
     lower = float(lowest[k - 1]) if k else 0.0
     upper = math.nextafter(float(highest[-j]), 2.0) if j else ABOVE_ONE

@@ -25,10 +25,7 @@ from pneumonia.evaluation.metrics import (
 from pneumonia.evaluation.predictions import PredictionTable
 
 LEVEL = 0.95
-"""Confidence level of every interval, two-sided."""
-
 REPLICATES = 2000
-"""Bootstrap replicates by default."""
 
 OBUCHOWSKI = "Obuchowski 1997, clustered by patient"
 DELONG = "DeLong 1988, assumes independent images"
@@ -38,8 +35,6 @@ _HALF_LEVEL = (1 + LEVEL) / 2
 """Level of each of two intervals that hold together with `LEVEL` (Bonferroni)."""
 
 _AT_THRESHOLD = {m.name for m in (*METRICS, *PREVALENCE_METRICS) if m.needs_threshold}
-
-Number = int | float
 
 
 @dataclass(frozen=True)
@@ -53,24 +48,24 @@ class Estimate:
         method: How the interval was computed, or why there is none.
     """
 
-    value: Number
-    low: Number
-    high: Number
+    value: float
+    low: float
+    high: float
     method: str
 
-    def to_dict(self) -> dict[str, Number | str | None]:
+    def to_dict(self) -> dict[str, float | str | None]:
         """Return plain values for JSON, None for NaN."""
         numbers = {"value": self.value, "low": self.low, "high": self.high}
         finite = {key: x if math.isfinite(x) else None for key, x in numbers.items()}
         return {**finite, "method": self.method}
 
     @classmethod
-    def exact(cls, value: Number, method: str) -> "Estimate":
+    def exact(cls, value: float, method: str) -> "Estimate":
         """Wrap a number that is known exactly, such as a count or a given threshold."""
         return cls(value, value, value, method)
 
     @classmethod
-    def without_interval(cls, value: Number, reason: str) -> "Estimate":
+    def without_interval(cls, value: float, reason: str) -> "Estimate":
         """Wrap a number that has no interval, for the reason given."""
         return cls(value, math.nan, math.nan, f"none: {reason}")
 
@@ -80,11 +75,7 @@ def proportion_interval(
 ) -> tuple[float, float]:
     """Compute the interval of a proportion of n independent trials; [0, 1] for n = 0.
 
-    Args:
-        successes: Their number, from 0 to n.
-        n: Trials.
-        method: `exact` (Clopper and Pearson, Biometrika 26, 1934) or `wilson` (JASA 22, 1927).
-        level: Confidence level.
+    The method is `exact` (Clopper and Pearson, Biometrika 26, 1934) or `wilson` (JASA 22, 1927).
     """
     if n == 0:
         return 0.0, 1.0
@@ -117,10 +108,10 @@ def percentile_interval(
 
 
 class _Components(NamedTuple):
-    """The part of each cluster of images in an AUROC (DeLong, DeLong and Clarke-Pearson 1988).
+    """The part of each cluster in an AUROC (DeLong, DeLong and Clarke-Pearson 1988).
 
-    `positive` is, by cluster, the sum over its PNEUMONIA images of (fraction of NORMAL images that
-    they outrank - AUROC), divided by the number of all PNEUMONIA images; `negative` likewise.
+    `positive` sums over its PNEUMONIA images (fraction of NORMAL images that they outrank - AUROC)
+    divided by the number of all PNEUMONIA images; `negative` likewise.
     """
 
     auroc: float
@@ -256,17 +247,21 @@ def estimate_metrics(
     """
     values = metric_values(table, thresholds)
     replicates = compute_metrics(table, thresholds, weights)
-    n_negative, n_positive = table.class_patients
-    resampled = {"recall": n_positive, "specificity": n_negative}
-    found = {}
-    for name, value in values.items():
-        metric = name.rpartition("/")[2]
-        prefix = name.removesuffix(metric)
-        found[name] = _exact_estimate(
-            table, thresholds, prefix, metric, values, replicates
-        ) or bootstrap_estimate(
-            table, value, replicates[name], resampled.get(metric, min(n_negative, n_positive))
+    found = _exact_ranking_estimates(table, values)
+    for prefix, threshold in thresholds.items():
+        names = {metric: prefix + metric for metric in _AT_THRESHOLD}
+        exact = _exact_estimates(
+            table,
+            threshold,
+            {metric: values[name] for metric, name in names.items()},
+            {metric: replicates[name] for metric, name in names.items()},
         )
+        found |= {names[metric]: estimate for metric, estimate in exact.items()}
+    n_negative, n_positive = table.class_patients
+    patients = {"recall": n_positive, "specificity": n_negative}
+    for name in values.keys() - found.keys():
+        n = patients.get(name.rpartition("/")[2], min(n_negative, n_positive))
+        found[name] = bootstrap_estimate(table, values[name], replicates[name], n)
     for prefix in thresholds:
         found |= {prefix + name: found[prefix + metric] for name, metric in SYNONYMS.items()}
     return found
@@ -281,7 +276,7 @@ def bootstrap_estimate(
         table: The predictions.
         value: The number on the table.
         replicates: Shape (r,): the number on each replicate, NaN where undefined.
-        patients: How many of them the number depends on.
+        patients: How many patients the number depends on.
     """
     if math.isnan(value):
         reason = "undefined, a threshold separates the classes or all probabilities are equal"
@@ -297,29 +292,25 @@ def bootstrap_estimate(
 
 
 def exact_proportion(table: PredictionTable, value: float, images: NDArray[np.bool_]) -> Estimate:
-    """Estimate a proportion of 0 or 1 of some images, counted in patients (Clopper-Pearson)."""
+    """Estimate a proportion of 0, 1 or NaN (of no image) of the images of a mask by patients."""
+    value = 0.0 if math.isnan(value) else value
     n = table.patients_with(images).size
     ends = proportion_interval(int(value) * n, n, "exact")
     return Estimate(value, *ends, f"Clopper-Pearson on {n} {table.unit}s{table.assumption}")
 
 
-def _exact_estimate(
+def _exact_estimates(
     table: PredictionTable,
-    thresholds: Mapping[str, float],
-    prefix: str,
-    metric: str,
+    threshold: float,
     values: Mapping[str, float],
     replicates: Mapping[str, NDArray[np.float64]],
-) -> Estimate | None:
-    """Estimate a metric whose replicates are all the same; None where the bootstrap works."""
-    value = values[prefix + metric]
-    if metric == "auroc":
-        return _degenerate_auroc(table, value)
-    if metric == "average_precision" and value == 1:
-        return _perfect_precision(table)
-    if metric not in _AT_THRESHOLD:
-        return None
-    predicted = table.probability >= thresholds[prefix]
+) -> dict[str, Estimate]:
+    """Estimate the metrics at a threshold of which all replicates are the same.
+
+    Proportions of 0 or 1 get an exact interval. If recall or specificity is one, all metrics that
+    rise with both are bounded by the ends of 97.5% intervals of these two.
+    """
+    predicted = table.probability >= threshold
     proportions = {
         "recall": table.positive,
         "specificity": ~table.positive,
@@ -327,68 +318,62 @@ def _exact_estimate(
         "npv": ~predicted,
         "accuracy": np.ones_like(predicted),
     }
-    if metric in proportions and (math.isnan(value) or value in {0, 1}):
-        return exact_proportion(table, 0.0 if math.isnan(value) else value, proportions[metric])
-    rates = {values[f"{prefix}recall"], values[f"{prefix}specificity"]}
-    if metric in proportions.keys() - {"accuracy"} or not rates & {0, 1}:
-        return None
-    return _from_recall_and_specificity(table, prefix, metric, values, replicates)
-
-
-def _degenerate_auroc(table: PredictionTable, value: float) -> Estimate | None:
-    """Bound an AUROC of 0 or 1, or of constant scores, from disjoint pairs of patients."""
-    constant = bool(np.ptp(table.scores) == 0)
-    if value not in {0, 1} and not constant:
-        return None
-    pairs = min(*table.class_patients, max(1, table.n_patients // 2))
-    least, _ = proportion_interval(pairs, pairs, "exact")
-    low, high = (least / 2, 1 - least / 2) if constant else (least, 1.0)
-    if value == 0:
-        low, high = 1 - high, 1 - low
-    method = f"Clopper-Pearson on {pairs} pairs of {table.unit}s{table.assumption}"
-    return Estimate(value, low, high, method)
-
-
-def _perfect_precision(table: PredictionTable) -> Estimate:
-    """Bound an average precision of 1: the smallest that recall s and 1 - specificity f allow."""
-    n_negative, n_positive = table.class_patients
-    s, _ = proportion_interval(n_positive, n_positive, "exact", _HALF_LEVEL)
-    _, f = proportion_interval(0, n_negative, "exact", _HALF_LEVEL)
-    c = f * float(np.mean(~table.positive) / np.mean(table.positive))
-    low = s - c * math.log1p(s / c)
-    return Estimate(1.0, low, 1.0, f"bound by Clopper-Pearson{table.assumption}")
-
-
-def _from_recall_and_specificity(
-    table: PredictionTable,
-    prefix: str,
-    metric: str,
-    values: Mapping[str, float],
-    replicates: Mapping[str, NDArray[np.float64]],
-) -> Estimate | None:
-    """Bound a metric that rises with recall and specificity by the ends of their intervals."""
-    positive = int(table.positive.sum())
-    negative = len(table) - positive
-    corners: list[tuple[float, float]] = []
-    for name, n in zip(("specificity", "recall"), table.class_patients, strict=True):
-        rate = values[prefix + name]
+    found = {
+        metric: exact_proportion(table, values[metric], images)
+        for metric, images in proportions.items()
+        if math.isnan(values[metric]) or values[metric] in {0, 1}
+    }
+    if not {"recall", "specificity"} & found.keys():
+        return found
+    intervals = []
+    for metric, n in zip(("specificity", "recall"), table.class_patients, strict=True):
+        rate = values[metric]
         ends = (
             proportion_interval(round(rate) * n, n, "exact", _HALF_LEVEL)
             if rate in {0, 1}
-            else percentile_interval(rate, replicates[prefix + name], _HALF_LEVEL)
+            else percentile_interval(rate, replicates[metric], _HALF_LEVEL)
         )
         if ends is None:
-            return None
-        corners.append(ends)
+            return found
+        intervals.append(ends)
+    positive = int(table.positive.sum())
+    negative = len(table) - positive
     low, high = (
-        float(threshold_metrics(s * positive, (1 - p) * negative, positive, negative)[metric])
-        for p, s in zip(*corners, strict=True)
+        threshold_metrics(s * positive, (1 - p) * negative, positive, negative)
+        for p, s in zip(*intervals, strict=True)
     )
-    value = values[prefix + metric]
-    return Estimate(
-        0.0 if math.isnan(value) else value,
-        0.0 if math.isnan(low) else low,
-        1.0 if math.isnan(high) else high,
-        "97.5% intervals of sensitivity and specificity, Clopper-Pearson where 0 or 1"
-        + table.assumption,
-    )
+    method = "97.5% intervals of sensitivity and specificity, Clopper-Pearson where 0 or 1"
+    for metric in values.keys() - found.keys() - {"recall", "specificity", "precision", "npv"}:
+        value, least, most = values[metric], float(low[metric]), float(high[metric])
+        found[metric] = Estimate(
+            0.0 if math.isnan(value) else value,
+            0.0 if math.isnan(least) else least,
+            1.0 if math.isnan(most) else most,
+            method + table.assumption,
+        )
+    return found
+
+
+def _exact_ranking_estimates(
+    table: PredictionTable, values: Mapping[str, float]
+) -> dict[str, Estimate]:
+    """Estimate the AUROC and the average precision where all replicates are the same."""
+    found = {}
+    auroc, constant = values["auroc"], bool(np.ptp(table.scores) == 0)
+    n_negative, n_positive = table.class_patients
+    if auroc in {0, 1} or constant:  # disjoint pairs of patients are independent
+        pairs = min(n_negative, n_positive, max(1, table.n_patients // 2))
+        least, _ = proportion_interval(pairs, pairs, "exact")
+        low, high = (least / 2, 1 - least / 2) if constant else (least, 1.0)
+        if auroc == 0:
+            low, high = 1 - high, 1 - low
+        method = f"Clopper-Pearson on {pairs} pairs of {table.unit}s{table.assumption}"
+        found["auroc"] = Estimate(auroc, low, high, method)
+    if values["average_precision"] == 1:  # the smallest that recall s and 1 - specificity f allow
+        s, _ = proportion_interval(n_positive, n_positive, "exact", _HALF_LEVEL)
+        _, f = proportion_interval(0, n_negative, "exact", _HALF_LEVEL)
+        c = f * float(np.mean(~table.positive) / np.mean(table.positive))
+        low = s - c * math.log1p(s / c)
+        method = f"bound by Clopper-Pearson{table.assumption}"
+        found["average_precision"] = Estimate(1.0, low, 1.0, method)
+    return found

@@ -105,10 +105,7 @@ def check_support(
 ) -> list[str]:
     """Check whether a validation set is large enough for a target.
 
-    An error if a single misclassified image misses the target: a sensitivity of 0.95 needs 20
-    PNEUMONIA images. A warning if even a perfect result could not confirm it (the one-sided 95%
-    Clopper-Pearson bound of m patients is 0.05^(1 / m): 0.95 needs 59), and for fewer than
-    `FEW_PATIENTS` patients in a class.
+    It is not if a single error misses the target: a sensitivity of 0.95 needs 20 PNEUMONIA images.
 
     Args:
         policy: One of `POLICIES`.
@@ -117,7 +114,9 @@ def check_support(
         patients: Patients with NORMAL and with PNEUMONIA images.
 
     Returns:
-        Warnings, a sentence each.
+        Warnings, a sentence each: fewer than `FEW_PATIENTS` patients in a class, or too few for a
+        perfect result to confirm the target (one-sided 95% Clopper-Pearson bound 0.05^(1 / m) of m
+        patients: 0.95 needs 59).
 
     Raises:
         EvaluationError: If the validation set cannot support the target.

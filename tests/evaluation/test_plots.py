@@ -13,7 +13,6 @@ from pneumonia.evaluation.predictions import sigmoid
 
 CASES = {
     "ordinary": (np.arange(40) % 2, np.sin(np.arange(40)) + np.arange(40) % 2),
-    "two images": ([0, 1], [-1.0, 1.0]),
     "all scores equal": ([0, 1, 1], [2.0, 2.0, 2.0]),
     "saturated": ([0, 1, 1], [-1000.0, 1000.0, 60.0]),
 }
@@ -48,24 +47,21 @@ def test_every_plot_renders_as_png_and_svg(labels, logits):
         assert plots.to_svg(figure).startswith("<svg")
 
 
-def test_titles_give_the_number():
-    labels, logits = [0, 0, 1, 1], [-2.0, 1.0, -1.0, 3.0]
-    assert "AUROC 0.750" in text(plots.plot_roc(labels, logits))
-    precision_recall = text(plots.plot_precision_recall(labels, logits))
+def test_titles_give_the_number_and_legends_the_operating_point():
+    labels, logits, counts = [0, 0, 1, 1], [-2.0, 1.0, -1.0, 3.0], Confusion(1, 1, 1, 1)
+    roc = text(plots.plot_roc(labels, logits, counts))
+    precision_recall = text(plots.plot_precision_recall(labels, logits, counts))
+    assert "AUROC 0.750" in roc
     assert "average precision 0.833" in precision_recall
     assert "prevalence 0.500" in precision_recall
+    for plot, shown in ((plots.plot_roc, roc), (plots.plot_precision_recall, precision_recall)):
+        assert "operating point" in shown
+        assert "operating point" not in text(plot(labels, logits))
     histogram = text(plots.plot_histogram(labels, sigmoid(logits)))
     assert "1 of 2 PNEUMONIA missed, 1 of 2 NORMAL predicted as PNEUMONIA" in histogram
     assert "uncertain" not in histogram
     abstention = Abstention(0.3, ABOVE_ONE, 0.05, 5, 5)
     assert "uncertain" in text(plots.plot_histogram(labels, sigmoid(logits), 0.5, abstention))
-
-
-def test_the_operating_point_is_marked_where_confusion_counts_are_given():
-    labels, logits, counts = [0, 0, 1, 1], [-2.0, 1.0, -1.0, 3.0], Confusion(1, 1, 1, 1)
-    for plot in (plots.plot_roc, plots.plot_precision_recall):
-        assert "operating point" in text(plot(labels, logits, counts))
-        assert "operating point" not in text(plot(labels, logits))
 
 
 def test_confusion_matrix_gives_counts_and_percentages_of_each_class():
@@ -84,7 +80,7 @@ def test_most_confident_errors_come_first():
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("n", [1, 4, 5, 8])
+@pytest.mark.parametrize("n", [1, 5])
 def test_a_grid_of_any_size_renders(n):
     images = [np.full((20 + 5 * i, 30), 25 * i, np.uint8) for i in range(n)]
     figure = plots.plot_grid(images, [f"image{i}.jpeg\np = 0.9" for i in range(n)], "Worst")
