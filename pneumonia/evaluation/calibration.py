@@ -1,7 +1,6 @@
-"""Temperature scaling, the reliability diagram and Cox's recalibration line."""
+"""Temperature scaling and Cox's recalibration line."""
 
 import logging
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,9 +8,6 @@ from numpy.typing import ArrayLike, NDArray
 from pneumonia.evaluation.predictions import PredictionTable, sigmoid
 
 log = logging.getLogger(__name__)
-
-BINS = 15
-"""Bins of equal width of the reliability diagram and the calibration error."""
 
 TEMPERATURES = (1.0, 10.0)
 """Bounds of a fitted temperature: below 1, separable classes would make every error certain."""
@@ -58,37 +54,6 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if rises(middle) else (low, middle)
     return 2 / (low + high)
-
-
-def bin_numbers(probabilities: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Sort probabilities into `BINS` bins of equal width; lower edges belong to their bin."""
-    return np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], probabilities, side="right")
-
-
-class Reliability(NamedTuple):
-    """Mean probability, fraction of PNEUMONIA and number of images of each bin."""
-
-    probability: NDArray[np.float64]
-    frequency: NDArray[np.float64]
-    images: NDArray[np.int64]
-
-
-def reliability(labels: ArrayLike, probabilities: ArrayLike) -> Reliability:
-    """Compare probabilities with frequencies, in those of `BINS` equal bins that hold images.
-
-    Args:
-        labels: Shape (n,), 0 or 1, of both classes.
-        probabilities: Shape (n,), in [0, 1].
-    """
-    table = PredictionTable(label=np.asarray(labels), probability=np.asarray(probabilities))
-    place = bin_numbers(table.probability)
-    images = np.bincount(place, minlength=BINS)
-    filled = images > 0
-    return Reliability(
-        np.bincount(place, table.probability, BINS)[filled] / images[filled],
-        np.bincount(place, table.label, BINS)[filled] / images[filled],
-        images[filled],
-    )
 
 
 def fit_recalibration(

@@ -189,8 +189,9 @@ def evaluate_predictions(
         cut, origin = HALF, "missing" if model.is_checkpoint else "default"
     weights = draw_patients(table, replicates, seed)
     metrics = _all_metrics(table, cut, weights) | {"threshold": Estimate.exact(cut, "given")}
-    for subtype, images in _subtypes(table).items():
-        part = table.take(images | ~table.positive)
+    subtypes = np.array([]) if table.subtype is None else table.subtype[table.positive]
+    for subtype in np.setdiff1d(subtypes, ["", UNKNOWN_SUBTYPE]):
+        part = table.take(~table.positive | (table.subtype == subtype))
         of_subtype = _all_metrics(part, cut, draw_patients(part, replicates, seed))
         metrics |= {f"{subtype}/{name}": estimate for name, estimate in of_subtype.items()}
     notes = _notes(table)
@@ -238,14 +239,6 @@ def _all_metrics(
         "n_patients_negative": n_negative,
     }
     return found | {name: Estimate.exact(count, "count") for name, count in counts.items()}
-
-
-def _subtypes(table: PredictionTable) -> dict[str, NDArray[np.bool_]]:
-    """Find the PNEUMONIA images of each known subtype."""
-    if table.subtype is None:
-        return {}
-    known = np.setdiff1d(table.subtype[table.positive], ["", UNKNOWN_SUBTYPE])
-    return {str(name): table.positive & (table.subtype == name) for name in known}
 
 
 def _notes(table: PredictionTable) -> list[str]:

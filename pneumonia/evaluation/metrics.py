@@ -12,10 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumonia.evaluation.calibration import BINS, bin_numbers, fit_recalibration
+from pneumonia.evaluation.calibration import fit_recalibration
 from pneumonia.evaluation.predictions import PredictionTable
 
 Array = NDArray[np.float64]
+
+BINS = 15
+"""Bins of equal width of the calibration error and the reliability diagram."""
 
 PREVALENCES = (0.05, 0.2, 0.5)
 """Prevalences of PNEUMONIA for which predictive values are given."""
@@ -25,6 +28,11 @@ _EPSILON = float(np.finfo(np.float64).eps)
 
 _CELLS = 150_000
 """Images times replicates held at once: about 1 MB, so that they fit into the processor's cache."""
+
+
+def bin_numbers(probabilities: Array) -> NDArray[np.intp]:
+    """Sort probabilities into bins from 0 to `BINS` - 1; lower edges belong to their bin."""
+    return np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], probabilities, side="right")
 
 
 class Confusion(NamedTuple):

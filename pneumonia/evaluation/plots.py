@@ -22,9 +22,8 @@ from sklearn.metrics import (
 )
 
 from pneumonia.evaluation.abstention import Abstention
-from pneumonia.evaluation.calibration import reliability
 from pneumonia.evaluation.evaluate import DecisionCurve
-from pneumonia.evaluation.metrics import Confusion, confusion
+from pneumonia.evaluation.metrics import BINS, Confusion, bin_numbers, confusion
 from pneumonia.evaluation.predictions import sigmoid
 from pneumonia.evaluation.report.wording import error_counts
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
@@ -34,7 +33,6 @@ COLOURS = ("#0072B2", "#D55E00")
 
 SIZE = (5.0, 4.0)
 DPI = 100
-BINS = 40
 LIMIT = 8
 """Images in a grid."""
 
@@ -110,7 +108,7 @@ def plot_histogram(
         of_class = values[truth == label]
         heights, _, _ = axes.hist(
             of_class,
-            bins=BINS,
+            bins=40,
             range=(0, 1),
             histtype="stepfilled",
             facecolor=(COLOURS[label], 0.35),
@@ -146,11 +144,13 @@ def plot_reliability(
             ("after calibration", *series[0][1:]),
         ]
     for name, values, colour, marker in series:
-        bins = reliability(labels, values)
+        bins = bin_numbers(values)
+        images = np.bincount(bins, minlength=BINS)
+        filled = images > 0
         axes.scatter(
-            bins.probability,
-            bins.frequency,
-            s=16 + 220 * bins.images / bins.images.sum(),
+            (np.bincount(bins, values, BINS) / np.maximum(images, 1))[filled],
+            (np.bincount(bins, labels, BINS) / np.maximum(images, 1))[filled],
+            s=16 + 220 * images[filled] / images.sum(),
             color=colour,
             marker=marker,
             alpha=0.7,

@@ -1,11 +1,10 @@
-"""Temperature, reliability and recalibration agree with scipy and scikit-learn."""
+"""Temperature and recalibration agree with scipy and scikit-learn."""
 
 import logging
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
@@ -13,7 +12,6 @@ from pneumonia.errors import EvaluationError
 from pneumonia.evaluation.calibration import (
     fit_recalibration,
     fit_temperature,
-    reliability,
 )
 from pneumonia.evaluation.predictions import sigmoid
 
@@ -23,15 +21,6 @@ def drawn(seed: int, n: int = 300, scale: float = 1.0) -> tuple[np.ndarray, np.n
     rng = np.random.default_rng(seed)
     logits = rng.normal(0.5, 2, n)
     return (rng.random(n) < sigmoid(logits)).astype(int), scale * logits
-
-
-def test_reliability_equals_scikit_learn():
-    labels, logits = drawn(0)
-    found = reliability(labels, sigmoid(logits))
-    frequency, probability = calibration_curve(labels, sigmoid(logits), n_bins=15)
-    np.testing.assert_allclose(found.frequency, frequency)
-    np.testing.assert_allclose(found.probability, probability)
-    assert found.images.sum() == 300
 
 
 @pytest.mark.parametrize("scale", [1.5, 2, 4, 8])
