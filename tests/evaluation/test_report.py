@@ -20,9 +20,8 @@ from pneumonia.evaluation.evaluate import (
 from pneumonia.evaluation.metrics import METRICS
 from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.report.console import MAX_WARNINGS, print_summary
-from pneumonia.evaluation.report.html import ERRORS_SHOWN, render_html
 from pneumonia.evaluation.report.wording import RESEARCH_ONLY, format_estimate, threshold_origin
-from pneumonia.evaluation.report.write import model_card, write_report
+from pneumonia.evaluation.report.write import ERRORS_SHOWN, model_card, render_html, write_report
 from pneumonia.evaluation.threshold import choose_threshold
 
 SECTIONS = ["summary", "performance", "curves", "calibration", "abstention", "subtypes"]
