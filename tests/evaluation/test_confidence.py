@@ -119,11 +119,9 @@ def test_equal_aurocs_of_two_models():
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(
-    ("labels", "scores"), [([0, 0, 1, 1], [1, 2, 3, 4]), ([0, 0, 1], [1, 3, 2])]
-)
-def test_auroc_without_variance_has_no_interval(labels, scores):
-    found = auroc_estimate(table(labels, scores))
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1], [0, 0, 1]])
+def test_auroc_without_variance_has_no_interval(labels):
+    found = auroc_estimate(table(labels, range(len(labels))))
     assert math.isnan(found.low)
     assert found.method.startswith("none")
 
@@ -189,12 +187,14 @@ def test_perfect_model_is_not_certain():
 
 def test_bound_on_perfect_precision():
     # the worst truth that recall s and 1 - specificity f allow: false positives rank first
-    n, s, f = 200_000, 0.9, 0.1
+    n, s, f = 2000, 0.9, 0.1
     hits = np.linspace(1, 1.5, int(n * s))
-    scores = np.concatenate(
-        [hits, np.zeros(n - hits.size), np.full(int(n * f), 2.0), np.full(n - int(n * f), -1.0)]
+    missed, false, rest = (
+        np.zeros(n - hits.size),
+        np.full(int(n * f), 2.0),
+        -np.ones(n - int(n * f)),
     )
-    worst = table(np.repeat([1, 0], [n, n]), scores)
+    worst = table(np.repeat([1, 0], [n, n]), np.concatenate([hits, missed, false, rest]))
     assert metric_values(worst, {})["average_precision"] >= s - f * math.log1p(s / f)
 
 
@@ -210,11 +210,10 @@ def test_constant_scores():
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("labels", [[0, 1], [0, 0, 0, 1, 1]])
-@pytest.mark.parametrize("constant", [None, 0.7])
-def test_values_are_finite_and_inside_their_intervals(labels, constant):
-    p = np.linspace(0, 1, len(labels)) if constant is None else np.full(len(labels), constant)
-    for name, e in estimates(PredictionTable(label=np.array(labels), probability=p)).items():
+@pytest.mark.parametrize("p", [[0, 1], [0.7, 0.7], [0, 0.2, 0.4, 0.7, 1]])
+def test_values_are_finite_and_inside_their_intervals(p):
+    labels = np.arange(len(p)) >= len(p) // 2
+    for name, e in estimates(PredictionTable(label=labels, probability=np.array(p))).items():
         assert not math.isinf(e.value), name
         assert math.isnan(e.low) or e.low <= e.value <= e.high, name
 

@@ -176,13 +176,12 @@ def test_selective_metrics_counted_by_hand():
 
 
 def test_selective_intervals_are_by_patient():
-    random = np.random.default_rng(0)
     names = np.repeat(np.arange(60), 8)
     labels = names % 2
+    random = np.random.default_rng(0)
     effect = random.normal(size=60)[names] + 0.3 * random.normal(size=names.size)
-    logits = 0.7 * (2 * labels - 1) + effect
+    table = PredictionTable(label=labels, logit=0.7 * (2 * labels - 1) + effect, patient=names)
     narrow_range = Abstention(0.4, 0.6, 0.05, 50, 50)
-    table = PredictionTable(label=labels, logit=logits, patient=names)
     grouped = selective(table, narrow_range).metrics
     alone = selective(replace(table, patient=None), narrow_range).metrics
     for name in ("coverage", "decided/sensitivity", "decided/specificity", "decided/accuracy"):
@@ -204,20 +203,16 @@ def test_nothing_decided_and_everything_right():
     assert right.method == "Clopper-Pearson on 2 patients"
 
 
-def crowd(false_negatives: int, false_positives: int) -> PredictionTable:
+@pytest.mark.parametrize(
+    ("errors", "classes"),
+    [((5, 5), []), ((6, 0), ["PNEUMONIA"]), ((30, 30), ["NORMAL", "PNEUMONIA"])],
+)
+def test_more_confident_errors_than_alpha_are_noted(errors, classes):
+    false_negatives, false_positives = errors
     labels = np.repeat([0, 1], 100)
     p = np.where(labels == 1, 0.9, 0.1)
     p[:false_positives], p[100 : 100 + false_negatives] = 0.9, 0.1
-    return PredictionTable(label=labels, probability=p, patient=np.arange(200))
-
-
-@pytest.mark.parametrize(
-    ("false_negatives", "false_positives", "classes"),
-    [(5, 5, []), (6, 0, ["PNEUMONIA"]), (30, 30, ["NORMAL", "PNEUMONIA"])],
-)
-def test_more_confident_errors_than_alpha_are_noted(false_negatives, false_positives, classes):
-    notes = selective(crowd(false_negatives, false_positives)).notes
-    assert len(notes) == len(classes)
+    notes = selective(PredictionTable(label=labels, probability=p, patient=np.arange(200))).notes
     for note, name in zip(notes, classes, strict=True):
         assert f"of 100 {name} patients" in note
         assert ("chance alone" in note) == (false_negatives == 6)
