@@ -141,8 +141,12 @@ def fit_abstention(
         patient=None if patients is None else np.asarray(patients),
     )
     threshold, alpha = check_threshold(threshold), check_alpha(alpha)
-    lowest = np.sort(_patient_scores(table, PNEUMONIA, np.minimum))
-    highest = np.sort(_patient_scores(table, NORMAL, np.maximum))
+    p, truth, patient = table.probability, table.positive, table.patient_ids
+    lowest, highest = np.ones(table.n_patients), np.zeros(table.n_patients)
+    np.minimum.at(lowest, patient[truth], p[truth])
+    np.maximum.at(highest, patient[~truth], p[~truth])
+    lowest = np.sort(lowest[table.patients_with(truth)])
+    highest = np.sort(highest[table.patients_with(~truth)])
     k, j = conformal_rank(alpha, lowest.size), conformal_rank(alpha, highest.size)
     needed = math.ceil(1 / Fraction(repr(alpha))) - 1
     for label, rank, count in ((PNEUMONIA, k, lowest.size), (NORMAL, j, highest.size)):
@@ -157,13 +161,3 @@ def fit_abstention(
     return Abstention(
         min(threshold, lower), max(threshold, upper), alpha, lowest.size, highest.size
     )
-
-
-def _patient_scores(table: PredictionTable, label: int, extreme: np.ufunc) -> NDArray[np.float64]:
-    """Find the most extreme probability of each patient's images of a class."""
-    images = table.label == label
-    patients = table.patient_ids[images]
-    order = np.argsort(patients, kind="stable")
-    _, starts = np.unique(patients[order], return_index=True)
-    scores: NDArray[np.float64] = extreme.reduceat(table.probability[images][order], starts)
-    return scores

@@ -88,8 +88,6 @@ def percentile_interval(
 ) -> tuple[float, float] | None:
     """Compute the percentile interval of a bootstrap (Efron 1979), extended to include the value.
 
-    Resampling increases the calibration error, so that its interval would miss the value.
-
     Args:
         value: The number on the images themselves.
         replicates: Shape (r,): the number on each replicate, NaN where undefined.

@@ -261,9 +261,7 @@ def _notes(table: PredictionTable) -> list[str]:
             " Check that no key is shared by several patients."
         )
     if np.ptp(table.scores) == 0:
-        notes.append(
-            "All images have the same score: the classifier does not separate the classes."
-        )
+        notes.append("All images have the same score: the model does not separate the classes.")
     return notes
 
 

@@ -99,14 +99,12 @@ def summary(result: EvaluationResult) -> str:
 
 def dataset_size(result: EvaluationResult) -> str:
     """Say how many images and patients were tested."""
-    table, positive = result.table, int(result.table.positive.sum())
-    images = (
-        f"{len(table)} images ({positive} {CLASSES[PNEUMONIA]},"
-        f" {len(table) - positive} {CLASSES[NORMAL]})"
+    table, c = result.table, result.confusion
+    patients = ", patients unknown" if table.patient is None else f" of {table.n_patients} patients"
+    return (
+        f"{len(table)} images ({c.n_positive} {CLASSES[PNEUMONIA]}, {c.n_negative}"
+        f" {CLASSES[NORMAL]}){patients}"
     )
-    if table.patient is None:
-        return f"{images}, patients unknown"
-    return f"{images} of {table.n_patients} patients"
 
 
 def validation_size(point: OperatingPoint) -> str:
