@@ -52,9 +52,8 @@ def evaluate_command(
         from pneumonia.evaluation.report.write import write_report
 
         model = EvaluatedModel(str(predictions), "the images of that table")
-        result = evaluate_predictions(
-            PredictionTable.read(predictions), model, threshold, seed=seed
-        )
+        table = PredictionTable.read(predictions)
+        result = evaluate_predictions(table, model, threshold, seed=seed)
         files = write_report(result, out)
     else:
         if root is None:

@@ -1,7 +1,6 @@
-"""Temperature scaling, the reliability diagram and Cox's recalibration line."""
+"""Temperature scaling and Cox's recalibration line."""
 
 import logging
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -9,9 +8,6 @@ from numpy.typing import ArrayLike, NDArray
 from pneumonia.evaluation.predictions import PredictionTable, sigmoid
 
 log = logging.getLogger(__name__)
-
-BINS = 15
-"""Bins of equal width of the reliability diagram and the calibration error."""
 
 TEMPERATURES = (1.0, 10.0)
 """Bounds of a fitted temperature: below 1, separable classes would make every error certain."""
@@ -31,8 +27,8 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
         logits: Shape (n,), finite: the raw output of the model.
 
     Returns:
-        The temperature, from 1 to 10: 1 for an underconfident model or separable classes, 10 (with
-        a warning) for logits that carry no information.
+        1 for an underconfident model or separable classes, 10 (with a warning) for logits that
+        carry no information.
 
     Raises:
         EvaluationError: If the labels are not of both classes or a logit is not finite.
@@ -60,74 +56,14 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
     return 2 / (low + high)
 
 
-def bin_numbers(probabilities: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Sort probabilities into `BINS` bins of equal width; lower edges belong to their bin.
-
-    Args:
-        probabilities: Shape (n,), in [0, 1].
-
-    Returns:
-        Shape (n,), from 0 to `BINS` - 1.
-    """
-    return np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], probabilities, side="right")
-
-
-class Reliability(NamedTuple):
-    """Points of a reliability diagram, one per bin that holds images, probabilities rising.
-
-    Attributes:
-        probability: The mean probability of the bin's images.
-        frequency: The fraction of PNEUMONIA among them.
-        images: The number of images.
-    """
-
-    probability: NDArray[np.float64]
-    frequency: NDArray[np.float64]
-    images: NDArray[np.int64]
-
-
-def reliability(labels: ArrayLike, probabilities: ArrayLike) -> Reliability:
-    """Compare probabilities with frequencies in `BINS` bins of equal width.
-
-    Args:
-        labels: Shape (n,), 0 or 1, of both classes.
-        probabilities: Shape (n,), in [0, 1].
-
-    Raises:
-        EvaluationError: If the labels are not of both classes or a probability is outside [0, 1].
-    """
-    table = PredictionTable(label=np.asarray(labels), probability=np.asarray(probabilities))
-    place = bin_numbers(table.probability)
-    images = np.bincount(place, minlength=BINS)
-    filled = images > 0
-    return Reliability(
-        np.bincount(place, table.probability, BINS)[filled] / images[filled],
-        np.bincount(place, table.label, BINS)[filled] / images[filled],
-        images[filled],
-    )
-
-
-class RecalibrationLine(NamedTuple):
-    """Cox's recalibration line; (0, 1) for calibrated probabilities.
-
-    Attributes:
-        intercept: Shape (r,); below 0 where probabilities are too high at a slope of 1.
-        slope: Shape (r,); below 1 where probabilities are too extreme, above 1 where too moderate.
-    """
-
-    intercept: NDArray[np.float64]
-    slope: NDArray[np.float64]
-
-
 def fit_recalibration(
     positive: NDArray[np.bool_], logits: NDArray[np.float64], weights: NDArray[np.float64]
-) -> RecalibrationLine:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Fit log odds of PNEUMONIA = intercept + slope * logit, for many weightings at once.
 
     Logistic regression by maximum likelihood (Cox, Biometrika 45, 1958; the "logistic
-    recalibration" of Van Calster et al., J Clin Epidemiol 74, 2016, which fits both numbers
-    together), by Newton's method from a slope of 0. Own code, for 2,000 bootstrap replicates at
-    once.
+    recalibration" of Van Calster et al., J Clin Epidemiol 74, 2016), by Newton's method. Own code,
+    for 2,000 bootstrap replicates at once.
 
     Args:
         positive: Shape (n,), True for PNEUMONIA.
@@ -135,14 +71,16 @@ def fit_recalibration(
         weights: Shape (r, n), not negative, with some weight in each class in every row.
 
     Returns:
-        The lines. NaN where the likelihood has no finite maximum: a logit separates the classes
-        (Albert and Anderson, Biometrika 71, 1984), or all logits are equal.
+        Intercept and slope, each of shape (r,): (0, 1) for calibrated probabilities; a slope below
+        1 where they are too extreme, an intercept below 0 where they are too high at a slope of 1.
+        NaN where a logit separates the classes (Albert and Anderson, Biometrika 71, 1984) or all
+        logits are equal.
     """
     rows = weights.shape[0]
     intercept, slope = np.full(rows, np.nan), np.full(rows, np.nan)
     active = np.flatnonzero(~_separated(positive, logits, weights))
     if not active.size:
-        return RecalibrationLine(intercept, slope)
+        return intercept, slope
     centre, scale = logits.mean(), logits.std()
     x = (logits - centre) / scale  # so that a step is about one whatever the logits' range
     powers = np.stack((np.ones_like(x), x, x * x), axis=1)
@@ -166,7 +104,7 @@ def fit_recalibration(
         if not going.any():
             break
         active, w, a, b = active[going], w[going], a[going], b[going]
-    return RecalibrationLine(intercept, slope)
+    return intercept, slope
 
 
 def _separated(
@@ -174,11 +112,11 @@ def _separated(
 ) -> NDArray[np.bool_]:
     """Find the rows in which a logit separates the classes."""
     present = weights > 0
-    ends = []
-    for members in (~positive, positive):
-        here = present[:, members]
-        ends.append(np.where(here, logits[members], np.inf).min(axis=1))
-        ends.append(np.where(here, logits[members], -np.inf).max(axis=1))
+    ends = [
+        extreme(np.where(present[:, members], logits[members], -side * np.inf), axis=1)
+        for members in (~positive, positive)
+        for extreme, side in ((np.min, -1), (np.max, 1))
+    ]
     low_normal, high_normal, low_pneumonia, high_pneumonia = ends
     apart: NDArray[np.bool_] = (low_pneumonia >= high_normal) | (low_normal >= high_pneumonia)
     return apart

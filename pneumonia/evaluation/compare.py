@@ -7,26 +7,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from pneumonia.errors import EvaluationError
 from pneumonia.evaluation.confidence import (
     REPLICATES,
     Estimate,
-    auroc_difference,
+    auroc_p_value,
     draw_patients,
     percentile_interval,
 )
-from pneumonia.evaluation.evaluate import AT_HALF, HALF
-from pneumonia.evaluation.metrics import METRICS, compute_metrics, metric_values
+from pneumonia.evaluation.evaluate import HALF
+from pneumonia.evaluation.metrics import METRICS, Metric, compute_metrics, metric_values
 from pneumonia.evaluation.predictions import PredictionTable, check_threshold
 from pneumonia.evaluation.report.write import METRICS_FILE
 
 NO_EVIDENCE = "no evidence of a difference"
 UNKNOWN = "unknown: no interval"
-
-_HIGHER_IS_BETTER = {metric.name: metric.higher_is_better for metric in METRICS}
 
 
 @dataclass(frozen=True)
@@ -48,37 +45,24 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class McNemar:
-    """The exact test of equal accuracy (McNemar, Psychometrika 12, 1947).
-
-    Attributes:
-        only_a_right: Images that only the first model classifies correctly.
-        only_b_right: Images that only the second classifies correctly.
-        p_value: Two-sided.
-        method: Its name, and what it assumes.
-    """
-
-    only_a_right: int
-    only_b_right: int
-    p_value: float
-    method: str = "McNemar 1947, exact, assumes independent images"
-
-
-@dataclass(frozen=True)
 class Comparison:
     """Two models on the same images.
 
     Attributes:
-        differences: By name, as from `compute_metrics`, and `auroc_obuchowski`; not corrected for
-            the number of metrics.
+        differences: By name of `METRICS`; not corrected for multiple comparisons.
         auroc_p_value: Two-sided p-value of equal AUROC (Obuchowski); NaN where the variance is 0.
-        mcnemar: At each model's threshold.
+        only_a_correct: Images that only the first model classifies correctly.
+        only_b_correct: Images that only the second classifies correctly.
+        accuracy_p_value: Two-sided p-value of equal accuracy: exact test of McNemar (Psychometrika
+            12, 1947), which assumes independent images.
         thresholds: The threshold of each model, and where it comes from.
     """
 
     differences: dict[str, Difference]
     auroc_p_value: float
-    mcnemar: McNemar
+    only_a_correct: int
+    only_b_correct: int
+    accuracy_p_value: float
     thresholds: tuple[str, str] = ("", "")
 
 
@@ -94,36 +78,44 @@ def compare(
 
     Args:
         a: Predictions of the first model.
-        b: Predictions of the second for the same images of the same patients, in the same order.
+        b: Predictions of the second for the same images in the same order.
         thresholds: The threshold of each model, in [0, 1].
         seed: Bootstrap seed.
-        replicates: Number of bootstrap replicates, at least 200.
+        replicates: Number of bootstrap replicates.
 
     Raises:
         EvaluationError: If the tables differ in labels or patients.
     """
-    _check_pair(a, b)
-    cut_a, cut_b = map(check_threshold, thresholds)
+    for name, differ in (
+        ("label", a.label != b.label),
+        ("patient", a.patient_ids != b.patient_ids),
+    ):
+        if differ.any():
+            raise EvaluationError(
+                f"column {name}: the tables differ in {differ.sum()} of {len(a)} images, first in"
+                f" row {np.argmax(differ) + 1} of the first; expected the same {name} for each"
+                " image."
+            )
     weights = draw_patients(a, replicates, seed)
-    values_a, drawn_a = _values_and_replicates(a, cut_a, weights)
-    values_b, drawn_b = _values_and_replicates(b, cut_b, weights)
-    found = {}
-    for name, value_a in values_a.items():
-        gap = values_b[name] - value_a
-        ends = percentile_interval(gap, drawn_b[name] - drawn_a[name])
+    values, drawn, correct = [], [], []
+    for table, threshold in zip((a, b), map(check_threshold, thresholds), strict=True):
+        values.append(metric_values(table, {"": threshold}))
+        drawn.append(compute_metrics(table, {"": threshold}, weights))
+        correct.append((table.probability >= threshold) == table.positive)
+    differences = {}
+    for metric in METRICS:
+        of_a, of_b = (found[metric.name] for found in values)
+        ends = percentile_interval(of_b - of_a, drawn[1][metric.name] - drawn[0][metric.name])
         difference = (
-            Estimate(gap, *ends, f"paired {a.unit} bootstrap{a.assumption}")
+            Estimate(of_b - of_a, *ends, f"paired {a.unit} bootstrap{a.assumption}")
             if ends
-            else Estimate.without_interval(gap, "undefined, or the same in every replicate")
+            else Estimate.without_interval(of_b - of_a, "undefined, or equal in every replicate")
         )
-        found[name] = Difference(value_a, values_b[name], difference, _verdict(name, difference))
-    difference, p_value = auroc_difference(a, b)
-    found["auroc_obuchowski"] = Difference(
-        values_a["auroc"], values_b["auroc"], difference, _verdict("auroc", difference)
-    )
-    right_a = (a.probability >= cut_a) == a.positive
-    right_b = (b.probability >= cut_b) == b.positive
-    return Comparison(found, p_value, _mcnemar(right_a, right_b))
+        differences[metric.name] = Difference(of_a, of_b, difference, _verdict(metric, difference))
+    only_a, only_b = int((correct[0] & ~correct[1]).sum()), int((correct[1] & ~correct[0]).sum())
+    n = only_a + only_b
+    p_value = float(binomtest(only_a, n).pvalue) if n else 1.0
+    return Comparison(differences, auroc_p_value(a, b), only_a, only_b, p_value)
 
 
 def compare_files(
@@ -143,14 +135,29 @@ def compare_files(
         b: The other's.
         thresholds: For each model; None for the one in `metrics.json` beside the file, or 0.5.
         seed: Bootstrap seed.
-        replicates: Number of bootstrap replicates, at least 200.
+        replicates: Number of bootstrap replicates.
 
     Raises:
         EvaluationError: If a file cannot be used, or they are of different images.
     """
-    table_a, paths_a = _read_with_paths(a)
-    table_b, paths_b = _read_with_paths(b)
-    table_b = table_b.take(_match_images(paths_a, paths_b))
+    tables, rows = [], []
+    for file in (a, b):
+        table = PredictionTable.read(file)
+        if table.path is None:
+            raise EvaluationError(
+                f"{file} has no column path, expected the image file of each row, by which the"
+                " tables are matched."
+            )
+        tables.append(table)
+        rows.append({path: row for row, path in enumerate(table.path.tolist())})
+    rows_a, rows_b = rows
+    for file, only in ((a, rows_a.keys() - rows_b.keys()), (b, rows_b.keys() - rows_a.keys())):
+        if only:
+            raise EvaluationError(
+                f"column path: {len(only)} images are only in {file}, such as {min(only)}; expected"
+                " the same images in both tables."
+            )
+    table_a, table_b = tables[0], tables[1].take(np.array([rows_b[path] for path in rows_a]))
     if table_a.patient is None:
         table_a = replace(table_a, patient=table_b.patient)
     elif table_b.patient is None:
@@ -161,59 +168,7 @@ def compare_files(
     return replace(found, thresholds=(f"{cut_a:.4g}, {origin_a}", f"{cut_b:.4g}, {origin_b}"))
 
 
-def _mcnemar(right_a: NDArray[np.bool_], right_b: NDArray[np.bool_]) -> McNemar:
-    only_a = int((right_a & ~right_b).sum())
-    only_b = int((right_b & ~right_a).sum())
-    n = only_a + only_b
-    return McNemar(only_a, only_b, float(binomtest(only_a, n).pvalue) if n else 1.0)
-
-
-def _match_images(paths_a: list[str], paths_b: list[str]) -> NDArray[np.intp]:
-    """Find the rows of b that show the images of a."""
-    rows = {path: row for row, path in enumerate(paths_b)}
-    known = set(paths_a)
-    only = {
-        "first": [path for path in paths_a if path not in rows],
-        "second": [path for path in paths_b if path not in known],
-    }
-    if only["first"] or only["second"]:
-        found = [
-            f"{len(paths)} images only in the {table} table, such as {paths[0]}"
-            for table, paths in only.items()
-            if paths
-        ]
-        raise EvaluationError(
-            f"column path: found {' and '.join(found)}; expected the same images in both tables."
-        )
-    return np.array([rows[path] for path in paths_a], dtype=np.intp)
-
-
-def _values_and_replicates(
-    table: PredictionTable, threshold: float, weights: NDArray[np.int32]
-) -> tuple[dict[str, float], dict[str, NDArray[np.float64]]]:
-    cuts = {"": threshold, AT_HALF: HALF}
-    return metric_values(table, cuts), compute_metrics(table, cuts, weights)
-
-
-def _check_pair(a: PredictionTable, b: PredictionTable) -> None:
-    if len(a) != len(b):
-        raise EvaluationError(
-            f"The first table has {len(a)} images and the second {len(b)}, expected the same images"
-            " in both."
-        )
-    for name, of_a, of_b in (
-        ("label", a.label, b.label),
-        ("patient", a.patient_ids, b.patient_ids),
-    ):
-        differ = np.flatnonzero(of_a != of_b)
-        if differ.size:
-            raise EvaluationError(
-                f"column {name}: the tables differ in {differ.size} of {len(a)} images, first in"
-                f" row {differ[0] + 1} of the first; expected the same {name} for each image."
-            )
-
-
-def _verdict(name: str, difference: Estimate) -> str:
+def _verdict(metric: Metric, difference: Estimate) -> str:
     if difference.value == 0:
         return NO_EVIDENCE
     if math.isnan(difference.low):
@@ -221,20 +176,9 @@ def _verdict(name: str, difference: Estimate) -> str:
     if difference.low <= 0 <= difference.high:
         return NO_EVIDENCE
     higher, lower = ("B", "A") if difference.value > 0 else ("A", "B")
-    higher_is_better = _HIGHER_IS_BETTER.get(name.removeprefix(AT_HALF), True)
-    if higher_is_better is None:
+    if metric.higher_is_better is None:
         return f"{higher} is higher"
-    return f"{higher if higher_is_better else lower} is better"
-
-
-def _read_with_paths(file: str | os.PathLike[str]) -> tuple[PredictionTable, list[str]]:
-    table = PredictionTable.read(file)
-    if table.path is None:
-        raise EvaluationError(
-            f"{file} has no column path, expected the image file of each row, by which the tables"
-            " are matched."
-        )
-    return table, table.path.tolist()
+    return f"{higher if metric.higher_is_better else lower} is better"
 
 
 def _threshold(file: str | os.PathLike[str], given: float | None) -> tuple[float, str]:

@@ -1,7 +1,7 @@
 """Confidence intervals that account for several images per patient.
 
-Metrics get percentile intervals of the patient-level bootstrap. Where every replicate gives the
-same value (a recall of 1, an AUROC of 1, constant scores), an exact interval takes its place.
+Metrics get percentile intervals of the patient-level bootstrap, or an exact interval where every
+replicate gives the same value (a recall of 1, constant scores).
 """
 
 import math
@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from pneumonia.errors import EvaluationError
 from pneumonia.evaluation.metrics import (
     METRICS,
     PREVALENCE_METRICS,
@@ -26,10 +25,7 @@ from pneumonia.evaluation.metrics import (
 from pneumonia.evaluation.predictions import PredictionTable
 
 LEVEL = 0.95
-"""Confidence level of every interval, two-sided."""
-
 REPLICATES = 2000
-"""Bootstrap replicates by default."""
 
 OBUCHOWSKI = "Obuchowski 1997, clustered by patient"
 DELONG = "DeLong 1988, assumes independent images"
@@ -39,10 +35,6 @@ _HALF_LEVEL = (1 + LEVEL) / 2
 """Level of each of two intervals that hold together with `LEVEL` (Bonferroni)."""
 
 _AT_THRESHOLD = {m.name for m in (*METRICS, *PREVALENCE_METRICS) if m.needs_threshold}
-_FEWEST_REPLICATES = 200
-_ATTEMPTS = 100
-
-Number = int | float
 
 
 @dataclass(frozen=True)
@@ -56,24 +48,24 @@ class Estimate:
         method: How the interval was computed, or why there is none.
     """
 
-    value: Number
-    low: Number
-    high: Number
+    value: float
+    low: float
+    high: float
     method: str
 
-    def to_dict(self) -> dict[str, Number | str | None]:
+    def to_dict(self) -> dict[str, float | str | None]:
         """Return plain values for JSON, None for NaN."""
         numbers = {"value": self.value, "low": self.low, "high": self.high}
         finite = {key: x if math.isfinite(x) else None for key, x in numbers.items()}
         return {**finite, "method": self.method}
 
     @classmethod
-    def exact(cls, value: Number, method: str) -> "Estimate":
+    def exact(cls, value: float, method: str) -> "Estimate":
         """Wrap a number that is known exactly, such as a count or a given threshold."""
         return cls(value, value, value, method)
 
     @classmethod
-    def without_interval(cls, value: Number, reason: str) -> "Estimate":
+    def without_interval(cls, value: float, reason: str) -> "Estimate":
         """Wrap a number that has no interval, for the reason given."""
         return cls(value, math.nan, math.nan, f"none: {reason}")
 
@@ -81,16 +73,9 @@ class Estimate:
 def proportion_interval(
     successes: int, n: int, method: Literal["exact", "wilson"], level: float = LEVEL
 ) -> tuple[float, float]:
-    """Compute the interval of a proportion of independent trials.
+    """Compute the interval of a proportion of n independent trials; [0, 1] for n = 0.
 
-    Args:
-        successes: Their number, from 0 to n.
-        n: Trials; 0 gives [0, 1].
-        method: `exact` (Clopper and Pearson, Biometrika 26, 1934) or `wilson` (JASA 22, 1927).
-        level: Confidence level.
-
-    Returns:
-        Lower and upper end.
+    The method is `exact` (Clopper and Pearson, Biometrika 26, 1934) or `wilson` (JASA 22, 1927).
     """
     if n == 0:
         return 0.0, 1.0
@@ -101,10 +86,7 @@ def proportion_interval(
 def percentile_interval(
     value: float, replicates: NDArray[np.float64], level: float = LEVEL
 ) -> tuple[float, float] | None:
-    """Compute the percentile interval of a bootstrap (Efron 1979).
-
-    It is extended to the value where it would miss it, as happens for the calibration error, which
-    resampling increases.
+    """Compute the percentile interval of a bootstrap (Efron 1979), extended to include the value.
 
     Args:
         value: The number on the images themselves.
@@ -112,8 +94,7 @@ def percentile_interval(
         level: Confidence level.
 
     Returns:
-        Lower and upper end. None if more replicates are undefined than lie beyond one end, or if
-        all are the same.
+        Both ends; None if all replicates are the same or too many of them are undefined.
     """
     defined = replicates[~np.isnan(replicates)]
     if math.isnan(value) or defined.size < (1 + level) / 2 * replicates.size:
@@ -125,17 +106,17 @@ def percentile_interval(
 
 
 class _Components(NamedTuple):
-    """Contribution of each cluster to an AUROC (DeLong, DeLong and Clarke-Pearson 1988).
+    """The part of each cluster in an AUROC (DeLong, DeLong and Clarke-Pearson 1988).
 
-    `positive` is, by cluster, the sum over its PNEUMONIA images of (fraction of NORMAL images that
-    they outrank - AUROC), divided by the number of all PNEUMONIA images; `negative` likewise.
+    `positive` sums over its PNEUMONIA images (fraction of NORMAL images that they outrank - AUROC)
+    divided by the number of all PNEUMONIA images; `negative` likewise.
     """
 
     auroc: float
     positive: NDArray[np.float64]
     negative: NDArray[np.float64]
-    has_positive: NDArray[np.bool_]
-    has_negative: NDArray[np.bool_]
+    n_positive: int
+    n_negative: int
 
 
 def _components(table: PredictionTable, *, clustered: bool = True) -> _Components:
@@ -149,18 +130,18 @@ def _components(table: PredictionTable, *, clustered: bool = True) -> _Component
         auroc,
         np.bincount(clusters[truth], outranked - auroc, n) / outranked.size,
         np.bincount(clusters[~truth], outranking - auroc, n) / outranking.size,
-        np.bincount(clusters[truth], minlength=n) > 0,
-        np.bincount(clusters[~truth], minlength=n) > 0,
+        np.unique(clusters[truth]).size,
+        np.unique(clusters[~truth]).size,
     )
 
 
 def _covariance(a: _Components, b: _Components) -> float:
     """Covariance of two AUROCs on the same images; NaN with fewer than two clusters in a class.
 
-    Obuchowski, Biometrics 53 (1997), 567: S10 / m + S01 / n + 2 S11 / (m n), and with one image
-    per cluster the variance of DeLong et al., Biometrics 44 (1988), 837.
+    Obuchowski, Biometrics 53 (1997), 567: S10 / m + S01 / n + 2 S11 / (m n). One image per
+    cluster gives the variance of DeLong et al., Biometrics 44 (1988), 837.
     """
-    i10, i01, i = a.has_positive.sum(), a.has_negative.sum(), a.positive.size
+    i10, i01, i = a.n_positive, a.n_negative, a.positive.size
     if min(i10, i01) < 2:  # noqa: PLR2004 - a variance needs two
         return math.nan
     crossed = a.positive @ b.negative + a.negative @ b.positive
@@ -172,10 +153,7 @@ def _covariance(a: _Components, b: _Components) -> float:
 
 
 def auroc_estimate(table: PredictionTable, *, clustered: bool = True) -> Estimate:
-    """Compute the AUROC with an interval from its variance, on the logit scale.
-
-    On that scale the interval stays within [0, 1] and keeps its coverage near 1 (Pepe 2003,
-    section 5.2.4).
+    """Compute the AUROC with an interval from its variance, on the logit scale (Pepe 2003, 5.2.4).
 
     Args:
         table: The predictions.
@@ -193,27 +171,17 @@ def auroc_estimate(table: PredictionTable, *, clustered: bool = True) -> Estimat
     return Estimate(found.auroc, low, high, method)
 
 
-def auroc_difference(a: PredictionTable, b: PredictionTable) -> tuple[Estimate, float]:
-    """Compute the AUROC of b minus that of a, with an interval from its variance.
-
-    Args:
-        a: One model's predictions.
-        b: The other's, of the same images of the same patients in the same order.
+def auroc_p_value(a: PredictionTable, b: PredictionTable) -> float:
+    """Test whether two models have the same AUROC on the same images, in the same order.
 
     Returns:
-        The difference, and the two-sided p-value of equal AUROC (NaN where the variance is 0).
+        The two-sided p-value from the variance of the difference; NaN where that is 0.
     """
-    method = DELONG if a.patient is None else OBUCHOWSKI
     of_a, of_b = _components(a), _components(b)
     variance = _covariance(of_a, of_a) + _covariance(of_b, of_b) - 2 * _covariance(of_a, of_b)
-    difference = of_b.auroc - of_a.auroc
     if not variance > np.finfo(float).eps:
-        reason = f"the variance is 0 or undefined ({method})"
-        return Estimate.without_interval(difference, reason), math.nan
-    error = math.sqrt(variance)
-    reach = _QUANTILE * error
-    p = math.erfc(abs(difference) / error / math.sqrt(2))
-    return Estimate(difference, difference - reach, difference + reach, method), p
+        return math.nan
+    return math.erfc(abs(of_b.auroc - of_a.auroc) / math.sqrt(2 * variance))
 
 
 def _fraction_below(
@@ -231,26 +199,17 @@ def draw_patients(
     """Draw patients with replacement within each class, all images of a patient together.
 
     The cluster bootstrap (Davison and Hinkley 1997, section 3.8; Field and Welsh, JRSS B 69,
-    2007). Each replicate has as many patients of each class as the table, because recall and
-    specificity are conditional on the class. Where a patient has images of both classes, all
-    patients are drawn together, and the rare replicate without a class is drawn again.
+    2007), within each class because recall and specificity are conditional on it. Where a patient
+    has images of both classes, all patients are drawn together until both classes are there.
 
     Args:
         table: The predictions.
-        replicates: How many, at least 200.
+        replicates: How many.
         seed: The same seed gives the same draws.
 
     Returns:
         Shape (replicates, n_patients): how often each patient was drawn.
-
-    Raises:
-        EvaluationError: If there are too few replicates.
     """
-    if replicates < _FEWEST_REPLICATES:
-        raise EvaluationError(
-            f"replicates: found {replicates}, expected at least {_FEWEST_REPLICATES} for a 95%"
-            f" interval; {REPLICATES} is the default."
-        )
     random = np.random.default_rng(seed)
 
     def draw(rows: int, size: int) -> NDArray[np.int64]:
@@ -263,13 +222,10 @@ def draw_patients(
             weights[:, members] = draw(replicates, members.size)
         return weights
     missing = np.arange(replicates)
-    for _ in range(_ATTEMPTS):
+    while missing.size:
         weights[missing] = draw(missing.size, table.n_patients)
         lacks = [weights[:, members].sum(axis=1) == 0 for members in classes]
         missing = np.flatnonzero(lacks[0] | lacks[1])
-        if not missing.size:
-            return weights
-    weights[missing] = 1  # one patient of many holds a whole class: use the table itself
     return weights
 
 
@@ -289,139 +245,133 @@ def estimate_metrics(
     """
     values = metric_values(table, thresholds)
     replicates = compute_metrics(table, thresholds, weights)
-    found = {}
-    for name, value in values.items():
-        prefix = name[: name.rfind("/") + 1]
-        exact = _degenerate_estimate(table, thresholds, prefix, name, values, replicates)
-        if exact is not None:
-            found[name] = exact
-            continue
-        ends = percentile_interval(value, replicates[name]) if _units(table, name) > 1 else None
-        found[name] = (
-            Estimate(value, *ends, f"{table.unit} bootstrap{table.assumption}")
-            if ends
-            else Estimate.without_interval(value, _reason(table, name, value, replicates[name]))
+    found = _exact_ranking_estimates(table, values)
+    for prefix, threshold in thresholds.items():
+        names = {metric: prefix + metric for metric in _AT_THRESHOLD}
+        exact = _exact_estimates(
+            table,
+            threshold,
+            {metric: values[name] for metric, name in names.items()},
+            {metric: replicates[name] for metric, name in names.items()},
         )
+        found |= {names[metric]: estimate for metric, estimate in exact.items()}
+    n_negative, n_positive = table.class_patients
+    patients = {"recall": n_positive, "specificity": n_negative}
+    for name in values.keys() - found.keys():
+        n = patients.get(name.rpartition("/")[2], min(n_negative, n_positive))
+        found[name] = bootstrap_estimate(table, values[name], replicates[name], n)
     for prefix in thresholds:
         found |= {prefix + name: found[prefix + metric] for name, metric in SYNONYMS.items()}
     return found
 
 
-def _units(table: PredictionTable, name: str) -> int:
-    """Count the patients that vary between replicates: those of the classes of the metric."""
-    n_negative, n_positive = table.class_patients
-    metric = name.rpartition("/")[2]
-    return {"recall": n_positive, "specificity": n_negative}.get(
-        metric, min(n_negative, n_positive)
-    )
+def bootstrap_estimate(
+    table: PredictionTable, value: float, replicates: NDArray[np.float64], patients: int
+) -> Estimate:
+    """Take the percentile interval, or say why there is none.
 
-
-def _reason(
-    table: PredictionTable, name: str, value: float, replicates: NDArray[np.float64]
-) -> str:
-    """Say why a metric has no interval."""
+    Args:
+        table: The predictions.
+        value: The number on the table.
+        replicates: Shape (r,): the number on each replicate, NaN where undefined.
+        patients: How many patients the number depends on.
+    """
     if math.isnan(value):
-        return "undefined, a threshold separates the classes or all probabilities are equal"
-    if _units(table, name) < 2:  # noqa: PLR2004 - one patient shows no variation
-        return f"one {table.unit} in a class"
-    if np.isnan(replicates).any():
-        return f"undefined in {np.isnan(replicates).mean():.0%} of bootstrap replicates"
-    return "every bootstrap replicate gives the same value"
+        reason = "undefined, a threshold separates the classes or all probabilities are equal"
+    elif patients < 2:  # noqa: PLR2004 - one patient shows no variation
+        reason = f"one {table.unit} in a class"
+    elif ends := percentile_interval(value, replicates):
+        return Estimate(value, *ends, f"{table.unit} bootstrap{table.assumption}")
+    elif np.isnan(replicates).any():
+        reason = f"undefined in {np.isnan(replicates).mean():.0%} of bootstrap replicates"
+    else:
+        reason = "every bootstrap replicate gives the same value"
+    return Estimate.without_interval(value, reason)
 
 
-def _degenerate_estimate(
+def exact_proportion(table: PredictionTable, value: float, images: NDArray[np.bool_]) -> Estimate:
+    """Estimate a proportion of 0, 1 or NaN (of no image) of the images of a mask by patients."""
+    value = 0.0 if math.isnan(value) else value
+    n = table.patients_with(images).size
+    ends = proportion_interval(int(value) * n, n, "exact")
+    return Estimate(value, *ends, f"Clopper-Pearson on {n} {table.unit}s{table.assumption}")
+
+
+def _exact_estimates(
     table: PredictionTable,
-    thresholds: Mapping[str, float],
-    prefix: str,
-    name: str,
+    threshold: float,
     values: Mapping[str, float],
     replicates: Mapping[str, NDArray[np.float64]],
-) -> Estimate | None:
-    """Estimate a metric whose replicates are all the same; None where the bootstrap works."""
-    metric, value = name.removeprefix(prefix), values[name]
-    if metric not in _AT_THRESHOLD:
-        bounds = {"auroc": _degenerate_auroc, "average_precision": _perfect_precision}
-        return bounds[metric](table, value) if metric in bounds else None
-    images = _denominator(table, thresholds[prefix], metric)
-    if images is not None and (math.isnan(value) or value in {0, 1}):
-        n = table.patients_with(images).size
-        ends = proportion_interval(n if value == 1 else 0, n, "exact")
-        method = f"Clopper-Pearson on {n} {table.unit}s{table.assumption}"
-        return Estimate(0.0 if math.isnan(value) else value, *ends, method)
-    rates = {values[f"{prefix}recall"], values[f"{prefix}specificity"]}
-    if metric in {"recall", "specificity", "precision", "npv"} or not rates & {0, 1}:
-        return None
-    return _from_recall_and_specificity(table, prefix, metric, values, replicates)
+) -> dict[str, Estimate]:
+    """Estimate the metrics at a threshold of which all replicates are the same.
 
-
-def _denominator(table: PredictionTable, threshold: float, metric: str) -> NDArray[np.bool_] | None:
-    """Find the images of which a metric is a proportion; None if it is no proportion."""
+    Proportions of 0 or 1 get an exact interval. If recall or specificity is one, all metrics that
+    rise with both are bounded by the ends of 97.5% intervals of these two.
+    """
     predicted = table.probability >= threshold
-    return {
+    proportions = {
         "recall": table.positive,
         "specificity": ~table.positive,
         "precision": predicted,
         "npv": ~predicted,
         "accuracy": np.ones_like(predicted),
-    }.get(metric)
-
-
-def _degenerate_auroc(table: PredictionTable, value: float) -> Estimate | None:
-    """Bound an AUROC of 0 or 1, or of constant scores, from disjoint pairs of patients."""
-    constant = bool(np.ptp(table.scores) == 0)
-    if value not in {0, 1} and not constant:
-        return None
-    pairs = min(*table.class_patients, max(1, table.n_patients // 2))
-    least, _ = proportion_interval(pairs, pairs, "exact")
-    low, high = (least / 2, 1 - least / 2) if constant else (least, 1.0)
-    if value == 0:
-        low, high = 1 - high, 1 - low
-    method = f"Clopper-Pearson on {pairs} pairs of {table.unit}s{table.assumption}"
-    return Estimate(value, low, high, method)
-
-
-def _perfect_precision(table: PredictionTable, value: float) -> Estimate | None:
-    """Bound an average precision of 1: the smallest that recall s and 1 - specificity f allow."""
-    if value != 1:
-        return None
-    n_negative, n_positive = table.class_patients
-    s, _ = proportion_interval(n_positive, n_positive, "exact", _HALF_LEVEL)
-    _, f = proportion_interval(0, n_negative, "exact", _HALF_LEVEL)
-    c = f * float(np.mean(~table.positive) / np.mean(table.positive))
-    low = s - c * math.log1p(s / c)
-    return Estimate(1.0, low, 1.0, f"bound by Clopper-Pearson{table.assumption}")
-
-
-def _from_recall_and_specificity(
-    table: PredictionTable,
-    prefix: str,
-    metric: str,
-    values: Mapping[str, float],
-    replicates: Mapping[str, NDArray[np.float64]],
-) -> Estimate | None:
-    """Bound a metric that rises with recall and specificity by the ends of their intervals."""
-    positive = int(table.positive.sum())
-    negative = len(table) - positive
-    corners: list[tuple[float, float]] = []
-    for name, n in zip(("specificity", "recall"), table.class_patients, strict=True):
-        rate = values[prefix + name]
+    }
+    found = {
+        metric: exact_proportion(table, values[metric], images)
+        for metric, images in proportions.items()
+        if math.isnan(values[metric]) or values[metric] in {0, 1}
+    }
+    if not {"recall", "specificity"} & found.keys():
+        return found
+    intervals = []
+    for metric, n in zip(("specificity", "recall"), table.class_patients, strict=True):
+        rate = values[metric]
         ends = (
             proportion_interval(round(rate) * n, n, "exact", _HALF_LEVEL)
             if rate in {0, 1}
-            else percentile_interval(rate, replicates[prefix + name], _HALF_LEVEL)
+            else percentile_interval(rate, replicates[metric], _HALF_LEVEL)
         )
         if ends is None:
-            return None
-        corners.append(ends)
+            return found
+        intervals.append(ends)
+    positive = int(table.positive.sum())
+    negative = len(table) - positive
     low, high = (
-        float(threshold_metrics(s * positive, (1 - p) * negative, positive, negative)[metric])
-        for p, s in zip(*corners, strict=True)
+        threshold_metrics(s * positive, (1 - p) * negative, positive, negative)
+        for p, s in zip(*intervals, strict=True)
     )
-    value = values[prefix + metric]
-    return Estimate(
-        0.0 if math.isnan(value) else value,
-        0.0 if math.isnan(low) else low,
-        1.0 if math.isnan(high) else high,
-        "97.5% intervals of sensitivity and specificity, Clopper-Pearson where 0 or 1"
-        + table.assumption,
-    )
+    method = "97.5% intervals of sensitivity and specificity, Clopper-Pearson where 0 or 1"
+    for metric in values.keys() - found.keys() - {"recall", "specificity", "precision", "npv"}:
+        value, least, most = values[metric], float(low[metric]), float(high[metric])
+        found[metric] = Estimate(
+            0.0 if math.isnan(value) else value,
+            0.0 if math.isnan(least) else least,
+            1.0 if math.isnan(most) else most,
+            method + table.assumption,
+        )
+    return found
+
+
+def _exact_ranking_estimates(
+    table: PredictionTable, values: Mapping[str, float]
+) -> dict[str, Estimate]:
+    """Estimate the AUROC and the average precision where all replicates are the same."""
+    found = {}
+    auroc, constant = values["auroc"], bool(np.ptp(table.scores) == 0)
+    n_negative, n_positive = table.class_patients
+    if auroc in {0, 1} or constant:  # disjoint pairs of patients are independent
+        pairs = min(n_negative, n_positive, max(1, table.n_patients // 2))
+        least, _ = proportion_interval(pairs, pairs, "exact")
+        low, high = (least / 2, 1 - least / 2) if constant else (least, 1.0)
+        if auroc == 0:
+            low, high = 1 - high, 1 - low
+        method = f"Clopper-Pearson on {pairs} pairs of {table.unit}s{table.assumption}"
+        found["auroc"] = Estimate(auroc, low, high, method)
+    if values["average_precision"] == 1:  # the smallest that recall s and 1 - specificity f allow
+        s, _ = proportion_interval(n_positive, n_positive, "exact", _HALF_LEVEL)
+        _, f = proportion_interval(0, n_negative, "exact", _HALF_LEVEL)
+        c = f * float(np.mean(~table.positive) / np.mean(table.positive))
+        low = s - c * math.log1p(s / c)
+        method = f"bound by Clopper-Pearson{table.assumption}"
+        found["average_precision"] = Estimate(1.0, low, 1.0, method)
+    return found

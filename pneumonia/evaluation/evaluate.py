@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from scipy.stats import betabinom
 
 from pneumonia.evaluation.abstention import Abstention, conformal_rank
-from pneumonia.evaluation.calibration import Reliability, reliability
 from pneumonia.evaluation.confidence import (
     LEVEL,
     REPLICATES,
     Estimate,
     auroc_estimate,
+    bootstrap_estimate,
     draw_patients,
     estimate_metrics,
-    percentile_interval,
+    exact_proportion,
     proportion_interval,
 )
 from pneumonia.evaluation.metrics import Confusion, confusion
@@ -34,8 +34,8 @@ _MORE_THAN_CHANCE = 0.025
 
 Origin = Literal["validation", "site", "given", "default", "missing"]
 """Where a threshold comes from: chosen on the validation set, or on a site's own images
-(`pneumonia calibrate`); given by the user; 0.5 because the table comes without a threshold
-(`default`), or because the checkpoint has none (`missing`)."""
+(`pneumonia calibrate`); given by the user; 0.5 because the table (`default`) or the checkpoint
+(`missing`) comes without one."""
 
 ImageLoader = Callable[[str], NDArray[np.uint8]]
 
@@ -70,15 +70,8 @@ class EvaluatedModel:
         """Look up a value in the metadata by nested keys; None where it was not recorded."""
         found: Any = self.metadata
         for key in keys:
-            if not isinstance(found, Mapping):
-                return None
-            found = found.get(key)
+            found = (found or {}).get(key)
         return found
-
-    def section(self, *keys: str) -> dict[str, Any]:
-        """Look up values by name in the metadata; empty where they were not recorded."""
-        found = self.lookup(*keys)
-        return dict(found) if isinstance(found, Mapping) else {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,13 +92,11 @@ class ShortcutProbe:
 
 
 class DecisionCurve(NamedTuple):
-    """Net benefit over the threshold probability; treating no one has net benefit 0.
-
-    Valid at the table's prevalence and for calibrated probabilities only.
+    """Net benefit over the threshold probability, at the table's prevalence, each of shape (k,).
 
     Attributes:
-        threshold: Shape (k,), rising, in (0, 1).
-        net_benefit: Net benefit of treating those with probability >= threshold.
+        threshold: Rising, in (0, 1).
+        net_benefit: Of treating those with probability >= threshold; treating no one has 0.
         low: Lower end of its 95% bootstrap interval, pointwise.
         high: Upper end.
         treat_all: Net benefit of treating everyone.
@@ -120,7 +111,7 @@ class DecisionCurve(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
-    """Everything that report, console, model card and logs draw on.
+    """What report, console, model card and logs show.
 
     Attributes:
         model: What made the predictions.
@@ -128,18 +119,12 @@ class EvaluationResult:
         threshold: PNEUMONIA is predicted if probability >= threshold.
         threshold_origin: Where it comes from.
         metrics: By name without `test/`. Plain names at the threshold, `at_0.5/...` at 0.5,
-            `<subtype>/...` and `<subtype>/at_0.5/...` for the PNEUMONIA images of a subtype with
-            all NORMAL images (so that predictive values, accuracy and calibration of a subtype are
-            those of another prevalence). `auroc_obuchowski` and `auroc_delong` have other intervals
-            than `auroc`, as have those with `_wilson`. With abstention also `coverage`,
-            `coverage_positive` and `coverage_negative` (the fraction of images that are not
-            uncertain), `decided/sensitivity`, `decided/specificity` and `decided/accuracy` among
-            those, `decided/false_negative_patients` and `decided/false_positive_patients` (the
-            fraction of PNEUMONIA and of NORMAL patients with an image confidently predicted as the
-            other class, which alpha bounds), `alpha`, `uncertain_from`, `uncertain_below`,
-            `n_decided`.
+            `<subtype>/...` for the PNEUMONIA images of a subtype with all NORMAL images (at another
+            prevalence, therefore). `auroc_obuchowski`, `auroc_delong` and `*_wilson` have other
+            intervals. With abstention also `coverage*`, the fraction of images that are not
+            uncertain; `decided/*`, metrics of those images; `decided/false_*_patients`, the
+            fraction of patients with a confident error, which alpha bounds; `alpha` and the range.
         confusion: The confusion matrix at the threshold.
-        reliability: Points of the reliability diagram.
         decision_curve: The decision curve.
         notes: Caveats, a sentence each.
         abstention: The range of uncertain images; None without abstention.
@@ -153,7 +138,6 @@ class EvaluationResult:
     threshold_origin: Origin
     metrics: dict[str, Estimate]
     confusion: Confusion
-    reliability: Reliability
     decision_curve: DecisionCurve
     notes: tuple[str, ...]
     abstention: Abstention | None = None
@@ -181,16 +165,15 @@ def evaluate_predictions(
 ) -> EvaluationResult:
     """Evaluate predictions.
 
-    The model's abstention belongs to its own threshold: it is left out where another is given.
-
     Args:
         table: The predictions.
         model: What made them.
-        threshold: In [0, 1]; None for the model's operating point, or else 0.5.
+        threshold: In [0, 1], and without the model's abstention, which belongs to its own
+            threshold; None for the model's operating point, or else 0.5.
         probes: The shortcut probe.
         load_image: Returns the image of a path, for the gallery of errors.
         seed: Bootstrap seed.
-        replicates: Number of bootstrap replicates, at least 200.
+        replicates: Number of bootstrap replicates.
 
     Raises:
         EvaluationError: If the threshold is outside [0, 1].
@@ -206,14 +189,16 @@ def evaluate_predictions(
         cut, origin = HALF, "missing" if model.is_checkpoint else "default"
     weights = draw_patients(table, replicates, seed)
     metrics = _all_metrics(table, cut, weights) | {"threshold": Estimate.exact(cut, "given")}
-    for subtype, images in _subtypes(table).items():
-        part = table.take(images | ~table.positive)
+    subtypes = np.array([]) if table.subtype is None else table.subtype[table.positive]
+    for subtype in np.setdiff1d(subtypes, ["", UNKNOWN_SUBTYPE]):
+        part = table.take(~table.positive | (table.subtype == subtype))
         of_subtype = _all_metrics(part, cut, draw_patients(part, replicates, seed))
         metrics |= {f"{subtype}/{name}": estimate for name, estimate in of_subtype.items()}
     notes = _notes(table)
     if abstention is not None:
         metrics |= _selective_metrics(table, abstention, weights)
-        notes += _violated_guarantees(table, abstention)
+        for label in (NORMAL, PNEUMONIA):
+            metrics |= _confident_errors(table, abstention, label, notes)
     return EvaluationResult(
         model=model,
         table=table,
@@ -221,9 +206,8 @@ def evaluate_predictions(
         threshold_origin=origin,
         metrics=metrics,
         confusion=confusion(table.label, table.probability >= cut),
-        reliability=reliability(table.label, table.probability),
         decision_curve=_decision_curve(table, weights),
-        notes=notes,
+        notes=tuple(notes),
         abstention=abstention,
         probes=tuple(probes),
         load_image=load_image,
@@ -237,17 +221,15 @@ def _all_metrics(
     found = estimate_metrics(table, {"": threshold, AT_HALF: HALF}, weights)
     found["auroc_obuchowski"] = auroc_estimate(table)
     found["auroc_delong"] = auroc_estimate(table, clustered=False)
+    method = "Wilson 1927, assumes independent images"
     for prefix, cut in (("", threshold), (AT_HALF, HALF)):
         c = confusion(table.label, table.probability >= cut)
         for name, correct, n in (
             ("sensitivity", c.tp, c.n_positive),
             ("specificity", c.tn, c.n_negative),
         ):
-            found[f"{prefix}{name}_wilson"] = Estimate(
-                correct / n,
-                *proportion_interval(correct, n, "wilson"),
-                "Wilson 1927, assumes independent images",
-            )
+            ends = proportion_interval(correct, n, "wilson")
+            found[f"{prefix}{name}_wilson"] = Estimate(correct / n, *ends, method)
     n_negative, n_positive = table.class_patients
     counts = {
         "n": len(table),
@@ -259,15 +241,7 @@ def _all_metrics(
     return found | {name: Estimate.exact(count, "count") for name, count in counts.items()}
 
 
-def _subtypes(table: PredictionTable) -> dict[str, NDArray[np.bool_]]:
-    """Find the PNEUMONIA images of each known subtype."""
-    if table.subtype is None:
-        return {}
-    known = np.setdiff1d(table.subtype[table.positive], ["", UNKNOWN_SUBTYPE])
-    return {str(name): table.positive & (table.subtype == name) for name in known}
-
-
-def _notes(table: PredictionTable) -> tuple[str, ...]:
+def _notes(table: PredictionTable) -> list[str]:
     notes = []
     if table.patient is None:
         notes.append(
@@ -281,17 +255,14 @@ def _notes(table: PredictionTable) -> tuple[str, ...]:
                 f"Only {count} {CLASSES[label]} {table.unit}s, fewer than {FEW_PATIENTS}: bootstrap"
                 " intervals are too narrow."
             )
-    mixed = table.mixed_patients.size
-    if mixed:
+    if mixed := table.mixed_patients.size:
         notes.append(
             f"{mixed} patients have images of both classes: all patients are resampled together."
             " Check that no key is shared by several patients."
         )
     if np.ptp(table.scores) == 0:
-        notes.append(
-            "All images have the same score: the classifier does not separate the classes."
-        )
-    return tuple(notes)
+        notes.append("All images have the same score: the model does not separate the classes.")
+    return notes
 
 
 def _decision_curve(table: PredictionTable, weights: NDArray[np.int32]) -> DecisionCurve:
@@ -327,70 +298,48 @@ def _selective_metrics(
         "decided/accuracy": (correct, decided),
     }
     found = {name: _fraction(table, *images, weights) for name, images in fractions.items()}
-    for label, (wrong, n) in _confidently_wrong(table, abstention).items():
-        kind = "false_negative" if label == PNEUMONIA else "false_positive"
-        found[f"decided/{kind}_patients"] = Estimate(
-            wrong / n,
-            *proportion_interval(wrong, n, "wilson"),
-            f"Wilson 1927 on {n} {table.unit}s{table.assumption}",
-        )
-    return found | {
-        "alpha": Estimate.exact(abstention.alpha, "given"),
-        "uncertain_from": Estimate.exact(abstention.lower, "given"),
-        "uncertain_below": Estimate.exact(abstention.upper, "given"),
-        "n_decided": Estimate.exact(int(decided.sum()), "count"),
+    given = {
+        "alpha": abstention.alpha,
+        "uncertain_from": abstention.lower,
+        "uncertain_below": abstention.upper,
     }
+    found |= {name: Estimate.exact(number, "given") for name, number in given.items()}
+    return found | {"n_decided": Estimate.exact(int(decided.sum()), "count")}
 
 
-def _confidently_wrong(
-    table: PredictionTable, abstention: Abstention
-) -> dict[int, tuple[int, int]]:
-    """By label: the patients with an image confidently predicted as the other class, and all."""
-    p, truth = table.probability, table.positive
-    found = {}
-    for label, images, wrong in (
-        (NORMAL, ~truth, p >= abstention.upper),
-        (PNEUMONIA, truth, p < abstention.lower),
-    ):
-        found[label] = (
-            table.patients_with(images & wrong).size,
-            table.patients_with(images).size,
-        )
-    return found
+def _confident_errors(
+    table: PredictionTable, abstention: Abstention, label: int, notes: list[str]
+) -> dict[str, Estimate]:
+    """Count the patients of a class with a confident error, and note if alpha is exceeded.
 
-
-def _error_probability(abstention: Abstention, label: int, wrong: int, patients: int) -> float:
-    """Compute how likely so many confidently wrong patients are if the guarantee holds.
-
-    With k = floor(alpha * (n + 1)) the errors among m further patients follow a beta-binomial
-    distribution of m, k and n + 1 - k (Angelopoulos and Bates, Foundations and Trends in Machine
-    Learning 16 (2023), 494), which counts chance in both sets of patients.
+    If the guarantee holds, with k = floor(alpha * (n + 1)) the errors among m further patients
+    follow a beta-binomial distribution of m, k and n + 1 - k (Angelopoulos and Bates, Foundations
+    and Trends in Machine Learning 16 (2023), 494).
     """
-    n = abstention.n_patients_positive if label == PNEUMONIA else abstention.n_patients_negative
-    k = conformal_rank(abstention.alpha, n)
-    if wrong <= 0 or k == 0:
-        return float(wrong <= 0)
-    return float(betabinom(patients, k, n + 1 - k).sf(wrong - 1))
-
-
-def _violated_guarantees(table: PredictionTable, abstention: Abstention) -> tuple[str, ...]:
-    """Describe each class with more confidently wrong patients than alpha allows."""
-    sentences = []
-    for label, (wrong, n) in _confidently_wrong(table, abstention).items():
-        if wrong <= abstention.alpha * n:
-            continue
-        p = _error_probability(abstention, label, wrong, n)
+    p, m = table.probability, table.class_patients[label]
+    if label == PNEUMONIA:
+        kind, n = "false_negative", abstention.n_patients_positive
+        images = table.positive & (p < abstention.lower)
+    else:
+        kind, n = "false_positive", abstention.n_patients_negative
+        images = ~table.positive & (p >= abstention.upper)
+    wrong = table.patients_with(images).size
+    if wrong > abstention.alpha * m:
+        k = conformal_rank(abstention.alpha, n)
+        chance = float(betabinom(m, k, n + 1 - k).sf(wrong - 1)) if k else 0.0
         verdict = (
-            f"chance alone gives as many in {p:.0%} of tests"
-            if p >= _MORE_THAN_CHANCE
+            f"chance alone gives as many in {chance:.0%} of tests"
+            if chance >= _MORE_THAN_CHANCE
             else "more than chance explains, so the guarantee does not hold for these patients"
         )
-        sentences.append(
-            f"{wrong} of {n} {CLASSES[label]} {table.unit}s ({wrong / n:.1%}) have an image"
+        notes.append(
+            f"{wrong} of {m} {CLASSES[label]} {table.unit}s ({wrong / m:.1%}) have an image"
             f" confidently predicted as {CLASSES[1 - label]}, above alpha = {abstention.alpha:.3g}:"
             f" {verdict}."
         )
-    return tuple(sentences)
+    ends = proportion_interval(wrong, m, "wilson")
+    method = f"Wilson 1927 on {m} {table.unit}s{table.assumption}"
+    return {f"decided/{kind}_patients": Estimate(wrong / m, *ends, method)}
 
 
 def _fraction(
@@ -402,16 +351,10 @@ def _fraction(
     """Estimate which fraction of some images has a property."""
     if not whole.any():
         return Estimate.without_interval(math.nan, "undefined, all such images are uncertain")
-    sums = table.sum_by_patient(np.column_stack([part, whole]).astype(np.float64))
     value = float(part.sum() / whole.sum())
-    n = table.patients_with(whole).size
     if value in {0, 1}:  # as is every replicate
-        method = f"Clopper-Pearson on {n} {table.unit}s{table.assumption}"
-        return Estimate(value, *proportion_interval(int(value) * n, n, "exact"), method)
-    counted, of = (weights @ sums).T
+        return exact_proportion(table, value, whole)
+    counted, of = (weights @ table.sum_by_patient(np.column_stack([part, whole]))).T
     replicates = np.full(len(weights), np.nan)
     np.divide(counted, of, out=replicates, where=of > 0)
-    ends = percentile_interval(value, replicates) if n > 1 else None
-    if ends is None:
-        return Estimate.without_interval(value, f"too few {table.unit}s to resample")
-    return Estimate(value, *ends, f"{table.unit} bootstrap{table.assumption}")
+    return bootstrap_estimate(table, value, replicates, table.patients_with(whole).size)

@@ -1,8 +1,7 @@
 """The registry of metrics, each defined once for the test value and its bootstrap replicates.
 
 PNEUMONIA is the positive class and is predicted if probability >= threshold. AUROC and average
-precision rank raw logits where they are known: in float32 a sigmoid saturates near 17 and would tie
-scores that the model tells apart.
+precision rank raw logits where they are known: in float32 a sigmoid saturates near 17.
 """
 
 from collections.abc import Callable, Mapping
@@ -13,15 +12,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumonia.evaluation.calibration import (
-    BINS,
-    RecalibrationLine,
-    bin_numbers,
-    fit_recalibration,
-)
+from pneumonia.evaluation.calibration import fit_recalibration
 from pneumonia.evaluation.predictions import PredictionTable
 
 Array = NDArray[np.float64]
+
+BINS = 15
+"""Bins of equal width of the calibration error and the reliability diagram."""
 
 PREVALENCES = (0.05, 0.2, 0.5)
 """Prevalences of PNEUMONIA for which predictive values are given."""
@@ -33,15 +30,13 @@ _CELLS = 150_000
 """Images times replicates held at once: about 1 MB, so that they fit into the processor's cache."""
 
 
-class Confusion(NamedTuple):
-    """The confusion matrix: int, or float64 arrays of one shape under several weightings.
+def bin_numbers(probabilities: Array) -> NDArray[np.intp]:
+    """Sort probabilities into bins from 0 to `BINS` - 1; lower edges belong to their bin."""
+    return np.searchsorted(np.linspace(0, 1, BINS + 1)[1:-1], probabilities, side="right")
 
-    Attributes:
-        tp: PNEUMONIA images predicted as PNEUMONIA.
-        fp: NORMAL images predicted as PNEUMONIA.
-        tn: NORMAL images predicted as NORMAL.
-        fn: PNEUMONIA images predicted as NORMAL.
-    """
+
+class Confusion(NamedTuple):
+    """The confusion matrix, PNEUMONIA positive: int, or float64 arrays of several weightings."""
 
     tp: Any
     fp: Any
@@ -70,59 +65,17 @@ class Confusion(NamedTuple):
 
 
 def confusion(labels: ArrayLike, predicted: NDArray[np.bool_]) -> Confusion:
-    """Count images by label and predicted class.
-
-    Args:
-        labels: Shape (n,), bool or 0 (NORMAL) and 1 (PNEUMONIA).
-        predicted: Shape (n,), True where PNEUMONIA is predicted.
-    """
-    positive = np.asarray(labels, np.bool_)
-    return Confusion(
-        tp=int((positive & predicted).sum()),
-        fp=int((~positive & predicted).sum()),
-        tn=int((~positive & ~predicted).sum()),
-        fn=int((positive & ~predicted).sum()),
-    )
-
-
-class _Ranking:
-    """Images ordered by score, ties together, ready to be weighted."""
-
-    def __init__(self, table: PredictionTable) -> None:
-        self._order = np.argsort(-table.scores, kind="stable")
-        self._labels = table.positive[self._order]
-        descending = table.scores[self._order]
-        self._starts = np.concatenate(([0], np.flatnonzero(np.diff(descending)) + 1))
-
-    def measure(self, weights: Array) -> tuple[Array, Array]:
-        """Compute AUROC and average precision of weighted images, weights of shape (r, n).
-
-        The AUROC is the Mann-Whitney statistic: the probability that a random PNEUMONIA image
-        scores higher than a random NORMAL one, ties counted half (Hanley and McNeil, Radiology
-        143, 1982). Average precision is precision at each distinct score, weighted by the gain of
-        recall: a sum of steps, as the trapezoid is too optimistic (Davis and Goadrich, ICML 2006).
-        """
-        w = weights[:, self._order]
-        positive = np.add.reduceat(np.where(self._labels, w, 0.0), self._starts, axis=1)
-        negative = np.add.reduceat(np.where(self._labels, 0.0, w), self._starts, axis=1)
-        tp, fp = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)
-        n_positive, n_negative = tp[:, -1], fp[:, -1]
-        below = n_negative[:, None] - fp + negative / 2
-        auroc = np.einsum("rk,rk->r", positive, below) / (n_positive * n_negative)
-        predicted = tp + fp
-        precision = np.divide(tp, predicted, out=np.zeros_like(tp), where=predicted > 0)
-        average = np.einsum("rk,rk->r", positive, precision) / n_positive
-        return auroc, average
+    """Count images by label (0 or 1) and by whether PNEUMONIA is predicted."""
+    y = np.asarray(labels, np.bool_)
+    cells = (y & predicted, ~y & predicted, ~y & ~predicted, y & ~predicted)
+    return Confusion(*(int(images.sum()) for images in cells))
 
 
 @dataclass(frozen=True, eq=False)
 class WeightedTable:
-    """Predictions under r weightings of their patients: the input of metrics without threshold.
+    """Predictions under r weightings of their images: the input of metrics without threshold.
 
     Attributes:
-        positive: Shape (n,): True for PNEUMONIA.
-        log_odds: Shape (n,): of the probabilities.
-        order: The images ordered by score.
         weights: Shape (r, n): the weight of each image.
         n: Shape (r,): the sum of weights.
         squared_errors: Shape (r,): weighted sum of (probability - label)^2.
@@ -132,7 +85,8 @@ class WeightedTable:
 
     positive: NDArray[np.bool_]
     log_odds: Array
-    order: _Ranking
+    order: NDArray[np.intp]
+    starts: NDArray[np.intp]
     weights: Array
     n: Array
     squared_errors: Array
@@ -141,12 +95,27 @@ class WeightedTable:
 
     @cached_property
     def ranking(self) -> tuple[Array, Array]:
-        """AUROC and average precision, each of shape (r,)."""
-        return self.order.measure(self.weights)
+        """AUROC and average precision, each of shape (r,).
+
+        The AUROC is the Mann-Whitney statistic, ties counted half (Hanley and McNeil, Radiology
+        143, 1982). Average precision is a sum of steps, as in scikit-learn (Davis and Goadrich,
+        ICML 2006).
+        """
+        w, labels = self.weights[:, self.order], self.positive[self.order]
+        positive = np.add.reduceat(np.where(labels, w, 0.0), self.starts, axis=1)
+        negative = np.add.reduceat(np.where(labels, 0.0, w), self.starts, axis=1)
+        tp, fp = np.cumsum(positive, axis=1), np.cumsum(negative, axis=1)
+        n_positive, n_negative = tp[:, -1], fp[:, -1]
+        below = n_negative[:, None] - fp + negative / 2
+        auroc = np.einsum("rk,rk->r", positive, below) / (n_positive * n_negative)
+        predicted = tp + fp
+        precision = np.divide(tp, predicted, out=np.zeros_like(tp), where=predicted > 0)
+        average = np.einsum("rk,rk->r", positive, precision) / n_positive
+        return auroc, average
 
     @cached_property
-    def recalibration(self) -> RecalibrationLine:
-        """Cox's recalibration lines."""
+    def recalibration(self) -> tuple[Array, Array]:
+        """Intercept and slope of Cox's recalibration line, each of shape (r,)."""
         return fit_recalibration(self.positive, self.log_odds, self.weights)
 
 
@@ -197,6 +166,12 @@ def _npv(c: Confusion, prevalence: float) -> Array:
     return _ratio(tn, tn + fn)
 
 
+def _calibration_error(w: WeightedTable) -> Array:
+    """ECE (Naeini, Cooper and Hauskrecht, AAAI 2015), biased upwards where bins hold few images."""
+    error: Array = np.abs(w.bin_gaps).sum(axis=1) / w.n
+    return error
+
+
 METRICS: tuple[Metric, ...] = (
     Metric("recall", "recall (sensitivity)", lambda c: c.sensitivity),
     Metric("specificity", "specificity", lambda c: c.specificity),
@@ -210,22 +185,10 @@ METRICS: tuple[Metric, ...] = (
     Metric("average_precision", "average precision", lambda w: w.ranking[1], needs_threshold=False),
     Metric("brier", "Brier score", lambda w: w.squared_errors / w.n, False, False),
     Metric("log_loss", "log loss", lambda w: w.log_losses / w.n, False, False),
-    # Naeini, Cooper and Hauskrecht, AAAI 2015, of the probability of PNEUMONIA; biased upwards
-    # where bins hold few images: about 0.04 for a perfectly calibrated model of 600 images
+    Metric("ece", "calibration error (ECE)", _calibration_error, False, False),
+    Metric("calibration_slope", "calibration slope", lambda w: w.recalibration[1], False, None),
     Metric(
-        "ece",
-        "calibration error (ECE)",
-        lambda w: np.abs(w.bin_gaps).sum(axis=1) / w.n,
-        False,
-        False,
-    ),
-    Metric("calibration_slope", "calibration slope", lambda w: w.recalibration.slope, False, None),
-    Metric(
-        "calibration_intercept",
-        "calibration intercept",
-        lambda w: w.recalibration.intercept,
-        False,
-        None,
+        "calibration_intercept", "calibration intercept", lambda w: w.recalibration[0], False, None
     ),
 )
 """All metrics of tables and comparisons, in the order in which they are shown."""
@@ -256,7 +219,7 @@ def threshold_metrics(
         n_negative: NORMAL images, above 0.
 
     Returns:
-        By name, arrays of that shape; predictive values are NaN where no image is predicted so.
+        By name, NaN for the predictive value of a class that is never predicted.
     """
     tp, fp, positive, negative = (
         np.asarray(x, np.float64) for x in (tp, fp, n_positive, n_negative)
@@ -276,18 +239,15 @@ def compute_metrics(
 ) -> dict[str, Array]:
     """Compute every metric, each patient counted with a weight.
 
-    Most metrics are sums over images, hence over patients: one matrix product gives them for all
-    weightings. Ranking metrics and the recalibration line need the images.
-
     Args:
         table: The predictions.
         thresholds: A threshold in [0, 1] for each prefix of metric names (`""`, `at_0.5/`).
         patient_weights: Shape (r, n_patients), with some weight in each class in every row; by
-            default one row of ones, that is the table as it is.
+            default one row of ones.
 
     Returns:
-        By name, shape (r,); metrics that need a threshold once behind each prefix. NaN where
-        undefined.
+        By name, shape (r,), NaN where undefined; metrics that need a threshold once behind each
+        prefix.
     """
     if patient_weights is None:
         patient_weights = np.ones((1, table.n_patients))
@@ -307,29 +267,29 @@ def compute_metrics(
         tp, fp = sums.T[4 + 2 * place : 6 + 2 * place]
         for name, values in threshold_metrics(tp, fp, n_positive, n_negative).items():
             found[prefix + name] = values
-    order, log_odds, chunks = _Ranking(table), np.log(clipped) - np.log1p(-clipped), []
+    order = np.argsort(-table.scores, kind="stable")
+    starts = np.append(0, np.flatnonzero(np.diff(table.scores[order])) + 1)
+    log_odds, chunks = np.log(clipped) - np.log1p(-clipped), []
     step = max(1, _CELLS // len(table))
+    others = [metric for metric in METRICS if not metric.needs_threshold]
     for rows in (slice(start, start + step) for start in range(0, len(sums), step)):
         weighted = WeightedTable(
             table.positive,
             log_odds,
             order,
+            starts,
             patient_weights[rows][:, table.patient_ids].astype(np.float64),
             (n_positive + n_negative)[rows],
             squared_errors[rows],
             losses[rows],
             sums[rows, -BINS:],
         )
-        chunks.append([m.function(weighted) for m in METRICS if not m.needs_threshold])
-    names = [m.name for m in METRICS if not m.needs_threshold]
-    return found | dict(zip(names, map(np.concatenate, zip(*chunks, strict=True)), strict=True))
+        chunks.append([metric.function(weighted) for metric in others])
+    for metric, parts in zip(others, zip(*chunks, strict=True), strict=True):
+        found[metric.name] = np.concatenate(parts)
+    return found
 
 
 def metric_values(table: PredictionTable, thresholds: Mapping[str, float]) -> dict[str, float]:
-    """Compute every metric of the table as it is.
-
-    Args:
-        table: The predictions.
-        thresholds: As for `compute_metrics`.
-    """
+    """Compute every metric of the table as it is; see `compute_metrics`."""
     return {name: float(values[0]) for name, values in compute_metrics(table, thresholds).items()}

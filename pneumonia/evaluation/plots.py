@@ -1,7 +1,7 @@
 """Plots of a result: PNG in TensorBoard and SVG in the report come from the same functions.
 
-They are drawn without pyplot, which keeps every figure of a process alive and picks a backend that
-may need a screen.
+`labels` has shape (n,), 0 (NORMAL) or 1 (PNEUMONIA); scores, logits and probabilities likewise.
+Drawn without pyplot, which keeps every figure of a process alive.
 """
 
 import io
@@ -22,9 +22,8 @@ from sklearn.metrics import (
 )
 
 from pneumonia.evaluation.abstention import Abstention
-from pneumonia.evaluation.calibration import reliability
 from pneumonia.evaluation.evaluate import DecisionCurve
-from pneumonia.evaluation.metrics import Confusion, confusion
+from pneumonia.evaluation.metrics import BINS, Confusion, bin_numbers, confusion
 from pneumonia.evaluation.predictions import sigmoid
 from pneumonia.evaluation.report.wording import error_counts
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
@@ -33,10 +32,7 @@ COLOURS = ("#0072B2", "#D55E00")
 """Colour by label: blue and vermilion of Okabe and Ito's colour-blind safe palette."""
 
 SIZE = (5.0, 4.0)
-"""Inches; 500 x 400 pixels at `DPI`."""
-
 DPI = 100
-BINS = 40
 LIMIT = 8
 """Images in a grid."""
 
@@ -48,16 +44,7 @@ _CURVE: dict[str, Any] = {"color": "black", "linewidth": 1.8}
 
 
 def plot_roc(labels: ArrayLike, scores: ArrayLike, counts: Confusion | None = None) -> Figure:
-    """Draw the receiver operating characteristic.
-
-    Args:
-        labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
-        scores: Shape (n,), finite; raw logits rank best.
-        counts: Counts at the operating point, which is marked; None for no mark.
-
-    Returns:
-        The figure; its title gives the AUROC.
-    """
+    """Draw the receiver operating characteristic, with the operating point of the counts."""
     false_positive_rate, recall, _ = roc_curve(labels, scores)
     figure, axes = _new_figure(f"ROC: AUROC {roc_auc_score(labels, scores):.3f}")
     axes.plot(false_positive_rate, recall, **_CURVE)
@@ -72,16 +59,7 @@ def plot_roc(labels: ArrayLike, scores: ArrayLike, counts: Confusion | None = No
 def plot_precision_recall(
     labels: ArrayLike, scores: ArrayLike, counts: Confusion | None = None
 ) -> Figure:
-    """Draw precision over recall, beside the prevalence that a random ranking would give.
-
-    Args:
-        labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
-        scores: Shape (n,), finite; raw logits rank best.
-        counts: Counts at the operating point, which is marked; None for no mark.
-
-    Returns:
-        The figure; its title gives the average precision.
-    """
+    """Draw precision over recall, beside the prevalence that a random ranking would give."""
     precision, recall, _ = precision_recall_curve(labels, scores)
     average = average_precision_score(labels, scores)
     prevalence = float((np.asarray(labels) == PNEUMONIA).mean())
@@ -96,11 +74,7 @@ def plot_precision_recall(
 
 
 def plot_confusion_matrix(counts: Confusion) -> Figure:
-    """Draw the four counts, each with its percentage of the images of that class.
-
-    Returns:
-        The figure; its title gives recall and specificity.
-    """
+    """Draw the four counts, each with its percentage of the images of that class."""
     c = counts
     cells = np.array([[c.tn, c.fp], [c.fn, c.tp]])
     fractions = cells / cells.sum(axis=1, keepdims=True)
@@ -109,15 +83,9 @@ def plot_confusion_matrix(counts: Confusion) -> Figure:
     axes.imshow(fractions, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for (row, column), count in np.ndenumerate(cells):
         fraction = fractions[row, column]
-        axes.text(
-            column,
-            row,
-            f"{count}\n{fraction:.1%}",
-            ha="center",
-            va="center",
-            fontsize=15,
-            color="white" if fraction > 0.5 else "black",  # noqa: PLR2004 - half of the colour map
-        )
+        colour = "white" if fraction > 0.5 else "black"  # noqa: PLR2004 - half of the colour map
+        words = f"{count}\n{fraction:.1%}"
+        axes.text(column, row, words, ha="center", va="center", fontsize=15, color=colour)
     axes.set_xticks(range(len(CLASSES)), CLASSES)
     axes.set_yticks(range(len(CLASSES)), CLASSES, rotation=90, va="center")
     axes.set(xlabel="predicted class", ylabel="label")
@@ -130,17 +98,7 @@ def plot_histogram(
     threshold: float = 0.5,
     abstention: Abstention | None = None,
 ) -> Figure:
-    """Draw how the probabilities of each class are distributed, on a logarithmic scale.
-
-    Args:
-        labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
-        probabilities: Shape (n,), in [0, 1].
-        threshold: In [0, 1]; PNEUMONIA is predicted where probability >= threshold.
-        abstention: Its range of uncertain probabilities is shaded; None for none.
-
-    Returns:
-        The figure; its title gives the errors of both kinds at the threshold.
-    """
+    """Draw the distribution of probabilities by class (log scale), and the uncertain range."""
     truth, values = np.asarray(labels) == PNEUMONIA, np.asarray(probabilities, np.float64)
     errors = confusion(truth, values >= threshold)
     figure, axes = _new_figure("")
@@ -150,7 +108,7 @@ def plot_histogram(
         of_class = values[truth == label]
         heights, _, _ = axes.hist(
             of_class,
-            bins=BINS,
+            bins=40,
             range=(0, 1),
             histtype="stepfilled",
             facecolor=(COLOURS[label], 0.35),
@@ -176,28 +134,23 @@ def plot_histogram(
 def plot_reliability(
     labels: ArrayLike, probabilities: ArrayLike, logits: ArrayLike | None = None
 ) -> Figure:
-    """Draw the observed frequency of PNEUMONIA over the predicted probability.
-
-    Args:
-        labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
-        probabilities: Shape (n,), in [0, 1].
-        logits: Shape (n,): their sigmoid is drawn too, as the state before calibration. None if
-            the probabilities were not calibrated.
-    """
+    """Draw the frequency of PNEUMONIA over the probability; with logits also before calibration."""
     figure, axes = _new_figure("Reliability (area proportional to images)")
     axes.plot([0, 1], [0, 1], label="perfect calibration", **_REFERENCE)
     series = [("predicted", np.asarray(probabilities), "black", "o")]
     if logits is not None:
         series = [
             ("before calibration", sigmoid(logits), COLOURS[NORMAL], "s"),
-            ("after calibration", np.asarray(probabilities), "black", "o"),
+            ("after calibration", *series[0][1:]),
         ]
     for name, values, colour, marker in series:
-        bins = reliability(labels, values)
+        bins = bin_numbers(values)
+        images = np.bincount(bins, minlength=BINS)
+        filled = images > 0
         axes.scatter(
-            bins.probability,
-            bins.frequency,
-            s=16 + 220 * bins.images / bins.images.sum(),
+            (np.bincount(bins, values, BINS) / np.maximum(images, 1))[filled],
+            (np.bincount(bins, labels, BINS) / np.maximum(images, 1))[filled],
+            s=16 + 220 * images[filled] / images.sum(),
             color=colour,
             marker=marker,
             alpha=0.7,
@@ -215,12 +168,7 @@ def plot_reliability(
 
 
 def plot_decision_curve(curve: DecisionCurve, threshold: float) -> Figure:
-    """Draw net benefit beside treating everyone and treating no one.
-
-    Args:
-        curve: The curve.
-        threshold: That of the operating point, which is marked.
-    """
+    """Draw net benefit beside treating everyone and treating no one."""
     figure, axes = _new_figure("Decision curve with 95% CI")
     axes.fill_between(curve.threshold, curve.low, curve.high, color="black", alpha=0.12, lw=0)
     axes.plot(curve.threshold, curve.net_benefit, label="model", **_CURVE)
@@ -238,12 +186,12 @@ def worst_errors(labels: ArrayLike, logits: ArrayLike, threshold: float = 0.5) -
     """Find the most confident errors, followed by the correct images of highest loss.
 
     Args:
-        labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
+        labels: Shape (n,), 0 or 1.
         logits: Shape (n,), finite.
-        threshold: In [0, 1]; PNEUMONIA is predicted where sigmoid(logit) >= threshold.
+        threshold: PNEUMONIA is predicted where sigmoid(logit) >= threshold.
 
     Returns:
-        Shape (min(n, `LIMIT`),): indices; errors come first, each part by falling log loss.
+        At most `LIMIT` indices; errors come first, each part by falling log loss.
     """
     truth, ranked = np.asarray(labels) == PNEUMONIA, np.asarray(logits, np.float64)
     wrong = (sigmoid(ranked) >= threshold) != truth
@@ -256,10 +204,8 @@ def plot_grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], titl
     """Draw images in a grid, each above its caption.
 
     Args:
-        images: 1 to `LIMIT` images, each grey of shape (height, width) or coloured of shape
-            (height, width, 3), uint8, 0..255.
-        captions: One for each, lines separated by newlines: file name, label, probability. Lines
-            too long for the grid are shortened in the middle.
+        images: 1 to `LIMIT` images of shape (height, width) or (height, width, 3), uint8, 0..255.
+        captions: One for each, lines separated by newlines; long lines are shortened.
         title: What the images are.
     """
     rows = -(-len(images) // _COLUMNS)
@@ -271,27 +217,14 @@ def plot_grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], titl
         axes.set_axis_off()
     for axes, image, caption in zip(panels.flat, images, captions, strict=False):
         axes.imshow(image, cmap="gray", vmin=0, vmax=255)
-        axes.text(
-            0.5,
-            -0.03,
-            "\n".join(map(_shorten, caption.splitlines())),
-            transform=axes.transAxes,
-            ha="center",
-            va="top",
-            fontsize=8,
-            parse_math=False,
-        )
+        text = "\n".join(map(_shorten, caption.splitlines()))
+        place = {"transform": axes.transAxes, "ha": "center", "va": "top"}
+        axes.text(0.5, -0.03, text, fontsize=8, parse_math=False, **place)
     return figure
 
 
 def to_svg(figure: Figure) -> str:
-    """Render a figure for the inside of an HTML page, the same on every run.
-
-    Text is drawn as paths, so that no font is needed.
-
-    Returns:
-        One `<svg>` element.
-    """
+    """Render a figure as one `<svg>` element, the same on every run, with text drawn as paths."""
     text = io.StringIO()
     settings = {"svg.hashsalt": figure.axes[0].get_title(), "svg.fonttype": "path"}
     with mpl.rc_context(settings):  # type: ignore[arg-type]  # the stubs list every key

@@ -2,7 +2,6 @@
 
 import csv
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,11 +18,8 @@ COLUMNS = ("path", "label", "logit", "probability", "patient", "subtype")
 """The columns of `predictions.csv`, in its order."""
 
 FEW_PATIENTS = 30
-"""With fewer patients than this in a class, bootstrap intervals are too narrow.
-
-Cameron, Gelbach and Miller, Review of Economics and Statistics 90 (2008): inference from fewer
-than about 30 clusters over-rejects.
-"""
+"""With fewer patients than this in a class, bootstrap intervals are too narrow (Cameron, Gelbach
+and Miller, Review of Economics and Statistics 90, 2008)."""
 
 _LABELS = f"{CLASSES[NORMAL]} (0) or {CLASSES[PNEUMONIA]} (1)"
 _KINDS = {"path": "U", "subtype": "U", "patient": "iuU"}
@@ -32,61 +28,33 @@ _SHOWN = 3
 
 
 def sigmoid(logits: ArrayLike) -> NDArray[np.float64]:
-    """Turn logits into probabilities without overflow.
-
-    Args:
-        logits: Any shape, any numeric dtype.
-
-    Returns:
-        The same shape, float64, in [0, 1].
-    """
+    """Turn logits of any shape into probabilities, float64, without overflow."""
     x = np.asarray(logits, dtype=np.float64)
     small = np.exp(-np.abs(x))
     return np.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
 def check_threshold(threshold: float) -> float:
-    """Check that a threshold is a probability.
-
-    Args:
-        threshold: PNEUMONIA is predicted if probability >= threshold.
+    """Check that a threshold is a number from 0 to 1.
 
     Raises:
-        EvaluationError: If it is NaN or outside [0, 1].
+        EvaluationError: If it is not.
     """
     if not 0 <= threshold <= 1:
         raise EvaluationError(f"threshold: found {threshold}, expected a number from 0 to 1.")
     return float(threshold)
 
 
-def check_labels(labels: ArrayLike) -> NDArray[np.bool_]:
-    """Check that labels are 0 or 1 and of both classes.
-
-    Args:
-        labels: Shape (n,), any numeric dtype.
-
-    Returns:
-        Shape (n,), True for PNEUMONIA.
-
-    Raises:
-        EvaluationError: If they are not.
-    """
-    return PredictionTable(
-        label=np.asarray(labels), probability=np.zeros(np.shape(labels))
-    ).positive
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PredictionTable:
-    """Predictions of one model for labelled images of both classes, validated.
+    """Predictions of one model for n labelled images of both classes, validated.
 
-    Columns of one length n; anything that `numpy.asarray` takes may be given. An unknown column is
-    None.
+    Columns may be anything that `numpy.asarray` takes; an unknown column is None.
 
     Attributes:
         label: The true class, int64: 0 (NORMAL) or 1 (PNEUMONIA).
-        probability: The probability of PNEUMONIA, float64, in [0, 1]; calibrated, if the model is.
-            If None is given, it becomes the sigmoid of the logits.
+        probability: The probability of PNEUMONIA, float64, in [0, 1]; by default the sigmoid of
+            the logits.
         logit: The raw output of the model, float64, finite.
         path: Image files, str, each once.
         patient: Patient keys, str or int; equal keys are one patient.
@@ -98,14 +66,16 @@ class PredictionTable:
     """
 
     label: NDArray[np.int64]
-    probability: NDArray[np.float64] = None  # type: ignore[assignment]  # then the sigmoid
+    probability: NDArray[np.float64] = None  # type: ignore[assignment]
     logit: NDArray[np.float64] | None = None
     path: NDArray[np.str_] | None = None
     patient: NDArray[np.str_] | NDArray[np.int64] | None = None
     subtype: NDArray[np.str_] | None = None
 
     def __post_init__(self) -> None:
-        self._check_shapes()
+        for name in ("label", *COLUMNS):
+            if getattr(self, name) is not None:
+                self._convert(name)
         self._check("label", (self.label == NORMAL) | (self.label == PNEUMONIA), _LABELS)
         self._set("label", self.label.astype(np.int64))
         if self.positive.all() or not self.positive.any():
@@ -114,13 +84,13 @@ class PredictionTable:
                 " images of both classes."
             )
         if self.logit is not None:
-            self._set("logit", self.logit.astype(np.float64))
             self._check("logit", np.isfinite(self.logit), "a finite number")
         given: Any = self.probability
-        if given is None and self.logit is None:
-            raise EvaluationError("column probability: found none, and no column logit either.")
-        p = sigmoid(np.asarray(self.logit)) if given is None else given.astype(np.float64)
-        self._set("probability", p)
+        if given is None:
+            if self.logit is None:
+                raise EvaluationError("column probability: found none, and no column logit either.")
+            self._set("probability", sigmoid(self.logit))
+        p = self.probability
         self._check("probability", (p >= 0) & (p <= 1), "a number from 0 to 1")
         self._check_text()
 
@@ -135,10 +105,7 @@ class PredictionTable:
 
     @cached_property
     def scores(self) -> NDArray[np.float64]:
-        """Shape (n,): what ranks the images, the logits unless they contradict the probabilities.
-
-        Logits still differ where probabilities have saturated at 0 or 1.
-        """
+        """Shape (n,): the logits, or the probabilities where the two contradict each other."""
         if self.logit is None:
             return self.probability
         ordered = self.probability[np.argsort(self.logit, kind="stable")]
@@ -182,7 +149,7 @@ class PredictionTable:
         """Find the numbers of the patients with an image in a mask of shape (n,)."""
         return np.unique(self.patient_ids[images])
 
-    def sum_by_patient(self, columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    def sum_by_patient(self, columns: NDArray[Any]) -> NDArray[np.float64]:
         """Add up the rows of each patient's images: shape (n, k) to (n_patients, k)."""
         sums = np.zeros((self.n_patients, columns.shape[1]))
         np.add.at(sums, self.patient_ids, columns)
@@ -193,9 +160,6 @@ class PredictionTable:
 
         Args:
             rows: Indices in the wanted order, or a mask of shape (n,).
-
-        Raises:
-            EvaluationError: If all of these rows have the same label.
         """
         columns = {name: getattr(self, name) for name in COLUMNS}
         return replace(
@@ -206,9 +170,6 @@ class PredictionTable:
         """Write the table as CSV (UTF-8) that `read` reads back exactly.
 
         Labels are written as class names, unknown columns as empty cells.
-
-        Args:
-            path: The file, usually `predictions.csv` in the run directory.
         """
         columns = {name: getattr(self, name) for name in COLUMNS}
         columns["label"] = np.asarray(CLASSES)[self.label]
@@ -252,9 +213,9 @@ class PredictionTable:
             if name in _KINDS:
                 texts = cells[name] if name == "path" else [cell.strip() for cell in cells[name]]
                 columns[name] = np.array(texts, np.str_)
-                continue
-            parse, expected = (_label, _LABELS) if name == "label" else (float, "a number")
-            columns[name] = _parse(path, name, cells[name], parse, expected)
+            else:
+                numbered = enumerate(cells[name], start=1)
+                columns[name] = [_number(path, name, row, cell) for row, cell in numbered]
         try:
             return cls(**columns)
         except EvaluationError as error:
@@ -263,24 +224,21 @@ class PredictionTable:
     def _set(self, name: str, column: NDArray[Any]) -> None:
         object.__setattr__(self, name, column)
 
-    def _check_shapes(self) -> None:
-        n = np.size(self.label)
-        for name in ("label", *COLUMNS):
-            if getattr(self, name) is None:
-                continue
-            column = np.asarray(getattr(self, name))
-            if column.shape != (n,) or n == 0:
-                raise EvaluationError(
-                    f"column {name}: found shape {column.shape}, expected one value per image for"
-                    f" {n or 'at least 1'} images."
-                )
-            if column.dtype.kind not in _KINDS.get(name, "biuf"):
-                expected = "text" if name in _KINDS else "numbers"
-                raise EvaluationError(
-                    f"column {name}: found {column[0]!r} of type {column.dtype}, expected"
-                    f" {expected}."
-                )
-            self._set(name, column)
+    def _convert(self, name: str) -> None:
+        """Check length and type of a column, and convert it to an array."""
+        n, column = np.size(self.label), np.asarray(getattr(self, name))
+        if column.shape != (n,) or n == 0:
+            raise EvaluationError(
+                f"column {name}: found shape {column.shape}, expected one value per image for"
+                f" {n or 'at least 1'} images."
+            )
+        if column.dtype.kind not in _KINDS.get(name, "biuf"):
+            raise EvaluationError(
+                f"column {name}: found {column[0]!r} of type {column.dtype}, expected"
+                f" {'text' if name in _KINDS else 'numbers'}."
+            )
+        numeric = name in {"logit", "probability"}
+        self._set(name, column.astype(np.float64) if numeric else column)
 
     def _check_text(self) -> None:
         if self.path is not None:
@@ -334,27 +292,17 @@ def _read_cells(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     return {name: cells for name, cells in table.items() if any(cell.strip() for cell in cells)}
 
 
-def _parse(
-    path: str | os.PathLike[str],
-    name: str,
-    cells: list[str],
-    parse: Callable[[str], float],
-    expected: str,
-) -> list[float]:
-    values = []
-    for number, cell in enumerate(cells, start=1):
-        try:
-            values.append(parse(cell))
-        except ValueError:
-            raise EvaluationError(
-                f"{path}, row {number}, column {name}: found {cell!r}, expected {expected}."
-            ) from None
-    return values
-
-
-def _label(cell: str) -> float:
+def _number(path: str | os.PathLike[str], name: str, row: int, cell: str) -> float:
     word = cell.strip().upper()
-    return CLASSES.index(word) if word in CLASSES else float(word)
+    if name == "label" and word in CLASSES:
+        return CLASSES.index(word)
+    try:
+        return float(word)
+    except ValueError:
+        expected = _LABELS if name == "label" else "a number"
+        raise EvaluationError(
+            f"{path}, row {row}, column {name}: found {cell!r}, expected {expected}."
+        ) from None
 
 
 def _first_few(names: Any) -> str:

@@ -1,27 +1,17 @@
-"""The operating point: one threshold, chosen on the validation set before the test set is read.
+"""The operating point: one threshold, chosen on the validation set before the test set is read."""
 
-A target is refused if a single error among the m images of its class misses it, (m - 1) / m <
-target: a sensitivity of 0.95 needs 20 PNEUMONIA images.
-
-A warning is given
-
-- if even a perfect result could not confirm the target: with m patients its one-sided 95%
-  Clopper-Pearson bound is 0.05^(1 / m), so that 0.95 needs 59 PNEUMONIA patients;
-- for fewer than 30 patients in either class (`predictions.FEW_PATIENTS`);
-- for a threshold that is no better than chance.
-"""
-
+import itertools
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumonia.errors import EvaluationError
-from pneumonia.evaluation.predictions import FEW_PATIENTS, PredictionTable
+from pneumonia.evaluation.predictions import FEW_PATIENTS, PredictionTable, check_threshold
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
 
 log = logging.getLogger(__name__)
@@ -30,27 +20,22 @@ Policy = Literal["sensitivity", "specificity", "youden", "cost", "fixed"]
 POLICIES: tuple[Policy, ...] = get_args(Policy)
 
 _DEFAULT_TARGET = 0.95
-_MANY = 1e9
-"""More images than exist, and a cost ratio beyond any use."""
 
 
 @dataclass(frozen=True)
 class OperatingPoint:
-    """A threshold, how it was chosen, and the validation estimate there.
-
-    The estimate comes from the images that chose the threshold: it is optimistic.
+    """A threshold, how it was chosen, and the (optimistic) validation estimate there.
 
     Attributes:
         threshold: On the calibrated probability, in [0, 1]; PNEUMONIA is predicted from there.
         policy: One of `POLICIES`.
-        target: The sensitivity or specificity asked for, the cost ratio, or the fixed threshold;
-            None for youden.
+        target: The target of the policy, see `check_policy`.
         n_positive: PNEUMONIA images of the validation set.
         n_negative: NORMAL images.
         n_patients_positive: Patients with a PNEUMONIA image.
         n_patients_negative: Patients with a NORMAL image.
         sensitivity: On the validation set, at the threshold.
-        specificity: Likewise.
+        specificity: On the validation set, at the threshold.
     """
 
     threshold: float
@@ -72,47 +57,27 @@ class OperatingPoint:
         """Undo `to_dict`.
 
         Raises:
-            EvaluationError: If a value is missing, unknown or out of its range.
+            TypeError: If a value is missing or unknown.
+            EvaluationError: If the threshold is outside [0, 1].
         """
-        names = {field.name for field in fields(cls)}
-        if set(values) == names:
-            found = cls(**values)
-            rates = (found.threshold, found.sensitivity, found.specificity)
-            counts = (
-                *(found.n_positive, found.n_negative),
-                *(found.n_patients_positive, found.n_patients_negative),
-            )
-            if (
-                found.policy in POLICIES
-                and all(isinstance(rate, int | float) and 0 <= rate <= 1 for rate in rates)
-                and all(isinstance(count, int) and 0 <= count < _MANY for count in counts)
-                and (
-                    found.target is None
-                    or (isinstance(found.target, int | float) and 0 <= found.target < _MANY)
-                )
-            ):
-                return found
-        raise EvaluationError(
-            f"operating point: found {dict(values)}, expected {', '.join(sorted(names))} with a"
-            f" policy among {', '.join(POLICIES)}, rates from 0 to 1, and counts."
-        )
+        found = cls(**values)
+        check_threshold(found.threshold)
+        return found
 
 
 def check_policy(policy: str, target: float | None = None) -> float | None:
-    """Check that a policy exists and its target suits it, before anything is trained.
+    """Check that a policy exists and its target suits it.
 
     Args:
         policy: One of `POLICIES`.
         target: For `sensitivity` and `specificity` in (0, 1), by default 0.95; for `cost` how
-            many false positives cost as much as one false negative, above 0; for `fixed` the
-            threshold, in [0, 1]; for `youden` None.
+            many false positives cost as much as one false negative; for `fixed` the threshold.
 
     Returns:
         The target, with its default.
 
     Raises:
-        EvaluationError: If the policy is unknown, or the target is missing, out of its range or
-            would be ignored.
+        EvaluationError: If the policy is unknown or the target does not suit it.
     """
     if policy not in POLICIES:
         raise EvaluationError(
@@ -122,8 +87,8 @@ def check_policy(policy: str, target: float | None = None) -> float | None:
         return _DEFAULT_TARGET
     t = math.nan if target is None else target
     valid, expected = {
-        "sensitivity": (0 < t < 1, "a sensitivity between 0 and 1, both excluded"),
-        "specificity": (0 < t < 1, "a specificity between 0 and 1, both excluded"),
+        "sensitivity": (0 < t < 1, "a number between 0 and 1, both excluded"),
+        "specificity": (0 < t < 1, "a number between 0 and 1, both excluded"),
         "youden": (target is None, "null"),
         "cost": (0 < t < math.inf, "the false positives that equal a false negative, above 0"),
         "fixed": (0 <= t <= 1, "the threshold, from 0 to 1"),
@@ -136,12 +101,11 @@ def check_policy(policy: str, target: float | None = None) -> float | None:
 
 
 def check_support(
-    policy: str,
-    target: float | None,
-    images: tuple[int, int],
-    patients: tuple[int, int],
+    policy: str, target: float | None, images: tuple[int, int], patients: tuple[int, int]
 ) -> list[str]:
-    """Check whether a validation set is large enough for a target, by the module's rules.
+    """Check whether a validation set is large enough for a target.
+
+    It is not if a single error misses the target: a sensitivity of 0.95 needs 20 PNEUMONIA images.
 
     Args:
         policy: One of `POLICIES`.
@@ -150,24 +114,26 @@ def check_support(
         patients: Patients with NORMAL and with PNEUMONIA images.
 
     Returns:
-        Warnings, a sentence each.
+        Warnings, a sentence each: fewer than `FEW_PATIENTS` patients in a class, or too few for a
+        perfect result to confirm the target (one-sided 95% Clopper-Pearson bound 0.05^(1 / m) of m
+        patients: 0.95 needs 59).
 
     Raises:
         EvaluationError: If the validation set cannot support the target.
     """
     target = check_policy(policy, target)
     warnings = [
-        f"The validation set has {patients[label]} {CLASSES[label]} patients, fewer than"
-        f" {FEW_PATIENTS}: the estimate for {CLASSES[label]} images is imprecise."
-        for label in (NORMAL, PNEUMONIA)
-        if patients[label] < FEW_PATIENTS
+        f"The validation set has {n} {name} patients, fewer than {FEW_PATIENTS}: the estimate for"
+        f" {name} images is imprecise."
+        for name, n in zip(CLASSES, patients, strict=True)
+        if n < FEW_PATIENTS
     ]
     if target is None or policy not in {"sensitivity", "specificity"}:
         return warnings
     label = PNEUMONIA if policy == "sensitivity" else NORMAL
     n, units = images[label], patients[label]
     if n == 0 or (n - 1) / n < target:
-        needed = next(m for m in range(1, 10**9) if (m - 1) / m >= target)
+        needed = next(m for m in itertools.count(1) if (m - 1) / m >= target)
         raise EvaluationError(
             f"A {policy} of {target:g} needs at least {needed} {CLASSES[label]} images in the"
             f" validation set, found {n}. Enlarge the validation set, lower the target, or use the"
@@ -198,9 +164,8 @@ def choose_threshold(
 
     - `sensitivity`: the largest whose sensitivity reaches the target;
     - `specificity`: the smallest whose specificity reaches the target;
-    - `youden`: the one of greatest sensitivity + specificity - 1 (Youden, Cancer 3, 1950);
-    - `cost`: the one of least (false negatives * ratio + false positives), at the prevalence of the
-      validation set;
+    - `youden`: the greatest sensitivity + specificity - 1 (Youden, Cancer 3, 1950);
+    - `cost`: the least false negatives * ratio + false positives;
     - `fixed`: the target itself.
 
     Among equally good thresholds of youden or cost the smallest is taken, which misses least.
@@ -212,9 +177,6 @@ def choose_threshold(
         policy: One of `POLICIES`.
         target: As for `check_policy`.
         quiet: Log no warnings.
-
-    Returns:
-        The operating point. What the validation set supports badly is logged as a warning.
 
     Raises:
         EvaluationError: If an array is invalid, the target does not suit the policy, or the
@@ -242,15 +204,15 @@ def choose_threshold(
     for warning in () if quiet else warnings:
         log.warning(warning)
     return OperatingPoint(
-        threshold=threshold,
-        policy=policy,
-        target=target,
-        n_positive=n_positive,
-        n_negative=n_negative,
-        n_patients_positive=patients_positive,
-        n_patients_negative=patients_negative,
-        sensitivity=sensitivity,
-        specificity=specificity,
+        threshold,
+        policy,
+        target,
+        n_positive,
+        n_negative,
+        patients_positive,
+        patients_negative,
+        sensitivity,
+        specificity,
     )
 
 

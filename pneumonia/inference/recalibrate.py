@@ -16,7 +16,7 @@ from pneumonia.data.manifest import Manifest
 from pneumonia.errors import CheckpointError, DataError, EvaluationError
 from pneumonia.evaluation.abstention import DEFAULT_ALPHA, Abstention, check_alpha, fit_abstention
 from pneumonia.evaluation.calibration import TEMPERATURES, fit_temperature
-from pneumonia.evaluation.predictions import check_labels
+from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.threshold import OperatingPoint, check_policy, choose_threshold
 from pneumonia.inference.metadata import Calibration
 from pneumonia.inference.predictor import EXPORTED, Predictor
@@ -82,7 +82,7 @@ def recalibrate_checkpoint(
         alpha = DEFAULT_ALPHA if model.abstention is None else model.abstention.alpha
     check_alpha(alpha)
     samples = _read_samples(root, split, patients)
-    check_labels(samples.labels)  # before minutes of work
+    PredictionTable(label=samples.labels, logit=np.zeros(len(samples)))  # both classes are there
     logits = model.logits([str(path) for path in samples.paths])
     calibration = fit_calibration(samples.labels, logits, prevalence)
     probabilities = calibration(logits)

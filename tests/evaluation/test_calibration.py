@@ -1,19 +1,16 @@
-"""Temperature, reliability and recalibration agree with scipy and scikit-learn."""
+"""Temperature and recalibration agree with scipy and scikit-learn."""
 
 import logging
 
 import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
-from sklearn.calibration import calibration_curve
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 
-from pneumonia.errors import EvaluationError
 from pneumonia.evaluation.calibration import (
     fit_recalibration,
     fit_temperature,
-    reliability,
 )
 from pneumonia.evaluation.predictions import sigmoid
 
@@ -25,16 +22,7 @@ def drawn(seed: int, n: int = 300, scale: float = 1.0) -> tuple[np.ndarray, np.n
     return (rng.random(n) < sigmoid(logits)).astype(int), scale * logits
 
 
-def test_reliability_equals_scikit_learn():
-    labels, logits = drawn(0)
-    found = reliability(labels, sigmoid(logits))
-    frequency, probability = calibration_curve(labels, sigmoid(logits), n_bins=15)
-    np.testing.assert_allclose(found.frequency, frequency)
-    np.testing.assert_allclose(found.probability, probability)
-    assert found.images.sum() == 300
-
-
-@pytest.mark.parametrize("scale", [1.5, 2, 4, 8])
+@pytest.mark.parametrize("scale", [1.5, 8])
 def test_temperature_maximises_the_likelihood(scale):
     labels, logits = drawn(1, scale=scale)
     best = minimize_scalar(
@@ -61,13 +49,7 @@ def test_uninformative_logits_stop_at_10_with_a_warning(caplog):
     assert len(caplog.records) == 1
 
 
-@pytest.mark.parametrize(("labels", "logits"), [([0, 1], [np.inf, 1]), ([0, 0], [1, 1])])
-def test_bad_logits_are_refused(labels, logits):
-    with pytest.raises(EvaluationError, match="column"):
-        fit_temperature(labels, logits)
-
-
-@pytest.mark.parametrize("scale", [1, 0.3, 3, 12])
+@pytest.mark.parametrize("scale", [0.3, 12])
 def test_recalibration_equals_scikit_learn(scale):
     labels, logits = drawn(2, scale=scale)
     weights = np.random.default_rng(3).integers(0, 4, (3, labels.size)).astype(float)
@@ -93,5 +75,5 @@ def test_separated_classes_have_no_recalibration(logits):
 
 def test_only_rows_without_overlap_are_undefined():
     labels, logits = np.array([0, 0, 1, 1]) == 1, np.array([0.0, 2, 1, 3])
-    line = fit_recalibration(labels, logits, np.array([[1, 1, 1, 1], [1, 0, 1, 1.0]]))
-    assert np.isnan(line.slope).tolist() == [False, True]
+    _, slope = fit_recalibration(labels, logits, np.array([[1, 1, 1, 1], [1, 0, 1, 1.0]]))
+    assert np.isnan(slope).tolist() == [False, True]

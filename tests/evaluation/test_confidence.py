@@ -1,25 +1,24 @@
 """Intervals: published figures, patients resampled within class, and exact where that fails."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 from scipy.stats import norm
 
-from pneumonia.errors import EvaluationError
 from pneumonia.evaluation import metrics
-from pneumonia.evaluation.calibration import RecalibrationLine
 from pneumonia.evaluation.confidence import (
     OBUCHOWSKI,
     Estimate,
-    auroc_difference,
     auroc_estimate,
+    auroc_p_value,
     draw_patients,
     estimate_metrics,
     percentile_interval,
     proportion_interval,
 )
-from pneumonia.evaluation.metrics import metric_values
+from pneumonia.evaluation.metrics import compute_metrics, metric_values
 from pneumonia.evaluation.predictions import PredictionTable
 
 
@@ -54,7 +53,6 @@ def test_wilson_interval_of_newcombe():
 
 def test_constant_or_undefined_replicates_give_no_interval():
     assert percentile_interval(0.5, np.full(100, 0.5)) is None
-    assert percentile_interval(math.nan, np.linspace(0, 1, 100)) is None
     drawn = np.linspace(0, 1, 1000)
     drawn[:20] = np.nan
     assert percentile_interval(0.5, drawn) is not None
@@ -94,9 +92,8 @@ def obuchowski_1997(t: PredictionTable) -> float:
 
 
 @pytest.mark.parametrize("mixed", [False, True])
-@pytest.mark.parametrize("seed", range(3))
-def test_variance_of_the_paper(seed, mixed):
-    t = clustered(seed, patients=60, mixed=mixed)
+def test_variance_of_the_paper(mixed):
+    t = clustered(patients=60, mixed=mixed)
     assert standard_error(auroc_estimate(t)) ** 2 == pytest.approx(obuchowski_1997(t))
 
 
@@ -106,34 +103,25 @@ def test_one_image_per_patient_is_delong():
     plain = auroc_estimate(t, clustered=False)
     assert (singles.low, singles.high) == pytest.approx((plain.low, plain.high))
     assert singles.method == OBUCHOWSKI
-    assert "assumes independent images" in plain.method
-    assert "assumes independent images" in auroc_estimate(table(t.label, t.scores)).method
-    clusters = auroc_estimate(clustered(noise=0.2))
-    images = auroc_estimate(clustered(noise=0.2), clustered=False)
-    assert clusters.low < images.low < clusters.value < images.high < clusters.high < 1
+    for without_patients in (plain, auroc_estimate(table(t.label, t.scores))):
+        assert "assumes independent images" in without_patients.method
 
 
-def test_difference_of_two_aurocs():
+def test_equal_aurocs_of_two_models():
     one = clustered()
-    other = table(one.label, one.scores - 1.5 * one.label, one.patient)
-    found, p = auroc_difference(one, other)
-    assert found.low < found.value < found.high < 0
-    error = (found.high - found.low) / 2 / norm.ppf(0.975)
-    assert p == pytest.approx(2 * norm.sf(abs(found.value) / error))
-    # independent noise of the same size: the variance of the difference is the sum minus twice
-    # the covariance, so that a model compared with itself has none
-    same, p = auroc_difference(one, one)
-    assert same.value == 0
-    assert math.isnan(same.low)
-    assert math.isnan(p)
+    other = table(one.label, one.scores - 0.3 * one.label, one.patient)
+    weights = draw_patients(one)
+    drawn = [compute_metrics(t, {}, weights)["auroc"] for t in (one, other)]
+    gap = auroc_estimate(one).value - auroc_estimate(other).value
+    z = norm.isf(auroc_p_value(one, other) / 2)
+    assert z == pytest.approx(gap / np.std(drawn[0] - drawn[1]), rel=0.1)
+    assert math.isnan(auroc_p_value(one, one))
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize(
-    ("labels", "scores"), [([0, 0, 1, 1], [1, 2, 3, 4]), ([0, 0, 1], [1, 3, 2])]
-)
-def test_auroc_without_variance_has_no_interval(labels, scores):
-    found = auroc_estimate(table(labels, scores))
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1], [0, 0, 1]])
+def test_auroc_without_variance_has_no_interval(labels):
+    found = auroc_estimate(table(labels, range(len(labels))))
     assert math.isnan(found.low)
     assert found.method.startswith("none")
 
@@ -156,11 +144,6 @@ def test_patients_of_both_classes_are_drawn_with_all_others():
     assert (weights[:, [0, 2, 3]].sum(axis=1) > 0).all()
 
 
-def test_few_replicates_are_refused():
-    with pytest.raises(EvaluationError, match="replicates"):
-        draw_patients(clustered(), 100)
-
-
 def test_bootstrap_intervals_contain_their_values():
     found = estimates(clustered())
     assert {e.method for e in found.values()} == {"patient bootstrap"}
@@ -169,15 +152,6 @@ def test_bootstrap_intervals_contain_their_values():
         assert e.high - e.low > 1e-4, name
     assert found["sensitivity"] == found["recall"]
     assert found["ppv"] == found["precision"]
-
-
-def test_patients_widen_intervals():
-    t = clustered(patients=120, most=9)
-    by_patient, by_image = estimates(t), estimates(table(t.label, t.scores))
-    for name in ("recall", "specificity", "auroc", "brier"):
-        wide, narrow = by_patient[name], by_image[name]
-        assert wide.high - wide.low > 1.3 * (narrow.high - narrow.low), name
-        assert narrow.method == "image bootstrap, assumes independent images"
 
 
 def test_recall_of_1_is_counted_in_patients():
@@ -213,12 +187,14 @@ def test_perfect_model_is_not_certain():
 
 def test_bound_on_perfect_precision():
     # the worst truth that recall s and 1 - specificity f allow: false positives rank first
-    n, s, f = 200_000, 0.9, 0.1
+    n, s, f = 2000, 0.9, 0.1
     hits = np.linspace(1, 1.5, int(n * s))
-    scores = np.concatenate(
-        [hits, np.zeros(n - hits.size), np.full(int(n * f), 2.0), np.full(n - int(n * f), -1.0)]
+    missed, false, rest = (
+        np.zeros(n - hits.size),
+        np.full(int(n * f), 2.0),
+        -np.ones(n - int(n * f)),
     )
-    worst = table(np.repeat([1, 0], [n, n]), scores)
+    worst = table(np.repeat([1, 0], [n, n]), np.concatenate([hits, missed, false, rest]))
     assert metric_values(worst, {})["average_precision"] >= s - f * math.log1p(s / f)
 
 
@@ -234,11 +210,10 @@ def test_constant_scores():
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("labels", [[0, 1], [0, 0, 0, 1, 1], list(np.arange(10) % 2)])
-@pytest.mark.parametrize("constant", [None, 0.2, 0.7])
-def test_values_are_finite_and_inside_their_intervals(labels, constant):
-    p = np.linspace(0, 1, len(labels)) if constant is None else np.full(len(labels), constant)
-    for name, e in estimates(PredictionTable(label=np.array(labels), probability=p)).items():
+@pytest.mark.parametrize("p", [[0, 1], [0.7, 0.7], [0, 0.2, 0.4, 0.7, 1]])
+def test_values_are_finite_and_inside_their_intervals(p):
+    labels = np.arange(len(p)) >= len(p) // 2
+    for name, e in estimates(PredictionTable(label=labels, probability=np.array(p))).items():
         assert not math.isinf(e.value), name
         assert math.isnan(e.low) or e.low <= e.value <= e.high, name
 
@@ -258,15 +233,12 @@ def test_coverage(monkeypatch):
     150 patients per class with 1 to 10 images; score = class mean + patient effect + noise, half
     of the variance each. The truth is AUROC 0.9 = Phi(d / sqrt 2) and recall 0.9.
     """
-    nan = RecalibrationLine(*np.full((2, 1), np.nan))
     monkeypatch.setattr(  # it takes most of the time and is not asked for here
-        metrics,
-        "fit_recalibration",
-        lambda y, x, w: RecalibrationLine(*(np.repeat(column, len(w)) for column in nan)),
+        metrics, "fit_recalibration", lambda y, x, w: (np.full(len(w), np.nan),) * 2
     )
     truth, tests = 0.9, 500
     distance = np.sqrt(2) * norm.ppf(truth)
-    held: dict[str, int] = {}
+    held = Counter()
     for seed in range(tests):
         rng = np.random.default_rng(seed)
         patients = np.repeat(np.arange(300), rng.integers(1, 11, 300))
@@ -283,8 +255,7 @@ def test_coverage(monkeypatch):
             "delong": auroc_estimate(t, clustered=False),
             "wilson": Estimate(0, *proportion_interval(hits, n, "wilson"), "images"),
         }
-        for name, e in intervals.items():
-            held[name] = held.get(name, 0) + (e.low <= truth <= e.high)
+        held.update(name for name, e in intervals.items() if e.low <= truth <= e.high)
     coverage = {name: count / tests for name, count in held.items()}
     for name in ("auroc", "recall", "obuchowski"):
         assert 0.92 <= coverage[name] <= 0.98, coverage

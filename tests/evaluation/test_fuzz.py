@@ -2,7 +2,6 @@
 
 import csv
 import io
-import re
 import sys
 from contextlib import suppress
 
@@ -16,32 +15,28 @@ from pneumonia import cli
 from pneumonia.errors import EvaluationError
 from pneumonia.evaluation.predictions import PredictionTable
 
-WORDS = (
-    "NORMAL PNEUMONIA 0 1 2 yes nan inf -inf 0.5 0,5 1e-320 1e999 -0.0 1.01 0x1 1_0 viral None ٣"
-)
-CELL = st.one_of(
-    st.sampled_from(re.split(" ", WORDS)),
-    st.sampled_from(
-        ["pneumonia ", "", " ", '"', 'a"b', "a,b", "a;b", "a\nb", "a\rb", "\ufeff", "\0"]
-    ),
-    st.sampled_from(["x" * 200_000, "1" * 400, "\udcff", "\u202e", "\x1b[2J"]),
-    st.floats(0, 1).map(repr),
-    st.text(max_size=6),
-)
 NAMES = ("path", "label", "logit", "probability", "patient", "subtype")
+WORDS = "NORMAL PNEUMONIA 0 1 2 yes nan inf 0.5 0,5 1e-320 1e999 -0.0 1.01 0x1 1_0 viral None ٣"
+ODD = (
+    "pneumonia ",
+    "",
+    " ",
+    '"',
+    'a"b',
+    "a,b",
+    "a\nb",
+    "a\rb",
+    "\ufeff",
+    "\0",
+    "\udcff",
+    "1" * 400,
+)
+CELL = st.sampled_from([*WORDS.split(), *ODD, "x" * 200_000]) | st.text(max_size=6)
 HEADER = st.lists(
-    st.sampled_from([*NAMES, " Label ", "PROBABILITY", "score", "", "\ufeffpath"])
-    | st.text(max_size=5),
+    st.sampled_from([*NAMES, " Label ", "PROBABILITY", "score", ""]) | st.text(max_size=5),
     min_size=1,
     max_size=8,
 ) | st.just(list(NAMES))
-DIALECT = st.fixed_dictionaries(
-    {
-        "delimiter": st.sampled_from([",", ",", ",", ";", "\t", "|"]),
-        "lineterminator": st.sampled_from(["\n", "\r\n", "\r"]),
-        "quoting": st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]),
-    }
-)
 ENCODING = st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1", "utf-32-le"])
 CHANGES = changes((b'"', b",", b"\n", b"\r", b"\0", b"nan", b"\xff", b"\xef\xbb\xbf"), most=3)
 
@@ -49,11 +44,9 @@ CHANGES = changes((b'"', b",", b"\n", b"\r", b"\0", b"nan", b"\xff", b"\xef\xbb\
 def valid(rows: int = 12) -> bytes:
     lines = [",".join(NAMES)]
     for row in range(rows):
-        sick = row % 3 > 0
-        kind = ("PNEUMONIA", "viral") if sick else ("NORMAL", "normal")
-        logit = row / 2 - 3
-        probability = 1 / (1 + np.exp(-logit))
-        lines.append(f"a/{row}.jpeg,{kind[0]},{logit},{probability},p{row // 2},{kind[1]}")
+        label, subtype = ("PNEUMONIA", "viral") if row % 3 else ("NORMAL", "normal")
+        probability = 1 / (1 + np.exp(3 - row / 2))
+        lines.append(f"a/{row}.jpeg,{label},{row / 2 - 3},{probability},p{row // 2},{subtype}")
     return "\n".join(lines).encode() + b"\n"
 
 
@@ -62,18 +55,18 @@ def tables(draw) -> bytes:
     """A table that some program may have written, or a valid one that was damaged."""
     if draw(st.booleans()):
         return damaged(valid(), draw(CHANGES))
-    header, dialect, encoding = draw(HEADER), draw(DIALECT), draw(ENCODING)
-    width = len(header)
-    rows = draw(st.lists(st.lists(CELL, min_size=width, max_size=width), max_size=6))
-    text = "".join(
-        dialect["delimiter"].join(
-            '"' + cell.replace('"', '""') + '"' if dialect["quoting"] == csv.QUOTE_ALL else cell
-            for cell in row
-        )
-        + dialect["lineterminator"]
-        for row in [header, *rows]
+    header, encoding = draw(HEADER), draw(ENCODING)
+    row = st.lists(CELL, min_size=len(header), max_size=len(header))
+    text = io.StringIO(newline="")
+    writer = csv.writer(
+        text,
+        delimiter=draw(st.sampled_from(",,,;\t|")),
+        lineterminator=draw(st.sampled_from(["\n", "\r\n", "\r"])),
+        quoting=draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
     )
-    return text.encode(encoding, "surrogateescape" if encoding.startswith("utf-8") else "replace")
+    writer.writerows([header, *draw(st.lists(row, max_size=6))])
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
+    return text.getvalue().encode(encoding, errors)
 
 
 @pytest.mark.parametrize(

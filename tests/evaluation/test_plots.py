@@ -5,6 +5,7 @@ import io
 import matplotlib.image
 import numpy as np
 import pytest
+from sklearn.calibration import calibration_curve
 
 from pneumonia.evaluation import plots
 from pneumonia.evaluation.abstention import ABOVE_ONE, Abstention
@@ -13,7 +14,6 @@ from pneumonia.evaluation.predictions import sigmoid
 
 CASES = {
     "ordinary": (np.arange(40) % 2, np.sin(np.arange(40)) + np.arange(40) % 2),
-    "two images": ([0, 1], [-1.0, 1.0]),
     "all scores equal": ([0, 1, 1], [2.0, 2.0, 2.0]),
     "saturated": ([0, 1, 1], [-1000.0, 1000.0, 60.0]),
 }
@@ -48,12 +48,16 @@ def test_every_plot_renders_as_png_and_svg(labels, logits):
         assert plots.to_svg(figure).startswith("<svg")
 
 
-def test_titles_give_the_number():
-    labels, logits = [0, 0, 1, 1], [-2.0, 1.0, -1.0, 3.0]
-    assert "AUROC 0.750" in text(plots.plot_roc(labels, logits))
-    precision_recall = text(plots.plot_precision_recall(labels, logits))
+def test_titles_give_the_number_and_legends_the_operating_point():
+    labels, logits, counts = [0, 0, 1, 1], [-2.0, 1.0, -1.0, 3.0], Confusion(1, 1, 1, 1)
+    roc = text(plots.plot_roc(labels, logits, counts))
+    precision_recall = text(plots.plot_precision_recall(labels, logits, counts))
+    assert "AUROC 0.750" in roc
     assert "average precision 0.833" in precision_recall
     assert "prevalence 0.500" in precision_recall
+    for plot, shown in ((plots.plot_roc, roc), (plots.plot_precision_recall, precision_recall)):
+        assert "operating point" in shown
+        assert "operating point" not in text(plot(labels, logits))
     histogram = text(plots.plot_histogram(labels, sigmoid(logits)))
     assert "1 of 2 PNEUMONIA missed, 1 of 2 NORMAL predicted as PNEUMONIA" in histogram
     assert "uncertain" not in histogram
@@ -61,11 +65,12 @@ def test_titles_give_the_number():
     assert "uncertain" in text(plots.plot_histogram(labels, sigmoid(logits), 0.5, abstention))
 
 
-def test_the_operating_point_is_marked_where_confusion_counts_are_given():
-    labels, logits, counts = [0, 0, 1, 1], [-2.0, 1.0, -1.0, 3.0], Confusion(1, 1, 1, 1)
-    for plot in (plots.plot_roc, plots.plot_precision_recall):
-        assert "operating point" in text(plot(labels, logits, counts))
-        assert "operating point" not in text(plot(labels, logits))
+def test_reliability_diagram_equals_scikit_learn():
+    labels = np.arange(200) % 2
+    p = sigmoid(np.random.default_rng(0).normal(2 * labels - 1))
+    (points,) = plots.plot_reliability(labels, p).axes[0].collections
+    frequency, probability = calibration_curve(labels, p, n_bins=15)
+    np.testing.assert_allclose(points.get_offsets(), np.c_[probability, frequency])
 
 
 def test_confusion_matrix_gives_counts_and_percentages_of_each_class():
@@ -76,15 +81,13 @@ def test_confusion_matrix_gives_counts_and_percentages_of_each_class():
 
 
 def test_most_confident_errors_come_first():
-    labels = [0, 0, 0, 1, 1, 1]
-    logits = [-3.0, 50.0, 0.5, -60.0, 2.0, -0.1]
+    labels, logits = [0, 0, 0, 1, 1, 1], [-3.0, 50.0, 0.5, -60.0, 2.0, -0.1]
     assert plots.worst_errors(labels, logits).tolist() == [3, 1, 2, 5, 4, 0]
-    assert plots.worst_errors(labels, logits, threshold=0.4).tolist() == [3, 1, 2, 5, 4, 0]
     assert len(plots.worst_errors([0, 1] * 20, [1, -1] * 20)) == plots.LIMIT
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("n", [1, 4, 5, 8])
+@pytest.mark.parametrize("n", [1, 5])
 def test_a_grid_of_any_size_renders(n):
     images = [np.full((20 + 5 * i, 30), 25 * i, np.uint8) for i in range(n)]
     figure = plots.plot_grid(images, [f"image{i}.jpeg\np = 0.9" for i in range(n)], "Worst")

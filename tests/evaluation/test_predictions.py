@@ -1,5 +1,7 @@
 """PredictionTable: validation, statistics of patients, and reading and writing CSV."""
 
+from contextlib import suppress
+
 import numpy as np
 import pytest
 
@@ -44,7 +46,7 @@ def test_sigmoid_is_stable():
     assert sigmoid(np.float32([0.1])).dtype == np.float64
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.1, 50, np.nan])
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, np.nan])
 def test_threshold_is_a_probability(threshold):
     with pytest.raises(EvaluationError, match="threshold"):
         check_threshold(threshold)
@@ -67,9 +69,7 @@ def test_labels_of_any_numeric_type(dtype):
         ("label", ["NORMAL", "PNEUMONIA"]),
         ("label", []),
         ("logit", [1, np.nan]),
-        ("logit", ["a", "b"]),
         ("probability", [0.2, 1.2]),
-        ("probability", [0.2, np.nan]),
         ("path", ["a.jpeg", "a.jpeg"]),
         ("path", ["a.jpeg", ""]),
         ("path", ["a.jpeg", "a\rb.jpeg"]),
@@ -83,28 +83,18 @@ def test_invalid_columns_are_refused_by_name(column, values):
         PredictionTable(**columns(2) | {column: np.array(values)})
 
 
-def test_invalid_value_is_refused_by_row():
-    table = columns()
-    table["probability"][1] = 1.5
-    with pytest.raises(EvaluationError, match=r"row 2, column probability: found 1\.5"):
-        PredictionTable(**table)
-
-
-def test_probability_or_logit_is_required():
-    with pytest.raises(EvaluationError, match="probability"):
-        PredictionTable(label=np.array([0, 1]))
-
-
-def test_scores_are_logits_unless_they_contradict_the_probabilities():
-    label = np.array([0, 1])
-    saturated = PredictionTable(label=label, logit=np.array([40, 50]), probability=np.ones(2))
-    assert saturated.scores.tolist() == [40, 50]
-    opposite = PredictionTable(
-        label=label, logit=np.array([5, -5]), probability=np.array([0.1, 0.9])
-    )
-    assert opposite.scores.tolist() == [0.1, 0.9]
-    alone = PredictionTable(label=label, probability=np.array([0.1, 0.9]))
-    assert alone.scores.tolist() == [0.1, 0.9]
+@pytest.mark.parametrize(
+    ("logit", "probability", "scores"),
+    [
+        ([40, 50], [1, 1], [40, 50]),  # saturated
+        ([5, -5], [0.1, 0.9], [0.1, 0.9]),
+        (None, [0.1, 0.9], [0.1, 0.9]),
+    ],
+)
+def test_scores_are_logits_unless_they_contradict_the_probabilities(logit, probability, scores):
+    logit = None if logit is None else np.array(logit)
+    given = {"label": np.array([0, 1]), "probability": np.array(probability), "logit": logit}
+    assert PredictionTable(**given).scores.tolist() == scores
 
 
 def test_patients_are_counted_by_class():
@@ -140,26 +130,16 @@ def test_written_table_is_read_back_exactly(tmp_path):
     read = PredictionTable.read(tmp_path / "deep" / "p.csv")
     for name in COLUMNS:
         assert getattr(read, name).tolist() == getattr(given, name).tolist()
-
-
-def test_unknown_columns_stay_unknown(tmp_path):
-    label, probability = np.array([0, 1]), np.array([0.1, 0.9])
-    PredictionTable(label=label, probability=probability).write(tmp_path / "p.csv")
+    PredictionTable(label=given.label, probability=given.probability).write(tmp_path / "p.csv")
     read = PredictionTable.read(tmp_path / "p.csv")
     assert (read.path, read.logit, read.patient, read.subtype) == (None,) * 4
 
 
 def test_interrupted_write_leaves_the_old_file(tmp_path):
-    file = tmp_path / "p.csv"
-    file.write_text("old")
-
-    def interrupted_write():
-        with atomic_write(file) as out:
-            out.write("half a li")
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        interrupted_write()
+    file = write(tmp_path / "p.csv", "old")
+    with suppress(KeyboardInterrupt), atomic_write(file) as out:
+        out.write("half a li")
+        raise KeyboardInterrupt
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
 
@@ -182,10 +162,6 @@ def test_labels_are_read_as_names_or_numbers(tmp_path, labels):
         ("label,label,probability\n1,1,0.5\n", "label"),
         ("label,probability\n2,0.5\n0,0.6\n", "row 1, column label"),
         ("label,probability\n1,high\n0,0.6\n", "row 1, column probability"),
-        ("label,probability\n0,0.6\n1,\n", "row 2, column probability"),
-        ("label,probability\n1,nan\n0,0.6\n", "row 1, column probability"),
-        ("label,logit\n1,inf\n0,0.6\n", "row 1, column logit"),
-        ("label,probability,patient\n1,0.2,\n0,0.6,b\n", "row 1, column patient"),
         ("path,label,probability\na,1,0.5\na,0,0.6\n", "row 2, column path"),
         ("label,probability\n1,0.5,3\n", "row 1"),
         ('label,probability\n"1', "cannot be read"),
@@ -199,11 +175,6 @@ def test_bad_file_is_refused_by_name_row_and_column(tmp_path, text, named):
 
 
 def test_output_of_predict_is_refused(tmp_path):
-    text = (
-        "path,probability,predicted_class,uncertain,is_ood,ood_score,warnings,error,model\n"
-        "a.jpeg,0.1,NORMAL,false,false,0.2,,,best.ckpt\n"
-        "b.jpeg,0.9,PNEUMONIA,false,false,0.3,,,best.ckpt\n"
-    )
-    with pytest.raises(EvaluationError, match=r"column label.*`pneumonia predict`") as error:
+    text = "path,probability,predicted_class,error\na.jpeg,0.1,NORMAL,\nb.jpeg,0.9,PNEUMONIA,\n"
+    with pytest.raises(EvaluationError, match=r"column label.*`pneumonia predict`"):
         PredictionTable.read(write(tmp_path / "a.csv", text))
-    assert str(error.value).count(".\n") == 0

@@ -11,28 +11,38 @@ from pneumonia.evaluation.report.wording import (
     abstention_guarantee,
     degenerate,
     format_estimate,
+    threshold_origin,
     uncertain_range,
 )
-
-NOTEBOOK = Confusion(tp=390, fp=229, tn=5, fn=0)
-GOOD = Confusion(tp=378, fp=30, tn=204, fn=12)
+from pneumonia.evaluation.threshold import OperatingPoint
 
 
 def test_degenerate_classifier_is_reported_with_recall_and_specificity():
-    text = degenerate(NOTEBOOK)
-    assert text is not None
+    notebook = degenerate(Confusion(tp=390, fp=229, tn=5, fn=0))
     for part in ("229 of 234 NORMAL", "recall 1.000", "specificity 0.021"):
-        assert part in text
-    mirrored = degenerate(Confusion(tp=10, fp=0, tn=234, fn=380))
-    assert mirrored is not None
-    assert "380 of 390 PNEUMONIA" in mirrored
+        assert part in notebook
+    assert "380 of 390 PNEUMONIA" in degenerate(Confusion(tp=10, fp=0, tn=234, fn=380))
+
+
+@pytest.mark.parametrize(
+    ("origin", "words"),
+    [
+        ("default", "not chosen on a validation set"),
+        ("given", "given by the user"),
+        ("missing", "neither operating point"),
+        ("validation", "chosen on the validation set"),
+        ("site", "images of the site"),
+    ],
+)
+def test_origin_of_the_threshold(origin, words):
+    point = OperatingPoint(0.5, "youden", None, 30, 30, 30, 30, 0.5, 0.5)
+    assert words in threshold_origin(origin, point)
 
 
 @pytest.mark.parametrize(
     "confusion",
     [
-        GOOD,
-        Confusion(tp=390, fp=117, tn=117, fn=0),  # poor: specificity 0.5
+        Confusion(tp=378, fp=30, tn=204, fn=12),
         Confusion(tp=90, fp=89, tn=11, fn=10),  # just below the limit
         Confusion(tp=5, fp=95, tn=5, fn=95),  # inverted, but it separates the classes
         Confusion(tp=990, fp=1, tn=9, fn=0),  # nearly all images are PNEUMONIA

@@ -17,7 +17,7 @@ from pneumonia.errors import CheckpointError, ModelError
 from pneumonia.evaluation.evaluate import evaluate_predictions
 from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.report.console import print_summary
-from pneumonia.evaluation.report.model_card import model_card
+from pneumonia.evaluation.report.write import model_card
 from pneumonia.inference.evaluate import describe_checkpoint
 from pneumonia.inference.predictor import Predictor
 

@@ -25,9 +25,6 @@ def print_summary(
 ) -> None:
     """Print a result on one screen of 80 columns; the report explains it.
 
-    Shown are the metrics with 95% CI beside the validation estimate, the confusion counts, at most
-    `MAX_WARNINGS` warnings of one line each, and the outputs.
-
     Args:
         result: The result.
         outputs: Where things are, by name, such as `{"Report": "run/report.html"}`.
@@ -60,12 +57,7 @@ def print_summary(
 
 
 def print_comparison(result: Comparison, names: tuple[str, str]) -> None:
-    """Print a comparison of two models: all metrics with the difference and its 95% CI.
-
-    Args:
-        result: The comparison.
-        names: Of the two models.
-    """
+    """Print a comparison of two models of these names: all differences with 95% CI."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for column in ("metric", "A", "B", "B - A (95% CI)", "result"):
         table.add_column(column, justify="left" if column in {"metric", "result"} else "right")
@@ -78,7 +70,7 @@ def print_comparison(result: Comparison, names: tuple[str, str]) -> None:
             format_estimate(row.difference),
             Text(row.verdict, "dim" if row.verdict == NO_EVIDENCE else "bold"),
         )
-    test, p_value = result.mcnemar, result.auroc_p_value
+    p_value = result.auroc_p_value
     equal_auroc = "no p-value (no variance)" if math.isnan(p_value) else f"p = {p_value:.3g}"
     console = _console()
     console.print(table)
@@ -86,8 +78,8 @@ def print_comparison(result: Comparison, names: tuple[str, str]) -> None:
         f"A: {names[0]} (threshold {result.thresholds[0]})",
         f"B: {names[1]} (threshold {result.thresholds[1]})",
         f"Equal AUROC: {equal_auroc} (Obuchowski 1997)",
-        f"Equal accuracy: p = {test.p_value:.3g} ({test.method})",
-        f"Only A correct: {test.only_a_right} images; only B correct: {test.only_b_right} images",
+        f"Equal accuracy: p = {result.accuracy_p_value:.3g} (McNemar, assumes independent images)",
+        f"Correct only in A: {result.only_a_correct} images; only in B: {result.only_b_correct}",
         "Intervals and p-values are not corrected for multiple comparisons.",
     ):
         console.print(line, soft_wrap=True, markup=False)

@@ -29,17 +29,14 @@ _POLICY = {
 
 
 def degenerate(confusion: Confusion) -> str | None:
-    """Detect a classifier that predicts the same class for nearly every image.
+    """Detect a classifier that predicts the same class for at least 90% of either class.
 
-    That is: at least 90% of NORMAL and at least 90% of PNEUMONIA images get the same predicted
-    class. It is judged within each class, so that a good classifier is not blamed for a test set
-    of nearly one class.
+    Judged within each class, so that a test set of nearly one class is no reason.
 
     Returns:
         One sentence with the counts, or None.
     """
     c = confusion
-    rates = f"recall {c.sensitivity:.3f}, specificity {c.specificity:.3f}"
     for label, same, n, other, n_other in (
         (NORMAL, c.fp, c.n_negative, c.tp, c.n_positive),
         (PNEUMONIA, c.fn, c.n_positive, c.tn, c.n_negative),
@@ -47,17 +44,14 @@ def degenerate(confusion: Confusion) -> str | None:
         if 10 * same >= 9 * n and 10 * other >= 9 * n_other:
             return (
                 f"Degenerate classifier: {same} of {n} {CLASSES[label]} images are predicted as"
-                f" {CLASSES[1 - label]} ({rates})."
+                f" {CLASSES[1 - label]} (recall {c.sensitivity:.3f}, specificity"
+                f" {c.specificity:.3f})."
             )
     return None
 
 
 def error_counts(confusion: Confusion) -> str:
-    """Count the errors of both kinds.
-
-    Returns:
-        Such as "12 of 390 PNEUMONIA missed, 30 of 234 NORMAL predicted as PNEUMONIA".
-    """
+    """Say "12 of 390 PNEUMONIA missed, 30 of 234 NORMAL predicted as PNEUMONIA"."""
     c = confusion
     return (
         f"{c.fn} of {c.n_positive} {CLASSES[PNEUMONIA]} missed,"
@@ -66,12 +60,7 @@ def error_counts(confusion: Confusion) -> str:
 
 
 def format_estimate(estimate: Estimate, digits: int = 3) -> str:
-    """Write a number with its confidence interval: `0.982 (0.968 to 0.992)`.
-
-    Args:
-        estimate: The number.
-        digits: Digits of the interval.
-    """
+    """Write a number with its 95% CI, its ends rounded to `digits`: `0.982 (0.968 to 0.992)`."""
     if not math.isfinite(estimate.value):
         return "undefined"
     if not math.isfinite(estimate.low):
@@ -80,12 +69,7 @@ def format_estimate(estimate: Estimate, digits: int = 3) -> str:
 
 
 def threshold_origin(origin: Origin, point: OperatingPoint | None) -> str:
-    """Say where a threshold comes from.
-
-    Args:
-        origin: As `EvaluatedModel.origin` gave it.
-        point: The operating point, if the model has one.
-    """
+    """Say where a threshold comes from, and for which target the operating point was chosen."""
     if origin in {"validation", "site"} and point is not None:
         target = "" if point.target is None else f"{point.target:g}"
         images = (
@@ -114,19 +98,17 @@ def summary(result: EvaluationResult) -> str:
 
 
 def dataset_size(result: EvaluationResult) -> str:
-    """Give the number of images and patients of a result."""
-    table, positive = result.table, int(result.table.positive.sum())
-    images = (
-        f"{len(table)} images ({positive} {CLASSES[PNEUMONIA]},"
-        f" {len(table) - positive} {CLASSES[NORMAL]})"
+    """Say how many images and patients were tested."""
+    table, c = result.table, result.confusion
+    patients = ", patients unknown" if table.patient is None else f" of {table.n_patients} patients"
+    return (
+        f"{len(table)} images ({c.n_positive} {CLASSES[PNEUMONIA]}, {c.n_negative}"
+        f" {CLASSES[NORMAL]}){patients}"
     )
-    if table.patient is None:
-        return f"{images}, patients unknown"
-    return f"{images} of {table.n_patients} patients"
 
 
 def validation_size(point: OperatingPoint) -> str:
-    """Give the number of images and patients that chose a threshold."""
+    """Say how many images and patients chose the threshold."""
     return (
         f"{point.n_positive} {CLASSES[PNEUMONIA]} images of {point.n_patients_positive} patients"
         f" and {point.n_negative} {CLASSES[NORMAL]} images of {point.n_patients_negative} patients"
@@ -134,11 +116,10 @@ def validation_size(point: OperatingPoint) -> str:
 
 
 def validation_estimate(result: EvaluationResult) -> dict[str, float]:
-    """Compute what the validation set showed at the chosen threshold, an optimistic estimate.
+    """Compute the metrics of the validation set at the threshold that was chosen on it.
 
     Returns:
-        Metrics that need a threshold, by name; empty for a threshold not chosen on a set of
-        images.
+        Metrics that need a threshold, by name; empty for a threshold of other origin.
     """
     point = result.model.operating_point
     if point is None or result.threshold_origin not in {"validation", "site"}:
@@ -164,12 +145,7 @@ def uncertain_range(abstention: Abstention) -> str:
 
 
 def abstention_guarantee(abstention: Abstention, origin: Origin) -> str:
-    """Say what conformal abstention guarantees, and for whom it does not.
-
-    Args:
-        abstention: The range of uncertain probabilities.
-        origin: Of the threshold inside that range.
-    """
+    """Say what abstention guarantees, chosen on images of that origin, and for whom it does not."""
     site = origin == "site"
     images = "labelled images of the site" if site else "the validation set"
     optimistic = (
@@ -187,11 +163,7 @@ def abstention_guarantee(abstention: Abstention, origin: Origin) -> str:
 
 
 def limits(model: EvaluatedModel) -> list[str]:
-    """List what a result does not show.
-
-    Returns:
-        One or two sentences each.
-    """
+    """List what a result does not show, one or two sentences each."""
     population = (
         "The images are synthetic: the results say nothing about patients."
         if model.lookup("data", "synthetic")
