@@ -21,7 +21,7 @@ from pneumonia.errors import ConfigError, DataError
 from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.training.config import run_name
-from pneumonia.training.distributed import is_rank_zero, rank
+from pneumonia.training.distributed import is_rank_zero
 from pneumonia.training.errors import check_run
 from pneumonia.training.pipeline import build_run
 from pneumonia.training.resume import RunStart
@@ -269,7 +269,7 @@ def test_two_nodes_under_torchrun_equal_one_process(alone, new):
     [
         ("SIGKILL", None),
         ("error", "x.jpeg is damaged"),
-        ("loss", "NaN or infinite after step 5"),
+        ("loss", "NaN or infinite in step 5"),
     ],
 )
 def test_when_one_process_fails_all_end_and_its_sentence_is_on_stderr(new, fault, message):
@@ -302,8 +302,6 @@ def free_port():
     ("words", "message"),
     [
         (["data.batch_size=9"], r"data\.batch_size=9"),
-        (["trainer.sync_batchnorm=true"], r"trainer\.sync_batchnorm"),
-        (["trainer.overfit_batches=1"], r"trainer\.overfit_batches=1"),
         (["trainer.use_distributed_sampler=true"], r"trainer\.use_distributed_sampler"),
         (["trainer.num_nodes=3"], r"trainer\.num_nodes=3"),
     ],
@@ -315,15 +313,6 @@ def test_what_several_processes_cannot_do_is_refused_before_they_start(
     with pytest.raises(ConfigError, match=message) as refused:
         build_run(RunStart(config, str(tmp_path)))
     assert "\n" not in str(refused.value)
-
-
-def test_one_process_takes_any_batch_size_and_synchronises_with_itself(
-    composed, synthetic, tmp_path
-):
-    words = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1")
-    odd = ("data.batch_size=9", "trainer.sync_batchnorm=true")
-    config = composed(*SMALL, *words, *odd, f"data.root={synthetic}")
-    build_run(RunStart(config, str(tmp_path)))
 
 
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "fsdp"])
@@ -344,7 +333,7 @@ def test_processes_that_would_not_train_together_are_refused(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     config = composed(*SMALL, "trainer=cpu", f"data.root={synthetic}")
-    with pytest.raises(ConfigError, match=rf"{tool} started 4 .*trainer\.num_nodes"):
+    with pytest.raises(ConfigError, match=rf"trainer\.num_nodes=.*{tool} started 4"):
         build_run(RunStart(config, str(tmp_path)))
     with pytest.raises(ConfigError, match=f"{tool} started.*multirun"):
         check_run(composed(*SMALL, "trainer=cpu"), sweep=True)
@@ -368,7 +357,6 @@ def test_a_process_knows_its_number_and_the_run_from_who_started_it(
 ):
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
-    assert rank() == number
     assert is_rank_zero() == (number == 0)
     assert run_name() == name or name is None
 

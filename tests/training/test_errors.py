@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning import Callback
 
-from pneumonia.errors import ConfigError, DataError, PneumoniaError, TrainingError
+from pneumonia.errors import DataError, PneumoniaError, TrainingError
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.training.errors import explain_system_error
 
@@ -64,17 +64,12 @@ def train_with_fixture(train):
             DataError,
             r"data\.num_workers",
         ),
-        (
-            RuntimeError("Expected to have finished reduction in the prior iteration before"),
-            ConfigError,
-            "ddp_find_unused_parameters_true",
-        ),
         (OSError(28, "No space left on device", "x.ckpt"), TrainingError, r"x\.ckpt"),
         (OSError(30, "Read-only file system", "x"), TrainingError, r"hydra\.run\.dir"),
     ],
 )
 def test_a_system_error_is_explained(error, kind, named):
-    explained = explain_system_error(error, "run", None)
+    explained = explain_system_error(error, "run")
     assert type(explained) is kind
     with pytest.raises(kind, match=named):
         raise explained
@@ -82,8 +77,8 @@ def test_a_system_error_is_explained(error, kind, named):
 
 
 def test_a_bug_is_not_explained():
-    assert explain_system_error(RuntimeError("Connection closed by peer"), "run", None) is None
-    assert explain_system_error(KeyError("x"), "run", None) is None
+    assert explain_system_error(RuntimeError("Connection closed by peer"), "run") is None
+    assert explain_system_error(KeyError("x"), "run") is None
 
 
 def test_a_learning_rate_that_explodes_is_named_and_recorded(train, tmp_path):
@@ -106,7 +101,7 @@ def test_an_image_that_is_damaged_during_the_run_is_named(train_with, synthetic,
 
 
 def test_a_data_worker_that_dies_is_named_with_its_setting(train_with):
-    with pytest.raises(DataError, match=r"data\.num_workers=1"):
+    with pytest.raises(DataError, match=r"data\.num_workers"):
         train_with(KillWorkers, "data.num_workers=1", "data.cache=false")
 
 

@@ -1,6 +1,5 @@
 """Overrides of every kind, and what damage leaves of a run: one sentence, soon, or a run."""
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
@@ -154,13 +153,12 @@ AWKWARD = (b"\0", b"\xff", b"[", b'"', b"\n", b":", b"null", b"&a [*a]", b"!!pyt
 
 @pytest.fixture(scope="module", name="interrupted")
 def interrupted_fixture(cli, synthetic, tmp_path_factory) -> Path:
-    """The directory of a run that was killed on its way out, when it had written everything."""
+    """The directory of a run that failed at its very end, when it had written everything."""
     directory = tmp_path_factory.mktemp("runs") / "run"
     words = [*SMALL, f"data.root={synthetic}", "test=false", "trainer.max_epochs=1"]
     done = cli(*words, f"hydra.run.dir={directory}")
     assert done.returncode == 0, done.stderr
-    record = json.loads((directory / "run.json").read_text())
-    (directory / "run.json").write_text(json.dumps(record | {"finished": None}))
+    (directory / "summary.json").write_text('{"status": "failed", "error": "the disk is full"}')
     (directory / "metrics.json").write_text('{"test/auroc": {"value": 0.9}}')
     return directory
 

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from pneumonia.model.checkpoint import read_checkpoint
+from pneumonia.training.run_record import read_run_summary
 
 SETTINGS = (
     "data.num_workers=1",
@@ -73,8 +74,8 @@ class Killed:
         return any((self.directory / "checkpoints").glob("*.ckpt"))
 
     def _finished(self) -> bool:
-        record = self.directory / "run.json"
-        return record.exists() and json.loads(record.read_text())["finished"] is not None
+        summary = read_run_summary(self.directory)
+        return summary is not None and summary["status"] == "finished"
 
     def _claimed(self, before: bool) -> bool:
         """The configuration is there; of a resumed run, the log of this start has grown."""
@@ -144,8 +145,8 @@ def whole_fixture(synthetic, tiny, tmp_path_factory) -> tuple[Path, list[str], f
     assert Killed(directory, fresh).run(None)  # fills the cache of images
     shutil.rmtree(directory)
     assert Killed(directory, fresh).run(None)
-    seconds = (directory / "run.json").stat().st_mtime - (directory / "config.yaml").stat().st_mtime
-    return directory, fresh, seconds
+    began, ended = (directory / name for name in ("config.yaml", "summary.json"))
+    return directory, fresh, ended.stat().st_mtime - began.stat().st_mtime
 
 
 def killed_and_resumed(directory: Path, fresh: list[str], moments: list[Moment]) -> Killed:

@@ -17,7 +17,7 @@ from pneumonia.errors import PneumoniaError
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.training.callbacks.graceful_shutdown import Stopped
 from pneumonia.training.resume import resolve_run_start
-from pneumonia.training.run_record import provenance
+from pneumonia.training.run_record import read_run_summary
 
 
 class Stop(Callback):
@@ -155,7 +155,7 @@ def test_a_phase_that_ended_after_the_fit_is_not_repeated(start, tmp_path, phase
     assert (run / "checkpoints" / "last.ckpt").read_bytes() == before["last.ckpt"]
     assert finalized == ((run / "checkpoints" / "best.ckpt").read_bytes() == before["best.ckpt"])
     assert (run / "metrics.json").is_file()
-    assert json.loads((run / "run.json").read_text())["finished"]
+    assert read_run_summary(run)["status"] == "finished"
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_a_stopped_run_is_resumed_after_it_was_moved(stopped, start, train, tmp_
     start("resume=true", "test=false", directory=moved)
     assert not stopped.exists()
     assert checkpoint_of(moved)["global_step"] == 15
-    with pytest.raises(PneumoniaError, match="finished at"):
+    with pytest.raises(PneumoniaError, match="has finished"):
         start("resume=true", "test=false", directory=moved)
 
 
@@ -260,22 +260,12 @@ def test_ckpt_path_needs_the_same_length_of_schedule_and_a_training_state(train,
 def test_a_run_directory_holds_what_is_needed_to_repeat_it(finished):
     record = json.loads((finished / "run.json").read_text())
     assert "trainer.max_epochs=2" in record["overrides"]
-    assert record["choices"]["trainer"] == "cpu"
-    assert record["finished"] >= record["started"]
     assert record["provenance"]["packages"]["torch"]
     assert len(record["fingerprint"]) == 16
     assert (finished / "changes.diff").is_file()
     config = OmegaConf.load(finished / "config.yaml")
     assert config.test is True
     assert str(finished) not in (finished / "config.yaml").read_text()  # it may be moved
-
-
-def test_no_variable_is_recorded_that_could_hold_a_secret(monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "secret")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    recorded = provenance()
-    assert recorded["variables"]["CUDA_VISIBLE_DEVICES"] == "0,1"
-    assert "secret" not in json.dumps(recorded)
 
 
 @pytest.mark.slow
@@ -286,14 +276,3 @@ def test_a_repetition_gives_the_same_bytes_whatever_reads_the_data(finished, cli
         done = cli(f"repeat={finished}", *words, f"hydra.run.dir={run}")
         assert done.returncode == 0, done.stderr
         assert_same_result(finished, run)
-
-
-def test_a_repetition_logs_what_differs(finished, train, tmp_path, caplog):
-    copy = shutil.copytree(finished, tmp_path / "copy")
-    record = json.loads((copy / "run.json").read_text())
-    record["provenance"]["commit"] = "0" * 40
-    record["provenance"]["packages"]["timm"] = "0.1"
-    (copy / "run.json").write_text(json.dumps(record))
-    train(f"repeat={copy}", "test=true", directory=tmp_path / "again")
-    assert "timm was 0.1 and is" in caplog.text
-    assert f"commit was {'0' * 40} and is" in caplog.text

@@ -30,26 +30,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """`ModelCheckpoint` that keeps the best epoch under one name.
-
-    Args:
-        dirpath: Folder of the file.
-        filename: Name without `.ckpt`.
-        monitor: Metric that decides whether to save.
-        mode: Whether `min` or `max` of the metric is better.
-    """
-
-    def __init__(self, dirpath: str, filename: str, monitor: str, mode: str = "max") -> None:
-        super().__init__(
-            dirpath=dirpath,
-            filename=filename,
-            monitor=monitor,
-            mode=mode,
-            save_top_k=1,
-            save_on_train_epoch_end=True,
-            auto_insert_metric_name=False,
-            enable_version_counter=False,
-        )
+    """`ModelCheckpoint` that keeps the best epoch under one name, set in `conf/callbacks/`."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if the epoch was the best."""
@@ -60,9 +41,6 @@ class BestCheckpoint(ModelCheckpoint):
         """Restore the best score of a resumed run, whose directory may have been moved.
 
         A new run that starts from a checkpoint (`ckpt_path`) keeps a best checkpoint of its own.
-
-        Args:
-            state_dict: As `state_dict` gave it.
         """
         best = str(Path(str(self.dirpath)) / f"{self.filename}.ckpt")
         if Path(best).is_file():
