@@ -13,23 +13,12 @@ from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import ConfigError
 
 _RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of torchrun, Lightning and srun
-_STRATEGIES = (
-    "auto",
-    "single_device",
-    "ddp",
-    "ddp_find_unused_parameters_false",
-    "ddp_find_unused_parameters_true",
-)
-
-
-def rank() -> int:
-    """Number of this process among those that train together; known before anything is built."""
-    return int(next((os.environ[name] for name in _RANKS if name in os.environ), 0))
+_STRATEGIES = ("auto", "single_device", "ddp", "ddp_find_unused_parameters_true")
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the process that logs and writes."""
-    return rank() == 0
+    """Whether this is the process that logs and writes; known before anything is built."""
+    return int(next((os.environ[name] for name in _RANKS if name in os.environ), 0)) == 0
 
 
 def detect_launcher() -> tuple[str, int]:

@@ -39,7 +39,7 @@ from pneumonia.training.distributed import (
     is_rank_zero,
     silence_other_ranks,
 )
-from pneumonia.training.run_record import CONFIG_FILE, record_failure
+from pneumonia.training.run_record import CONFIG_FILE, RunSummary, write_run_summary
 
 Main = Callable[[DictConfig], float | None]
 
@@ -133,7 +133,10 @@ def handle_errors(main: Main) -> Main:
             if is_rank_zero() and not used:
                 if not single or (directory / CONFIG_FILE).exists():
                     with contextlib.suppress(OSError):  # such as the full disk that is reported
-                        record_failure(directory, known or error)
+                        text = "".join(traceback.format_exception(known or error))
+                        why = sentence(known or error)
+                        failed = RunSummary(status="failed", error=why, traceback=text)
+                        write_run_summary(directory, failed)
                 else:
                     _remove_unused(directory)
             if not single or _wants_traceback():

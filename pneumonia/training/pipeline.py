@@ -77,10 +77,9 @@ def build_run(start: RunStart) -> RunComponents:
     """
     config, settings = start.config, to_container(start.config)
     check_config(settings)
-    policy = config.evaluation
     callbacks = [
         # Always on, because the result would be wrong without them.
-        SanityChecks(policy.operating_point, policy.target, policy.alpha, start.test),
+        SanityChecks(start),
         RunFiles(start, settings | {"test": start.test}),  # else a run could overwrite another
         ResumeState(config.seed, start.resumed),  # else a resumed run ends differently
         CollectLogits(),  # threshold and test metrics are computed from them
@@ -241,3 +240,5 @@ def _silence_lightning() -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     # The data module continues with the next image; Lightning knows only its own protocol.
     warnings.filterwarnings("ignore", message="[^.]*dataloader is not resumable")
+    # A resumed run has its checkpoints there; a new one is refused earlier.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")

@@ -1,5 +1,6 @@
 """How a run starts: anew, from its last checkpoint (`resume=true`), or as a copy (`repeat=RUN`)."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,9 +15,9 @@ from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.training.config import check_config
 from pneumonia.training.run_record import (
     CONFIG_FILE,
+    RECORD_FILE,
     SUMMARY_FILE,
-    damaged_record_error,
-    read_record,
+    RunSummary,
     read_run_summary,
 )
 
@@ -83,7 +84,7 @@ def resolve_run_start(config: DictConfig, job: HydraConf) -> RunStart:
         if config.repeat is None:
             return start
     run = Path(start.directory if config.resume else config.repeat)
-    record, recorded = read_record(run), _read_config(run)
+    recorded, record, summary = _read_run(run)
     free = _DATA_LOCATION | (_HARDWARE if config.resume else set())
     given = {text.lstrip("+~").partition("=")[0]: text for text in start.overrides}
     ignored = free | {"resume", "repeat"} | ({"trainer"} if config.resume else set())
@@ -105,7 +106,7 @@ def resolve_run_start(config: DictConfig, job: HydraConf) -> RunStart:
     )
     if not config.resume:
         return start
-    if _is_finished(run):
+    if summary is not None and summary["status"] == "finished":
         raise TrainingError(
             f"the run in {run} has finished. To train its model further, start a new run with"
             f" ckpt_path={run}/checkpoints/last.ckpt"
@@ -113,22 +114,28 @@ def resolve_run_start(config: DictConfig, job: HydraConf) -> RunStart:
     return replace(start, checkpoint=str(_newest_checkpoint(recorded, run)), resumed=True)
 
 
-def _is_finished(run: Path) -> bool:
-    try:
-        summary = read_run_summary(run)
-    except ValueError as error:
-        raise damaged_record_error(run / SUMMARY_FILE) from error
-    return summary is not None and summary["status"] == "finished"
-
-
-def _read_config(run: Path) -> DictConfig:
+def _read_run(run: Path) -> tuple[DictConfig, dict[str, Any], RunSummary | None]:
+    """The configuration, `run.json` and `summary.json` of a run."""
+    if not all((run / name).is_file() for name in (CONFIG_FILE, RECORD_FILE)):
+        raise TrainingError(
+            f"{run} holds no run ({CONFIG_FILE} and {RECORD_FILE}). Give the directory of a run:"
+            " hydra.run.dir=DIR to resume it, repeat=DIR to repeat it."
+        )
     file = run / CONFIG_FILE
     try:
-        config = OmegaConf.load(file)
+        config = cast(DictConfig, OmegaConf.load(file))
         check_config(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
+        file = run / RECORD_FILE
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(record["overrides"], list) or not isinstance(record["fingerprint"], str):
+            raise TypeError("expected a list of overrides and a fingerprint")
+        file = run / SUMMARY_FILE
+        return config, record, read_run_summary(run)
     except Exception as error:  # a damaged file fails anywhere in yaml, OmegaConf or Python
-        raise damaged_record_error(file) from error
-    return cast(DictConfig, config)
+        raise TrainingError(
+            f"{file} is damaged, so the run cannot be resumed or repeated. Restore the file, or"
+            f" start a new run from its weights: ckpt_path={run}/checkpoints/last.ckpt"
+        ) from error
 
 
 def _newest_checkpoint(config: DictConfig, run: Path) -> Path:

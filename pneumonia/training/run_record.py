@@ -5,16 +5,10 @@ torch, so that `pneumonia runs` starts at once.
 """
 
 import json
-import platform
 import subprocess
-import traceback
-from collections.abc import Mapping
-from datetime import UTC, datetime
-from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any, Literal, TypedDict, cast
 
-from pneumonia.errors import TrainingError, sentence
 from pneumonia.files import atomic_write
 
 CONFIG_FILE = "config.yaml"
@@ -56,7 +50,8 @@ def write_run_summary(directory: str | Path, summary: RunSummary) -> None:
         directory: The run directory.
         summary: How the run ended.
     """
-    _write_json(Path(directory) / SUMMARY_FILE, summary)
+    with atomic_write(Path(directory) / SUMMARY_FILE) as file:
+        json.dump(summary, file, indent=2)
 
 
 def read_run_summary(directory: str | Path) -> RunSummary | None:
@@ -83,74 +78,6 @@ def read_run_summary(directory: str | Path) -> RunSummary | None:
     return cast(RunSummary, cast(Any, found))
 
 
-def record_failure(directory: str | Path, error: BaseException) -> None:
-    """Write the `summary.json` of a failed run.
-
-    Args:
-        directory: The run directory.
-        error: What ended the run.
-    """
-    text = "".join(traceback.format_exception(error))
-    write_run_summary(directory, RunSummary(status="failed", error=sentence(error), traceback=text))
-
-
-def write_record(directory: str | Path, overrides: list[str], fingerprint: str) -> None:
-    """Write `run.json` of a run that starts, with the time, commit and package versions.
-
-    Args:
-        directory: The run directory.
-        overrides: Those of the command line.
-        fingerprint: Of the images for training and validation.
-    """
-    record = {
-        "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        "overrides": overrides,
-        "fingerprint": fingerprint,
-        "provenance": {
-            "commit": commit(),
-            "python": platform.python_version(),
-            "packages": dict(sorted({d.name: d.version for d in distributions()}.items())),
-        },
-    }
-    _write_json(Path(directory) / RECORD_FILE, record)
-
-
-def read_record(directory: str | Path) -> dict[str, Any]:
-    """Read the `run.json` of a run.
-
-    Args:
-        directory: The run directory.
-
-    Raises:
-        TrainingError: If the directory holds no run, or the file is damaged.
-    """
-    file = Path(directory) / RECORD_FILE
-    if not (Path(directory) / CONFIG_FILE).is_file() or not file.is_file():
-        raise TrainingError(
-            f"{directory} holds no run ({CONFIG_FILE} and {RECORD_FILE}). Give the directory of a"
-            " run: hydra.run.dir=DIR to resume it, repeat=DIR to repeat it."
-        )
-    try:
-        record = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(record["overrides"], list) or not isinstance(record["fingerprint"], str):
-            raise TypeError
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise damaged_record_error(file) from error
-    return cast(dict[str, Any], record)
-
-
-def damaged_record_error(file: Path) -> TrainingError:
-    """The error for a run whose record cannot be read.
-
-    Args:
-        file: The damaged file.
-    """
-    return TrainingError(
-        f"{file} is damaged, so the run cannot be resumed or repeated. Restore the file, or start"
-        f" a new run from its weights: ckpt_path={file.parent}/checkpoints/last.ckpt"
-    )
-
-
 def commit() -> str:
     """Commit of the checkout, with `-dirty` appended if files differ; `unknown` without git."""
     return git("describe", "--always", "--dirty", "--abbrev=40").strip() or "unknown"
@@ -175,9 +102,3 @@ def git(*words: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout
-
-
-def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    with atomic_write(file) as opened:
-        json.dump(content, opened, indent=2)
-        opened.write("\n")

@@ -12,11 +12,7 @@ from pneumonia.model.checkpoint import write_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its place and rename it.
-
-    Lightning's own way may copy from a temporary folder on another disk: a kill meanwhile leaves
-    half a file under the final name.
-    """
+    """Write a checkpoint beside its place and rename it, so that a kill leaves no half file."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
@@ -60,21 +56,14 @@ class LastCheckpoint(Checkpoint):
     Args:
         dirpath: Folder of the file.
         filename: Name without `.ckpt`.
-        every_n_steps: Also save within epochs, every so many optimiser steps; None: only at the
-            end of an epoch.
-
-    Raises:
-        ConfigError: If `every_n_steps` is below 1.
+        every_n_steps: Also save within epochs, every so many optimiser steps, at least 1.
     """
 
     def __init__(
         self, dirpath: str, filename: str = "last", every_n_steps: int | None = None
     ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
-            raise ConfigError(
-                f"checkpoint.every_n_steps={every_n_steps} must be at least 1, or null to save"
-                " only at the end of an epoch."
-            )
+            raise ConfigError(f"checkpoint.every_n_steps={every_n_steps} must be at least 1.")
         self.path = Path(dirpath) / f"{filename}.ckpt"
         self.every_n_steps = every_n_steps
         self._seen = 0
@@ -108,13 +97,10 @@ class LastCheckpoint(Checkpoint):
 
 
 def is_step_complete(trainer: Trainer) -> bool:
-    """Whether nothing is pending after a training batch, so that a checkpoint is complete.
+    """Whether a checkpoint after this training batch is complete.
 
-    A checkpoint does not hold accumulated gradients, and a run resumed between the last batch and
-    the validation would skip the validation.
-
-    Args:
-        trainer: Within `on_train_batch_end`.
+    It does not hold accumulated gradients, and a run resumed between the last batch and the
+    validation would skip the validation.
     """
     loop = trainer.fit_loop.epoch_loop
     fetcher = trainer.fit_loop._data_fetcher  # noqa: SLF001  no public way to ask for these

@@ -20,7 +20,6 @@ class ResumeState(Callback):
     - At the end of an epoch Lightning saves before it logs the training metrics and steps a
       plateau schedule, and does neither after a resume; it also forgets an early stop.
     - Within an epoch it forgets what the training metrics have counted so far.
-
     - Torch is seeded before every step, so that dropout and stochastic depth draw the same
       numbers, and no random state has to be saved.
 

@@ -1,7 +1,11 @@
 """Write into the run directory what is needed to understand, resume and repeat the run."""
 
 import csv
+import json
+import platform
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +16,7 @@ from pneumonia.errors import DataError
 from pneumonia.files import atomic_write, remove_partial
 from pneumonia.labels import CLASSES
 from pneumonia.training.resume import RunStart
-from pneumonia.training.run_record import CONFIG_FILE, git, write_record
+from pneumonia.training.run_record import CONFIG_FILE, RECORD_FILE, commit, git
 
 _MAX_DIFF = 1_000_000
 
@@ -58,7 +62,17 @@ class RunFiles(Callback):
             writer.writerows((p, CLASSES[label], patient, s) for p, label, patient, s in rows)
         with atomic_write(directory / "changes.diff") as file:
             file.write(git("diff", "HEAD", "--", ".")[:_MAX_DIFF])
-        write_record(directory, list(self.start.overrides), found)
+        packages = {d.name: d.version for d in distributions()}
+        record = {
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "overrides": list(self.start.overrides),
+            "fingerprint": found,
+            "commit": commit(),
+            "python": platform.python_version(),
+            "packages": dict(sorted(packages.items())),
+        }
+        with atomic_write(directory / RECORD_FILE) as file:
+            json.dump(record, file, indent=2)
         with atomic_write(directory / CONFIG_FILE) as file:
             file.write(OmegaConf.to_yaml(OmegaConf.create(_relocatable(self.config, directory))))
 

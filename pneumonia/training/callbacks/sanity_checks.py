@@ -1,8 +1,7 @@
 """Refuse a run that could only fail or mislead, before its first step."""
 
-import difflib
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -13,23 +12,18 @@ from pneumonia.evaluation.abstention import check_alpha
 from pneumonia.evaluation.threshold import check_support
 from pneumonia.labels import CLASSES
 from pneumonia.model.lightning_module import PneumoniaClassifier
+from pneumonia.training.resume import RunStart
 
 
 class SanityChecks(Callback):
     """Check splits, batch size, monitors and the operating point before a fit.
 
     Args:
-        policy: How the operating point will be chosen; see `pneumonia.evaluation.threshold`.
-        target: Target of the policy.
-        alpha: Error rate that abstention will be fitted for.
-        test: Whether the test split will be opened after the fit.
+        start: What the run starts with.
     """
 
-    def __init__(self, policy: str, target: float | None, alpha: float, test: bool) -> None:
-        self.policy = policy
-        self.target = target
-        self.alpha = alpha
-        self.test = test
+    def __init__(self, start: RunStart) -> None:
+        self.start = start
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check everything that is known before the first step.
@@ -43,9 +37,10 @@ class SanityChecks(Callback):
         """
         if stage != "fit":
             return
-        check_alpha(self.alpha)
+        policy = self.start.config.evaluation
+        check_alpha(policy.alpha)
         datamodule: ChestXrayDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        if self.test:
+        if self.start.test:
             if not datamodule.has_split("test"):
                 raise DataError(
                     f"{datamodule.root} has no test split to open after the fit. Add one, or set"
@@ -58,17 +53,19 @@ class SanityChecks(Callback):
                 "data.sampler=balanced and model.pos_weight=balanced would correct the class"
                 " balance twice; set one of them to null."
             )
-        if not trainer.fast_dev_run and isinstance(pl_module, PneumoniaClassifier):  # type: ignore[attr-defined]
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
             for name, value in vars(datamodule.preprocessing).items():
                 if pl_module.hparams[name] != value:
                     raise ConfigError(
                         f"model.{name}={pl_module.hparams[name]} contradicts data.{name}={value};"
                         f" set data.{name} only, which model.{name} follows."
                     )
-            _check_monitors(trainer, pl_module)
+            _check_monitors(trainer, cast(PneumoniaClassifier, pl_module))
             val = datamodule.splits["val"]
             normal, pneumonia = (len(set(val.patients[val.labels == label])) for label in (0, 1))
-            check_support(self.policy, self.target, val.class_counts(), (normal, pneumonia))
+            check_support(
+                policy.operating_point, policy.target, val.class_counts(), (normal, pneumonia)
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that a resumed schedule is as long as this run.
@@ -139,9 +136,10 @@ def _check_monitor(
     name: str, monitor: str, mode: str, logged: Mapping[str, Literal["min", "max"]]
 ) -> None:
     if monitor not in logged:
-        close = difflib.get_close_matches(monitor, logged, 1)
-        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(logged)}."
-        raise ConfigError(f"{name} monitors {monitor}, which is never logged; {hint}")
+        raise ConfigError(
+            f"{name} monitors {monitor}, which is never logged; expected one of"
+            f" {', '.join(logged)}."
+        )
     if mode != logged[monitor]:
         raise ConfigError(
             f"{name} monitors {monitor} with mode={mode}, but better is {logged[monitor]}; set"
