@@ -8,31 +8,17 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning import Trainer
-from lightning.pytorch.accelerators import CPUAccelerator
 
 from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.errors import ConfigError
 
-_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
-"""Set by torchrun, by Lightning for the processes it starts, by srun."""
-
-_STRATEGIES = (
-    "auto",
-    "single_device",
-    "ddp",
-    "ddp_find_unused_parameters_false",
-    "ddp_find_unused_parameters_true",
-)
-
-
-def rank() -> int:
-    """Number of this process among those that train together; known before anything is built."""
-    return int(next((os.environ[name] for name in _RANKS if name in os.environ), 0))
+_RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # of torchrun, Lightning and srun
+_STRATEGIES = ("auto", "single_device", "ddp", "ddp_find_unused_parameters_true")
 
 
 def is_rank_zero() -> bool:
-    """Whether this is the process that logs and writes."""
-    return rank() == 0
+    """Whether this is the process that logs and writes; known before anything is built."""
+    return int(next((os.environ[name] for name in _RANKS if name in os.environ), 0)) == 0
 
 
 def detect_launcher() -> tuple[str, int]:
@@ -88,17 +74,13 @@ def check_strategy(trainer: Mapping[str, Any], sweep: bool) -> None:
             sweep; or if the strategy is not one of those that are tested.
     """
     strategy, devices = trainer.get("strategy", "auto"), trainer.get("devices", 1)
-    nodes, (tool, started) = trainer.get("num_nodes", 1), detect_launcher()
-    advice = "Give each job of a sweep one device, or run the jobs one by one."
-    if sweep and started > 1:
+    several = strategy not in ("auto", "single_device") or devices != 1
+    tool, started = detect_launcher()
+    if sweep and (several or started > 1 or trainer.get("num_nodes", 1) != 1):
+        by = f" that {tool} started" if started > 1 else ""
         raise ConfigError(
-            f"each of the {started} processes that {tool} started would run the whole multirun."
-            f" {advice}"
-        )
-    if sweep and (strategy not in ("auto", "single_device") or devices != 1 or nodes != 1):
-        raise ConfigError(
-            f"with trainer.strategy={strategy} trainer.devices={devices} each process would run"
-            f" the whole multirun. {advice}"
+            f"with trainer.strategy={strategy} trainer.devices={devices} each process{by} would"
+            " run the whole multirun. Give each job one device, or run the jobs one by one."
         )
     if isinstance(strategy, str) and strategy not in _STRATEGIES:
         raise ConfigError(
@@ -121,37 +103,20 @@ def check_devices(
         ConfigError: If a setting does not fit the number of processes.
     """
     count = trainer.num_nodes * trainer.num_devices
-    product = (
-        f"trainer.num_nodes={trainer.num_nodes} x {trainer.num_devices} devices are"
-        f" {count} process{'es' if count > 1 else ''}"
-    )
     tool, started = detect_launcher()
-    if started not in (1, count):
+    if started not in (1, count) or (trainer.num_nodes > 1 and started == 1):
+        by = f"{tool} started {started}" if started > 1 else "neither torchrun nor srun started any"
         raise ConfigError(
-            f"{tool} started {started} processes, and {product}. Set trainer=ddp,"
-            f" trainer.num_nodes and trainer.devices (per machine) to make {started}."
+            f"trainer.num_nodes={trainer.num_nodes} x {trainer.num_devices} devices need {count}"
+            f" processes, but {by}. conf/trainer/ddp.yaml shows how to start them."
         )
-    if trainer.num_nodes > 1 and started == 1:
-        raise ConfigError(
-            f"{product}, but nothing started them on each machine. Use torchrun or srun:"
-            " conf/trainer/ddp.yaml shows how."
-        )
-    if count == 1:
-        return
-    if datamodule.batch_size % count:
+    if count > 1 and datamodule.batch_size % count:
         raise ConfigError(
             f"data.batch_size={datamodule.batch_size} counts the images of all processes and"
             f" cannot be divided by {count}; use a multiple of {count}."
         )
-    if settings.get("sync_batchnorm") and isinstance(trainer.accelerator, CPUAccelerator):
-        raise ConfigError("trainer.sync_batchnorm=true needs GPUs; set it to false on the CPU.")
-    if settings.get("use_distributed_sampler"):
+    if count > 1 and settings.get("use_distributed_sampler"):
         raise ConfigError(
             "trainer.use_distributed_sampler must be false: the data module divides the images"
             " over the processes itself."
-        )
-    if settings.get("overfit_batches"):
-        raise ConfigError(
-            f"trainer.overfit_batches={settings['overfit_batches']} would give every process the"
-            " same images; use one device."
         )

@@ -18,7 +18,7 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from pneumonia.errors import (
@@ -39,18 +39,13 @@ from pneumonia.training.distributed import (
     is_rank_zero,
     silence_other_ranks,
 )
-from pneumonia.training.run_record import CONFIG_FILE, record_failure
+from pneumonia.training.run_record import CONFIG_FILE, RunSummary, write_run_summary
 
 Main = Callable[[DictConfig], float | None]
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
-_SET_HERE = "PNEUMONIA_SET_HYDRA_FULL_ERROR"
-"""Tells this process, and those it starts, that the user did not set `HYDRA_FULL_ERROR`."""
-
+_SET_HERE = "PNEUMONIA_SET_HYDRA_FULL_ERROR"  # and not by the user; inherited by other ranks
 _MAX_SEED = 2**32 - 1
-_APPENDICES = ("Config search path:", "full_key:")
-"""What Hydra and OmegaConf append to their sentence."""
-
 _BEFORE_CONFIG = (".hydra", "train.log", "hparams.yaml", "events.out.tfevents")
 """What lies in a run directory before the run has written its configuration."""
 
@@ -90,7 +85,7 @@ def run(main: Callable[[], object]) -> None:
     silence_other_ranks()
     exit_with_parent()
     if not _wants_traceback():
-        os.environ |= {_FULL_ERROR: "1", _SET_HERE: "1"}  # else Hydra prints a digest of its own
+        os.environ |= {_FULL_ERROR: "1", _SET_HERE: "1"}  # else Hydra prints errors in its own way
     try:
         refuse_renamed_keys(sys.argv[1:])
         main()
@@ -103,13 +98,15 @@ def run(main: Callable[[], object]) -> None:
         if isinstance(end, KeyboardInterrupt) or isinstance(end.__context__, KeyboardInterrupt):
             sys.exit(128 + signal.SIGINT)
         raise
-    except Exception as error:  # of a job they end in `handle_errors`: this is from Hydra
+    except Exception as error:  # errors of a job end in `handle_errors`: this one is Hydra's
         if _wants_traceback():
             raise
-        known = isinstance(error, (PneumoniaError, HydraException, OmegaConfBaseException))
-        system = explain_system_error(error, "the run directory", None)
-        unknown_key = explain_unknown_key(error)
-        _exit_with(unknown_key or (error if known else system or _unparsed(error)))
+        if not isinstance(error, (PneumoniaError, HydraException, OmegaConfBaseException)):
+            error = explain_system_error(error, "the run directory") or ConfigError(
+                f"the command line cannot be used ({type(error).__name__}: {sentence(error)});"
+                f" look for a misspelt word in: {shlex.join(sys.argv[1:])}"
+            )
+        _exit_with(explain_unknown_key(error) or error)
 
 
 def handle_errors(main: Main) -> Main:
@@ -124,6 +121,7 @@ def handle_errors(main: Main) -> Main:
     @functools.wraps(main)
     def guard(config: DictConfig) -> float | None:
         job = HydraConfig.get()
+        single = job.mode == RunMode.RUN
         directory = Path(job.runtime.output_dir)
         used = (directory / CONFIG_FILE).exists()
         try:
@@ -131,14 +129,15 @@ def handle_errors(main: Main) -> Main:
         except Exception as error:  # noqa: BLE001  whatever it is, it is recorded
             known: Exception | None = error
             if not isinstance(error, (PneumoniaError, OmegaConfBaseException)):  # a missing key
-                known = explain_system_error(error, str(directory), config)
-            single = job.mode == RunMode.RUN
-            if is_rank_zero():
-                started = (directory / CONFIG_FILE).exists()
-                if not used and (started or not single):
+                known = explain_system_error(error, str(directory))
+            if is_rank_zero() and not used:
+                if not single or (directory / CONFIG_FILE).exists():
                     with contextlib.suppress(OSError):  # such as the full disk that is reported
-                        record_failure(directory, known or error)
-                elif single:
+                        text = "".join(traceback.format_exception(known or error))
+                        why = sentence(known or error)
+                        failed = RunSummary(status="failed", error=why, traceback=text)
+                        write_run_summary(directory, failed)
+                else:
                     _remove_unused(directory)
             if not single or _wants_traceback():
                 raise (known or error) from (None if known is error else error)
@@ -150,74 +149,55 @@ def handle_errors(main: Main) -> Main:
     return guard
 
 
-def explain_system_error(  # noqa: PLR0911  one answer for each kind
-    error: BaseException, directory: str, config: DictConfig | None
-) -> PneumoniaError | None:
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_READ_ONLY = (errno.EROFS, errno.EACCES, errno.EPERM)
+_MEMORY = "can't allocate memory|not enough memory|CUDA out of memory"
+_WORKER = r"DataLoader worker \(pid\S* [\d, ]+\) (is killed by|exited)"
+_LOST_PROCESS = (
+    r"Connection (closed|reset) by peer|\[.*/gloo/|NCCL|Broken pipe|Timed out waiting|"
+    "socket timeout|wait timeout"
+)
+
+
+def explain_system_error(error: BaseException, directory: str) -> PneumoniaError | None:
     """Explain a failure of memory, disk or another process.
 
     Args:
         error: Whatever ended the run.
         directory: The run directory.
-        config: Its configuration, if it got that far.
 
     Returns:
         An error that says what to do; None if the error is probably a bug.
     """
-
-    def given(key: str) -> str:
-        return f"{key}={None if config is None else OmegaConf.select(config, key)}"
-
-    text = sentence(error)
     resume = f"Then continue with: python train.py resume=true hydra.run.dir={directory}"
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)) or (
-        isinstance(error, RuntimeError) and _NO_MEMORY.search(text)
-    ):
+    if isinstance(error, OSError) and error.errno in _DISK_FULL + _READ_ONLY:
+        full = error.errno in _DISK_FULL
+        advice = f"Free some space. {resume}" if full else "Choose another hydra.run.dir."
         return TrainingError(
-            f"out of memory with {given('data.batch_size')}, {given('data.image_size')} and"
-            f" {given('trainer.accumulate_grad_batches')}. Halve the first and double the last, or"
-            " lower the image size."
+            f"{error.filename or directory} cannot be written ({error.strerror}). {advice}"
         )
-    if isinstance(error, RuntimeError) and (died := _DEAD_WORKER.search(text)):
+
+    def matches(pattern: str) -> bool:
+        runtime = isinstance(error, RuntimeError)
+        return runtime and re.search(pattern, sentence(error), re.IGNORECASE) is not None
+
+    if isinstance(error, MemoryError) or matches(_MEMORY):
+        return TrainingError(
+            "out of memory. Halve data.batch_size and double trainer.accumulate_grad_batches, or"
+            " lower data.image_size."
+        )
+    if matches(_WORKER):
         return DataError(
-            f"{died[0]} the system, most often because memory ran out. Lower"
-            f" {given('data.num_workers')}. {resume}"
+            "a DataLoader worker was killed, most often because memory ran out. Lower"
+            f" data.num_workers. {resume}"
         )
-    if isinstance(error, RuntimeError) and _UNUSED_WEIGHTS in text:
-        return ConfigError(
-            f"some weights of {given('model.backbone')} have no gradient. Set"
-            " trainer.strategy=ddp_find_unused_parameters_true, which is slower."
-        )
-    if isinstance(error, RuntimeError) and _LOST_PROCESS.search(text) and _is_distributed():
+    distributed = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if distributed and matches(_LOST_PROCESS):
         return TrainingError(
             "another process of this run has ended; its own message says why. Without one it was"
             f" killed, most often because memory ran out. {resume}"
         )
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return TrainingError(
-            f"{error.filename or directory} cannot be written ({error.strerror}). Free some space."
-            f" {resume}"
-        )
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return TrainingError(
-            f"{error.filename or directory} cannot be written ({error.strerror}). Choose another"
-            " folder: hydra.run.dir=DIR"
-        )
     return None
-
-
-_NO_MEMORY = re.compile(
-    r"can't allocate memory|not enough memory|CUDA out of memory", re.IGNORECASE
-)
-_DEAD_WORKER = re.compile(r"DataLoader worker \(pid\S* [\d, ]+\) (is killed by|exited)")
-_UNUSED_WEIGHTS = "Expected to have finished reduction in the prior iteration"
-_LOST_PROCESS = re.compile(
-    r"Connection (closed|reset) by peer|\[.*/gloo/|NCCL|Broken pipe|Timed out waiting|"
-    r"[Ss]ocket [Tt]imeout|wait timeout"
-)
-
-
-def _is_distributed() -> bool:
-    return torch.distributed.is_available() and torch.distributed.is_initialized()
 
 
 def _wants_traceback() -> bool:
@@ -225,23 +205,10 @@ def _wants_traceback() -> bool:
 
 
 def _exit_with(error: BaseException) -> NoReturn:
-    text = sentence(error)
-    for appendix in _APPENDICES:
-        text = text.partition(appendix)[0].rstrip()
+    text = re.split("Config search path:|full_key:", sentence(error))[0].rstrip()  # Hydra's
     if isinstance(error, MissingConfigException) and "submitit" in text:
         text = str(ExtraError("hydra/launcher=slurm", "slurm"))
     sys.exit(f"Error: {text}\n({_FULL_ERROR}=1 shows the traceback.)")
-
-
-def _unparsed(error: Exception) -> ConfigError:
-    """Hydra does not say which group cannot be null, nor which word it cannot parse."""
-    nulls = [word for word in sys.argv[1:] if word.endswith("=null")]
-    if isinstance(error, (ValueError, OSError)):
-        return ConfigError(f"{', '.join(nulls) or 'the command line'}: {sentence(error)}")
-    return ConfigError(
-        f"the command line cannot be parsed ({type(error).__name__} in Hydra); look for a misspelt"
-        f" word in: {shlex.join(sys.argv[1:])}"
-    )
 
 
 def _remove_unused(directory: Path) -> None:

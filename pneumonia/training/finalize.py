@@ -53,7 +53,7 @@ def finalize(run: RunComponents, path: str) -> dict[str, Any]:
     if "operating_point" in checkpoint:
         return checkpoint
     trainer, datamodule, policy = run.trainer, run.datamodule, run.start.config.evaluation
-    metadata = collect_metadata(run)
+    metadata = _metadata(run)
     run.model.load_state_dict(checkpoint["state_dict"])
     trainer.predict(run.model, datamodule.val_dataloader(), return_predictions=False)
     found = latest_logits(trainer)
@@ -92,15 +92,8 @@ def finalize(run: RunComponents, path: str) -> dict[str, Any]:
     return checkpoint if trainer.is_global_zero else {**checkpoint, **additions}
 
 
-def collect_metadata(run: RunComponents) -> dict[str, Any]:
-    """Collect what the report says about data, split and training.
-
-    Args:
-        run: After its fit.
-
-    Returns:
-        Nested dictionaries of text and numbers: `data`, `split` and `training`.
-    """
+def _metadata(run: RunComponents) -> dict[str, Any]:
+    """What the report says about data, split and training, as text and numbers."""
     datamodule, trainer = run.datamodule, run.trainer
     splits = {name: datamodule.splits[name] for name in ("train", "val")}
     return {
@@ -128,7 +121,7 @@ def collect_metadata(run: RunComponents) -> dict[str, Any]:
 
 
 def _fit_detector(run: RunComponents) -> OODDetector | None:
-    """Fit the OOD detector in this process; None if the validation set is too small."""
+    """Fit the OOD detector; None if the validation set is too small."""
     validation = run.datamodule.dataset("val")
     device = run.trainer.strategy.root_device
     network = run.model.network.to(device).eval()

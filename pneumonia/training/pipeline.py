@@ -11,10 +11,10 @@ from typing import Any, cast
 
 import hydra
 from hydra.errors import InstantiationException
-from lightning import Callback, Trainer
+from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from pneumonia.data.datamodule import ChestXrayDataModule
@@ -28,13 +28,13 @@ from pneumonia.model.lightning_module import PneumoniaClassifier
 from pneumonia.training.callbacks.checkpoint import AtomicCheckpointIO
 from pneumonia.training.callbacks.console import EpochLog
 from pneumonia.training.callbacks.logits import CollectLogits, latest_logits
-from pneumonia.training.callbacks.resume_state import ReseedSteps, ResumeState
+from pneumonia.training.callbacks.resume_state import ResumeState
 from pneumonia.training.callbacks.run_files import RunFiles
 from pneumonia.training.callbacks.sanity_checks import SanityChecks
 from pneumonia.training.config import check_config
 from pneumonia.training.distributed import check_devices, detect_launcher
 from pneumonia.training.resume import RunStart
-from pneumonia.training.run_record import RunSummary, mark_finished, write_run_summary
+from pneumonia.training.run_record import RunSummary, write_run_summary
 
 _LIGHTNING_REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException)
 
@@ -49,17 +49,10 @@ _NOISE = {
 """Beginnings of Lightning's messages that tell a user nothing, each with the reason."""
 
 _HPARAMS = (
-    "data.batch_size",
-    "data.image_size",
-    "model.backbone",
-    "model.optimizer.lr",
-    "model.optimizer.name",
-    "seed",
-    "trainer.max_epochs",
+    *("data.batch_size", "data.image_size", "model.backbone", "model.optimizer.lr"),
+    *("model.optimizer.name", "seed", "trainer.max_epochs"),
 )
 """Settings that TensorBoard's HParams tab shows of every run, beside the overrides."""
-
-_PATHS = {"data.root", "data.cache_dir", "ckpt_path"}
 
 
 @dataclass(frozen=True)
@@ -84,16 +77,13 @@ def build_run(start: RunStart) -> RunComponents:
     """
     config, settings = start.config, to_container(start.config)
     check_config(settings)
-    policy = config.evaluation
     callbacks = [
-        # Always on, because the result would be wrong without them. All others are in
-        # conf/callbacks/default.yaml.
-        SanityChecks(policy.operating_point, policy.target, policy.alpha, start.test),
+        # Always on, because the result would be wrong without them.
+        SanityChecks(start),
         RunFiles(start, settings | {"test": start.test}),  # else a run could overwrite another
-        ReseedSteps(config.seed),  # these two: else a resumed run ends differently
-        ResumeState(start.resumed),
+        ResumeState(config.seed, start.resumed),  # else a resumed run ends differently
         CollectLogits(),  # threshold and test metrics are computed from them
-        *_instantiate_all("callbacks", config, Callback),
+        *_instantiate_all("callbacks", config),
     ]
     datamodule = _instantiate("data", config.data)
     datamodule.check_root()  # before weights are downloaded
@@ -109,7 +99,7 @@ def build_run(start: RunStart) -> RunComponents:
             "trainer",
             config.trainer,
             callbacks=callbacks,
-            logger=_instantiate_all("logger", config, Logger),
+            logger=_instantiate_all("logger", config),
             plugins=plugins,
         ),
     )
@@ -157,7 +147,7 @@ def finish(
     checkpoint: Mapping[str, Any],
     result: EvaluationResult | None,
 ) -> None:
-    """Log the final metrics, write `summary.json`, mark the run as finished, print its result.
+    """Log the final metrics, write `summary.json`, which marks the run as finished, and print it.
 
     Args:
         run: After its test, if there was one.
@@ -169,55 +159,38 @@ def finish(
     if not run.trainer.is_global_zero:
         return
     config, directory = run.start.config, run.start.directory
-    metrics = {f"best/{config.monitor}": score}
-    if result is not None:
-        metrics |= result.values("test/")
-    _log_final(run, metrics)
+    tested = {} if result is None else result.values("test/")
+    _log_final(run, {f"best/{config.monitor}": score} | tested)
     point, training = checkpoint["operating_point"], checkpoint["metadata"]["training"]
     callbacks = run.trainer.callbacks  # type: ignore[attr-defined]
     rates = [rate for c in callbacks if isinstance(c, EpochLog) for rate in c.rates]
-    write_run_summary(
-        directory,
-        RunSummary(
-            status="finished",
-            monitor=config.monitor,
-            mode=config.mode,
-            score=score,
-            sensitivity=point["sensitivity"],
-            specificity=point["specificity"],
-            threshold=point["threshold"],
-            started=training["started"],
-            seconds=training["seconds"],
-            images_per_second=round(statistics.median(rates), 1) if rates else None,
-            epochs=training["epochs"],
-            steps=training["steps"],
-            checkpoint=str(Path(path).relative_to(directory)),
-        ),
+    summary = RunSummary(
+        status="finished",
+        monitor=config.monitor,
+        mode=config.mode,
+        score=score,
+        sensitivity=point["sensitivity"],
+        specificity=point["specificity"],
+        threshold=point["threshold"],
+        started=training["started"],
+        seconds=training["seconds"],
+        images_per_second=round(statistics.median(rates), 1) if rates else None,
+        epochs=training["epochs"],
+        steps=training["steps"],
+        checkpoint=str(Path(path).relative_to(directory)),
     )
-    mark_finished(directory)
-    _print_result(run, path, score, point, result)
-
-
-def _print_result(
-    run: RunComponents,
-    path: str,
-    score: float,
-    point: Mapping[str, Any],
-    result: EvaluationResult | None,
-) -> None:
-    directory, monitor = run.start.directory, run.start.config.monitor
+    write_run_summary(directory, summary)
     outputs = {"Checkpoint": path, "TensorBoard": f"tensorboard --logdir {directory}"}
     if result is not None:
         report = {"Report": f"{directory}/report.html"}
-        print_summary(result, report | outputs, {monitor.removeprefix("val/"): score})
+        print_summary(result, report | outputs, {config.monitor.removeprefix("val/"): score})
         return
-    outputs = {
-        "Validation estimate (optimistic)": f"{monitor} {score:.3f}, recall"
+    estimate = {
+        "Validation estimate (optimistic)": f"{config.monitor} {score:.3f}, recall"
         f" {point['sensitivity']:.3f}, specificity {point['specificity']:.3f}; the test split was"
-        " not read",
-        **outputs,
+        " not read"
     }
-    for name, value in outputs.items():
+    for name, value in (estimate | outputs).items():
         print(f"{name}: {value}")  # noqa: T201
 
 
@@ -232,7 +205,7 @@ def _log_final(run: RunComponents, metrics: dict[str, float]) -> None:
     shown = {
         key: OmegaConf.select(run.start.config, key, default=typed.get(key))
         for key in [*_HPARAMS, *typed]
-        if key not in _PATHS
+        if key not in ("data.root", "data.cache_dir", "ckpt_path")
     }
     plain = {k: v for k, v in shown.items() if v is not None and not isinstance(v, DictConfig)}
     for logger in run.trainer.loggers:
@@ -243,14 +216,10 @@ def _log_final(run: RunComponents, metrics: dict[str, float]) -> None:
         logger.save()
 
 
-def _instantiate_all(group: str, config: DictConfig, kind: type) -> list[Any]:
+def _instantiate_all(group: str, config: DictConfig) -> list[Any]:
     """The entries of a group; an entry set to null is left out."""
     entries = config.get(group) or {}
-    parts = [_instantiate(f"{group}.{key}", node) for key, node in entries.items() if node]
-    for part in parts:
-        if not isinstance(part, kind):
-            raise ConfigError(f"{group}: expected a {kind.__name__}, got a {type(part).__name__}.")
-    return parts
+    return [_instantiate(f"{group}.{key}", node) for key, node in entries.items() if node]
 
 
 def _instantiate(key: str, node: DictConfig, **extra: Any) -> Any:
@@ -269,3 +238,7 @@ def _silence_lightning() -> None:
         logger.addFilter(lambda record: not record.getMessage().startswith(tuple(_NOISE)))
     # Lightning's own use of torch, which a user can do nothing about.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+    # The data module continues with the next image; Lightning knows only its own protocol.
+    warnings.filterwarnings("ignore", message="[^.]*dataloader is not resumable")
+    # A resumed run has its checkpoints there; a new one is refused earlier.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")

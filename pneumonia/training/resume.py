@@ -1,13 +1,12 @@
 """How a run starts: anew, from its last checkpoint (`resume=true`), or as a copy (`repeat=RUN`)."""
 
-import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
 from hydra.conf import HydraConf
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
@@ -16,12 +15,11 @@ from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.training.config import check_config
 from pneumonia.training.run_record import (
     CONFIG_FILE,
-    damaged_record_error,
-    differences,
-    read_record,
+    RECORD_FILE,
+    SUMMARY_FILE,
+    RunSummary,
+    read_run_summary,
 )
-
-log = logging.getLogger(__name__)
 
 _DATA_LOCATION = {"data.root", "data.table", "data.cache", "data.cache_dir", "data.num_workers"}
 """Where the same images lie and how they are read may differ from the recorded run."""
@@ -37,7 +35,6 @@ class RunStart:
         config: The composed configuration.
         directory: The run directory.
         overrides: The overrides on the command line.
-        choices: The chosen file of each config group.
         checkpoint: The checkpoint to continue from, or None.
         resumed: Whether the run continues in its own directory.
         fingerprint: Fingerprint of the images that must be found; None accepts any.
@@ -47,7 +44,6 @@ class RunStart:
     config: DictConfig
     directory: str
     overrides: Sequence[str] = ()
-    choices: Mapping[str, Any] = field(default_factory=dict)
     checkpoint: str | None = None
     resumed: bool = False
     fingerprint: str | None = None
@@ -74,7 +70,6 @@ def resolve_run_start(config: DictConfig, job: HydraConf) -> RunStart:
         config,
         job.runtime.output_dir,
         list(job.overrides.task),
-        dict(job.runtime.choices),
         config.ckpt_path,
         sweep=job.mode == RunMode.MULTIRUN,
     )
@@ -89,40 +84,58 @@ def resolve_run_start(config: DictConfig, job: HydraConf) -> RunStart:
         if config.repeat is None:
             return start
     run = Path(start.directory if config.resume else config.repeat)
-    record, recorded = read_record(run), _read_config(run)
+    recorded, record, summary = _read_run(run)
     free = _DATA_LOCATION | (_HARDWARE if config.resume else set())
-    _refuse_contradictions(start, recorded, record, run, free)
-    if different := differences(record["provenance"]):
-        log.warning("not as when %s was started: %s", run, "; ".join(different))
-    given = {text.lstrip("+").partition("=")[0] for text in start.overrides}
-    for key in free & (given | (_HARDWARE if "trainer" in given else set())):
+    given = {text.lstrip("+~").partition("=")[0]: text for text in start.overrides}
+    ignored = free | {"resume", "repeat"} | ({"trainer"} if config.resume else set())
+    for key, text in given.items():
+        if key not in ignored and text not in record["overrides"]:
+            raise ConfigError(
+                f"{text} is not among the settings of the run in {run}, which are taken as they"
+                " are. Leave it out, or start a new run"
+                f" (ckpt_path={run}/checkpoints/last.ckpt takes its weights)."
+            )
+    for key in free & (given.keys() | (_HARDWARE if "trainer" in given else set())):
         OmegaConf.update(recorded, key, OmegaConf.select(config, key))
     start = replace(
         start,
         config=recorded,
         overrides=record["overrides"],
-        choices=record["choices"],
         checkpoint=recorded.ckpt_path,
         fingerprint=record["fingerprint"],
     )
     if not config.resume:
         return start
-    if record.get("finished"):
+    if summary is not None and summary["status"] == "finished":
         raise TrainingError(
-            f"the run in {run} finished at {record['finished']}, so there is nothing to resume. To"
-            f" train its model further, start a new run with ckpt_path={run}/checkpoints/last.ckpt"
+            f"the run in {run} has finished. To train its model further, start a new run with"
+            f" ckpt_path={run}/checkpoints/last.ckpt"
         )
     return replace(start, checkpoint=str(_newest_checkpoint(recorded, run)), resumed=True)
 
 
-def _read_config(run: Path) -> DictConfig:
+def _read_run(run: Path) -> tuple[DictConfig, dict[str, Any], RunSummary | None]:
+    """The configuration, `run.json` and `summary.json` of a run."""
+    if not all((run / name).is_file() for name in (CONFIG_FILE, RECORD_FILE)):
+        raise TrainingError(
+            f"{run} holds no run ({CONFIG_FILE} and {RECORD_FILE}). Give the directory of a run:"
+            " hydra.run.dir=DIR to resume it, repeat=DIR to repeat it."
+        )
     file = run / CONFIG_FILE
     try:
-        config = OmegaConf.load(file)
+        config = cast(DictConfig, OmegaConf.load(file))
         check_config(cast(dict[str, Any], OmegaConf.to_container(config, resolve=True)))
+        file = run / RECORD_FILE
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(record["overrides"], list) or not isinstance(record["fingerprint"], str):
+            raise TypeError("expected a list of overrides and a fingerprint")
+        file = run / SUMMARY_FILE
+        return config, record, read_run_summary(run)
     except Exception as error:  # a damaged file fails anywhere in yaml, OmegaConf or Python
-        raise damaged_record_error(file) from error
-    return cast(DictConfig, config)
+        raise TrainingError(
+            f"{file} is damaged, so the run cannot be resumed or repeated. Restore the file, or"
+            f" start a new run from its weights: ckpt_path={run}/checkpoints/last.ckpt"
+        ) from error
 
 
 def _newest_checkpoint(config: DictConfig, run: Path) -> Path:
@@ -141,23 +154,3 @@ def _newest_checkpoint(config: DictConfig, run: Path) -> Path:
             f" Start it again in a new directory with repeat={run}"
         )
     return max(steps, key=lambda path: steps[path])
-
-
-def _refuse_contradictions(
-    start: RunStart, recorded: DictConfig, record: dict[str, Any], run: Path, free: set[str]
-) -> None:
-    free = free | {"resume", "repeat"} | ({"trainer"} if start.config.resume else set())
-    parsed = OverridesParser.create().parse_overrides(list(start.overrides))
-    for text, override in zip(start.overrides, parsed, strict=True):
-        key = override.key_or_group
-        if key in free or text in record["overrides"]:
-            continue
-        if key in start.choices:
-            given, found = start.choices[key], record["choices"].get(key)
-        else:
-            given, found = (OmegaConf.select(node, key) for node in (start.config, recorded))
-        if given != found:
-            raise ConfigError(
-                f"{text} contradicts the run in {run}, which has {key}={found}. Leave it out, or"
-                f" start a new run (ckpt_path={run}/checkpoints/last.ckpt takes its weights)."
-            )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -94,44 +95,53 @@ def three_steps_fixture(tmp_path: Path) -> Callable[..., Trainer]:
     return fit
 
 
-@pytest.fixture(name="composed")
-def composed_fixture(tmp_path: Path) -> Callable[..., DictConfig]:
+def compose_config(directory: Path | str, *overrides: str) -> DictConfig:
     """Compose the configuration as the command line does."""
     register_resolvers()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose(
+            "train",
+            [*overrides, f"hydra.runtime.output_dir={directory}", "hydra.job.num=0"],
+            return_hydra_config=True,
+        )
+        HydraConfig.instance().set_config(config)
+    with open_dict(config):
+        del config["hydra"]
+    return config
+
+
+@pytest.fixture(name="composed")
+def composed_fixture(tmp_path: Path) -> Callable[..., DictConfig]:
+    """Compose the configuration of a run in a directory."""
 
     def composed(*overrides: str, directory: Path | str = tmp_path / "run") -> DictConfig:
-        GlobalHydra.instance().clear()
-        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-            config = compose(
-                "train",
-                [*overrides, f"hydra.runtime.output_dir={directory}", "hydra.job.num=0"],
-                return_hydra_config=True,
-            )
-            HydraConfig.instance().set_config(config)
-        with open_dict(config):
-            del config["hydra"]
-        return config
+        return compose_config(directory, *overrides)
 
     return composed
 
 
-@pytest.fixture(name="train")
-def train_fixture(composed, synthetic: Path, tmp_path: Path) -> Callable[..., float | None]:
-    """Run `train.py` with overrides in this process; returns what a sweeper would get."""
+@pytest.fixture(scope="session", name="train_in")
+def train_in_fixture(synthetic: Path) -> Callable[..., float | None]:
+    """Run `train.py` in a directory, in this process; returns what a sweeper would get."""
     entry_point = importlib.import_module("train")  # beside the package, not in it
 
-    def run(*overrides: str, directory: Path | str = tmp_path / "run") -> float | None:
-        config = composed(f"data.root={synthetic}", *TINY, *overrides, directory=directory)
+    def run(directory: Path | str, *overrides: str) -> float | None:
+        config = compose_config(directory, f"data.root={synthetic}", *TINY, *overrides)
         Path(directory).mkdir(parents=True, exist_ok=True)
         return entry_point.main.__wrapped__(config)
 
     return run
 
 
-def _command(overrides: tuple[str, ...]) -> list[str]:
-    flags = [word for word in overrides if word.startswith("-")]
-    settings = [word for word in overrides if not word.startswith("-")]
-    return [sys.executable, str(ROOT / "train.py"), *flags, *TINY, *settings]
+@pytest.fixture(name="train")
+def train_fixture(train_in, tmp_path: Path) -> Callable[..., float | None]:
+    """The same, in the directory `run` unless told otherwise."""
+
+    def run(*overrides: str, directory: Path | str = tmp_path / "run") -> float | None:
+        return train_in(directory, *overrides)
+
+    return run
 
 
 @pytest.fixture(scope="session", name="tiny")
@@ -140,31 +150,49 @@ def tiny_fixture() -> tuple[list[str], tuple[str, ...]]:
     return [sys.executable, str(ROOT / "train.py")], TINY
 
 
+@pytest.fixture(scope="session", name="start")
+def start_fixture() -> Callable[..., subprocess.Popen[str]]:
+    """Start the real command line without waiting; it leads a process group, to be killed."""
+
+    def start(*overrides: str, **streams) -> subprocess.Popen[str]:
+        flags = [word for word in overrides if word.startswith("-")]
+        words = [word for word in overrides if not word.startswith("-")]
+        defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen(
+            [sys.executable, str(ROOT / "train.py"), *flags, *TINY, *words],
+            cwd=ROOT,
+            start_new_session=True,
+            text=True,
+            **defaults | streams,
+        )
+
+    return start
+
+
 @pytest.fixture(scope="session", name="cli")
-def cli_fixture() -> Callable[..., subprocess.CompletedProcess[str]]:
+def cli_fixture(start) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the real command line on a tiny setting, in a process of its own."""
 
     def run(*overrides: str) -> subprocess.CompletedProcess[str]:
-        command = _command(overrides)
-        return subprocess.run(
-            command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=240
-        )
+        process = start(*overrides, stderr=subprocess.PIPE)
+        stdout, stderr = process.communicate(timeout=240)
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     return run
 
 
-@pytest.fixture(scope="session", name="start")
-def start_fixture() -> Callable[..., subprocess.Popen[str]]:
-    """Start the same without waiting; it leads a process group of its own, to be killed."""
+@pytest.fixture(scope="session", name="finished")
+def finished_fixture(tmp_path_factory, worker_id, synthetic, cli) -> Path:
+    """A run of two epochs by the real command line, made once for all test processes.
 
-    def start(*overrides: str) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            _command(overrides),
-            cwd=ROOT,
-            start_new_session=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    return start
+    Read only. What it printed is in `console.txt`; `data.root` may be of another test process.
+    """
+    base = tmp_path_factory.getbasetemp()
+    directory = (base if worker_id == "master" else base.parent) / "finished" / "run"
+    with FileLock(f"{directory.parent}.lock"):
+        if not directory.exists():
+            words = ("data.num_workers=1", f"hydra.run.dir={directory}")
+            done = cli(f"data.root={synthetic}", *words)
+            assert done.returncode == 0, done.stderr
+            (directory / "console.txt").write_text(done.stdout + done.stderr)
+    return directory

@@ -20,7 +20,7 @@ from pneumonia.training.callbacks.figures import MAX_DRAWN, Figures
 from pneumonia.training.callbacks.graceful_shutdown import GracefulShutdown, Stopped
 from pneumonia.training.callbacks.logits import CollectLogits, latest_logits
 from pneumonia.training.callbacks.nan_guard import NanGuard
-from pneumonia.training.callbacks.resume_state import ReseedSteps, ResumeState
+from pneumonia.training.callbacks.resume_state import ResumeState
 from pneumonia.training.csv_logger import CSVLogger
 
 
@@ -109,7 +109,13 @@ def test_last_checkpoint_waits_for_accumulated_gradients(three_steps, tmp_path):
 
 def test_best_checkpoint_keeps_its_score_in_a_moved_directory(three_steps, tmp_path):
     def best(folder):
-        return BestCheckpoint(str(folder), "best", "val/loss", "min")
+        return BestCheckpoint(
+            dirpath=folder,
+            filename="best",
+            monitor="val/loss",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
 
     first = tmp_path / "first"
     path, score = best_checkpoint(three_steps(best(first), LastCheckpoint(str(first))))
@@ -138,21 +144,20 @@ def test_training_metrics_of_an_interrupted_epoch_are_restored(three_steps, tmp_
 
     last, probe = LastCheckpoint(str(tmp_path)), Probe()
     with pytest.raises(Stopped):
-        three_steps(ResumeState(resumed=True), GracefulShutdown(), Signal(signal.SIGTERM), last)
-    three_steps(ResumeState(resumed=True), probe, ckpt_path=last.path)
+        three_steps(ResumeState(0, resumed=True), GracefulShutdown(), Signal(signal.SIGTERM), last)
+    three_steps(ResumeState(0, resumed=True), probe, ckpt_path=last.path)
     assert probe.updates == 2
 
 
 def test_the_csv_log_loses_what_came_after_the_checkpoint(tmp_path):
     log = CSVLogger(str(tmp_path))
     log.log_metrics({"a": 1.0}, step=0)
-    log.save()
     log.log_metrics({"a": 2.0, "b": 3.0}, step=1)  # a new column
-    log.save()
     again = CSVLogger(str(tmp_path))
-    assert again.rows == 2
+    assert len(again.rows) == 2
     again.truncate(1)
-    assert again.file.read_text().split() == ["a,b,step", "1.0,,0"]
+    again.log_metrics({"b": 4.0}, step=1)
+    assert again.file.read_text().split() == ["a,b,step", "1.0,,0", ",4.0,1"]
 
 
 def test_steps_draw_the_same_numbers_after_a_resume(three_steps):
@@ -166,7 +171,7 @@ def test_steps_draw_the_same_numbers_after_a_resume(three_steps):
     runs = [Draw(), Draw()]
     for draw in runs:
         torch.rand(3)
-        three_steps(ReseedSteps(0), draw)
+        three_steps(ResumeState(0, resumed=False), draw)
     assert runs[0].drawn == runs[1].drawn
     assert len(set(runs[0].drawn)) == 3
 
@@ -191,8 +196,7 @@ def test_the_epoch_log_has_one_line_per_epoch(three_steps, caplog):
     assert len(log.rates) == 2
 
 
-@pytest.mark.parametrize("between", [1, 3])
-@pytest.mark.parametrize("epochs", [1, 8, 15, 16, 200])
+@pytest.mark.parametrize(("epochs", "between"), [(1, 1), (15, 1), (16, 1), (200, 3), (8, 3)])
 def test_figures_are_drawn_from_the_first_epoch_on_and_at_most_15_times(epochs, between):
     trainer = Trainer(
         max_epochs=epochs, check_val_every_n_epoch=between, logger=False, accelerator="cpu"

@@ -39,30 +39,9 @@ def test_every_config_file_composes_and_instantiates(choice, composed, tmp_path,
     assert parts.model.hparams["image_size"] == parts.datamodule.preprocessing.image_size
 
 
-@pytest.mark.parametrize(
-    "file", sorted(CONF.rglob("*.yaml")), ids=lambda f: str(f.relative_to(CONF))
-)
-def test_every_config_file_says_what_it_is_for(file):
-    comments = [line for line in file.read_text().splitlines() if line.startswith("# ")]
-    assert [line for line in comments if "@package" not in line]
-
-
-def test_the_configuration_reaches_the_notebooks_optimiser(composed, tmp_path):
-    config = composed("experiment=keras_notebook", *SMALL)
-    parts = build_run(RunStart(config, str(tmp_path)))
-    parts.trainer.strategy.connect(parts.model)
-    optimizer = parts.model.configure_optimizers()
-    assert type(optimizer) is torch.optim.Adam
-    assert optimizer.defaults["lr"] == 1e-3
-    assert tuple(optimizer.defaults["betas"]) == (0.9, 0.999)
-    assert parts.datamodule.preprocessing.interpolation == "nearest"
-    assert config.monitor == "val/loss"
-
-
-def test_the_notebooks_recipe_depends_on_no_default(composed):
+def test_the_notebooks_recipe_depends_on_no_default(composed, tmp_path):
     file = OmegaConf.load(CONF / "experiment" / "keras_notebook.yaml")
-    fields = {field.name for field in dataclasses.fields(Augmentation)}
-    assert set(file.data.augmentation) == fields
+    assert set(file.data.augmentation) == {field.name for field in dataclasses.fields(Augmentation)}
     config = composed("callbacks=ema", "experiment=keras_notebook", *SMALL)
     off = {"degrees", "translate", "shear", "brightness", "contrast"}
     assert {config.data.augmentation[name] for name in off} == {0.0}
@@ -71,12 +50,20 @@ def test_the_notebooks_recipe_depends_on_no_default(composed):
     assert config.callbacks.ema is None  # no averaged weights
     assert config.data.sampler is config.model.pos_weight is config.model.schedule is None
     assert config.model.drop_rate == config.model.label_smoothing == 0
+    assert config.monitor == "val/loss"
+    parts = build_run(RunStart(config, str(tmp_path)))
+    assert parts.datamodule.preprocessing.interpolation == "nearest"
+    parts.trainer.strategy.connect(parts.model)
+    optimizer = parts.model.configure_optimizers()
+    assert type(optimizer) is torch.optim.Adam
+    assert optimizer.defaults["lr"] == 1e-3
+    assert tuple(optimizer.defaults["betas"]) == (0.9, 0.999)
 
 
 def test_every_visible_callback_is_in_the_default_config(composed, tmp_path):
     config = composed(*SMALL)
     callbacks = build_run(RunStart(config, str(tmp_path))).trainer.callbacks
-    always = {"SanityChecks", "RunFiles", "ReseedSteps", "ResumeState", "CollectLogits"}
+    always = {"SanityChecks", "RunFiles", "ResumeState", "CollectLogits"}
     listed = {node["_target_"].rpartition(".")[2] for node in config.callbacks.values()}
     assert {type(callback).__name__ for callback in callbacks} == always | listed
 
@@ -90,20 +77,16 @@ def test_a_misspelt_key_fails(composed):
     ("override", "message"),
     [
         ("+trainer.max_epoch=3", "trainer.max_epoch.* max_epochs"),
-        ("+sede=3", "sede.* seed"),
         ("trainer.max_epochs=many", "trainer.max_epochs='many'.* integer"),
         ("trainer.max_epochs=true", "trainer.max_epochs=True.* integer"),
-        ("data.batch_size=3.5", "data.batch_size=3.5.* integer"),
         ("data.interpolation=blurred", "data.interpolation='blurred'.* 'nearest'"),
         ("model.pretrained=maybe", "model.pretrained='maybe'.* boolean"),
         ("model.pos_weight=heavy", "model.pos_weight='heavy'.* number or 'balanced'"),
-        ("mode=upwards", "mode='upwards'.* 'min' or 'max'"),
         ("+callbacks=mine", "callbacks"),
         ("model.backbone=resnetv2_5O", "model.backbone=resnetv2_5O .* resnetv2_50"),
         ("data.num_workers=1000", "data.num_workers=1000"),
         ("trainer.accelerator=abacus", "trainer: .*abacus"),
         ("callbacks.best._target_=lightning.Nothing", "callbacks.best._target_=lightning.Nothing"),
-        ("+callbacks.odd={_target_: builtins.dict}", "callbacks.* dict"),
     ],
 )
 def test_an_invalid_setting_is_refused_by_its_key(override, message, composed, tmp_path):
@@ -132,10 +115,3 @@ def test_a_renamed_key_in_an_old_configuration_is_refused_with_its_new_name(comp
     config["evaluation"]["abstention_error"] = config["evaluation"].pop("alpha")
     with pytest.raises(ConfigError, match=r"evaluation\.alpha"):
         check_config(config)
-
-
-def test_the_command_line_names_the_new_key_for_an_old_one(cli):
-    done = cli("data.holdout.seed=1")
-    assert done.returncode == 1
-    assert "data.split" in done.stderr
-    assert "Traceback" not in done.stderr

@@ -1,7 +1,7 @@
 """Overrides of every kind, and what damage leaves of a run: one sentence, soon, or a run."""
 
-import json
 import logging
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ from pneumonia.training.pipeline import build_run
 from pneumonia.training.resume import resolve_run_start
 from pneumonia.training.sweep.optuna import register_sweepers
 
-SMALL = ("model.backbone=test_resnet", "hydra/hydra_logging=none")
+SMALL = "model.backbone=test_resnet"
 CONF = str(Path(__file__).parents[2] / "conf")
 
 
@@ -45,9 +45,9 @@ def begin_fixture(monkeypatch, tmp_path, synthetic, tiny) -> Iterator[Callable[.
 
     def begin(*words: str) -> str:
         GlobalHydra.instance().clear()
-        monkeypatch.setattr(
-            sys, "argv", ["train.py", *tiny[1], *SMALL, f"data.root={synthetic}", *words]
-        )
+        small = [*tiny[1], "hydra/hydra_logging=none", f"data.root={synthetic}"]
+        small += [] if "resume=true" in words else [SMALL]
+        monkeypatch.setattr(sys, "argv", ["train.py", *small, *words])
         end: object = ""
         with soon():
             try:
@@ -124,6 +124,8 @@ def test_a_valid_override_builds_a_run(begin):
     ("word", "message"),
     [
         ("+=", "command line"),
+        ("data=null", "data=null"),
+        ("data.holdout.seed=1", "data.split"),  # an old name
         ("~seed", "seed"),
         ("~data", "data"),
         ("callbacks=3", "callbacks"),
@@ -155,20 +157,15 @@ AWKWARD = (b"\0", b"\xff", b"[", b'"', b"\n", b":", b"null", b"&a [*a]", b"!!pyt
 
 
 @pytest.fixture(scope="module", name="interrupted")
-def interrupted_fixture(cli, synthetic, tmp_path_factory) -> Path:
-    """The directory of a run that was killed on its way out, when it had written everything."""
-    directory = tmp_path_factory.mktemp("runs") / "run"
-    words = [*SMALL, f"data.root={synthetic}", "test=false", "trainer.max_epochs=1"]
-    done = cli(*words, f"hydra.run.dir={directory}")
-    assert done.returncode == 0, done.stderr
-    record = json.loads((directory / "run.json").read_text())
-    (directory / "run.json").write_text(json.dumps(record | {"finished": None}))
-    (directory / "metrics.json").write_text('{"test/auroc": {"value": 0.9}}')
+def interrupted_fixture(finished, tmp_path_factory) -> Path:
+    """The directory of a run that failed at its very end, when it had written everything."""
+    directory = shutil.copytree(finished, tmp_path_factory.mktemp("runs") / "run")
+    (directory / "summary.json").write_text('{"status": "failed", "error": "the disk is full"}')
     return directory
 
 
 def hunt_runs(begin, interrupted, monkeypatch, capfd, cases: int, **options) -> None:
-    words = ["resume=true", f"hydra.run.dir={interrupted}", "test=false", "trainer.max_epochs=1"]
+    words = ["resume=true", f"hydra.run.dir={interrupted}"]
     assert not begin(*words)
     sound = {name: (interrupted / name).read_bytes() for name in RECORDS}
 
@@ -209,7 +206,7 @@ def test_a_run_with_a_damaged_record_is_not_resumed(begin, interrupted, name, co
     whole = (interrupted / name).read_bytes()
     (interrupted / name).write_bytes(content)
     try:
-        refusal = begin("resume=true", f"hydra.run.dir={interrupted}", "test=false")
+        refusal = begin("resume=true", f"hydra.run.dir={interrupted}")
     finally:
         (interrupted / name).write_bytes(whole)
     assert name in refusal

@@ -1,6 +1,5 @@
 """A run killed by the system, at any moment, is resumed and ends bit for bit as if it had not."""
 
-import csv
 import json
 import os
 import random
@@ -11,10 +10,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
-import torch
+from runs import assert_same_result, history
 
 from pneumonia.model.checkpoint import read_checkpoint
+from pneumonia.training.run_record import read_run_summary
 
 SETTINGS = (
     "data.num_workers=1",
@@ -73,8 +74,8 @@ class Killed:
         return any((self.directory / "checkpoints").glob("*.ckpt"))
 
     def _finished(self) -> bool:
-        record = self.directory / "run.json"
-        return record.exists() and json.loads(record.read_text())["finished"] is not None
+        summary = read_run_summary(self.directory)
+        return summary is not None and summary["status"] == "finished"
 
     def _claimed(self, before: bool) -> bool:
         """The configuration is there; of a resumed run, the log of this start has grown."""
@@ -112,29 +113,6 @@ def after(seconds: float) -> Moment:
     return lambda _, passed: passed > seconds
 
 
-def history(run: Path) -> list[dict[str, str]]:
-    """Rows of the log, without what a clock says."""
-    with (run / "csv" / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        row.pop("train/images_per_second")
-    return [row for row in rows if any(v for k, v in row.items() if k != "step")]
-
-
-def assert_same(first: Path, second: Path) -> None:
-    for name in ("metrics.json", "predictions.csv", "validation.csv"):
-        assert (first / name).read_bytes() == (second / name).read_bytes(), name
-    for name in ("best.ckpt", "last.ckpt"):
-        one, other = (read_checkpoint(run / "checkpoints" / name) for run in (first, second))
-        weights = one["state_dict"]
-        assert all(torch.equal(weights[key], other["state_dict"][key]) for key in weights), name
-    for key in ("calibration", "operating_point"):
-        one, other = (read_checkpoint(r / "checkpoints" / "best.ckpt") for r in (first, second))
-        assert one[key] == other[key]
-    assert history(first) == history(second)
-    assert not list(second.rglob("*.partial"))
-
-
 @pytest.fixture(scope="module", name="whole")
 def whole_fixture(synthetic, tiny, tmp_path_factory) -> tuple[Path, list[str], float]:
     """A run that nothing interrupts, how to start it, and how long it takes once it has begun."""
@@ -144,8 +122,8 @@ def whole_fixture(synthetic, tiny, tmp_path_factory) -> tuple[Path, list[str], f
     assert Killed(directory, fresh).run(None)  # fills the cache of images
     shutil.rmtree(directory)
     assert Killed(directory, fresh).run(None)
-    seconds = (directory / "run.json").stat().st_mtime - (directory / "config.yaml").stat().st_mtime
-    return directory, fresh, seconds
+    began, ended = (directory / name for name in ("config.yaml", "summary.json"))
+    return directory, fresh, ended.stat().st_mtime - began.stat().st_mtime
 
 
 def killed_and_resumed(directory: Path, fresh: list[str], moments: list[Moment]) -> Killed:
@@ -166,7 +144,8 @@ def test_a_run_killed_in_a_step_while_saving_and_after_the_fit_ends_the_same(who
     moments = [once_there("checkpoints/last.ckpt"), while_writing("last.ckpt"), finalized]
     run = killed_and_resumed(tmp_path / "run", fresh, moments)
     assert run.kills >= 2
-    assert_same(directory, tmp_path / "run")
+    assert_same_result(directory, tmp_path / "run")
+    assert history(directory) == history(tmp_path / "run")
 
 
 @pytest.mark.soak
@@ -196,7 +175,31 @@ def test_a_run_killed_at_20_moments_ends_the_same(whole, tmp_path):
         run = killed_and_resumed(target, fresh, moments)
         kills += run.kills
         report.append((number, run.kills, run.starts))
-        assert_same(directory, target)
+        assert_same_result(directory, target)
+        assert history(directory) == history(target)
         shutil.rmtree(target)
         number += 1
     print(f"{kills} kills in {number} runs: (run, kills, starts) {report}")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="processes are signalled")
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_no_process_outlives_a_run_that_is_stopped_or_killed(start, synthetic, tmp_path, how):
+    endless = ["trainer.max_epochs=1000", "callbacks.early_stopping=null", "callbacks.figures=null"]
+    words = [f"data.root={synthetic}", f"hydra.run.dir={tmp_path}", "data.num_workers=2"]
+    process = start(*words, *endless, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        until = time.monotonic() + 120
+        while not (log := tmp_path / "train.log").exists() or "epoch 2/" not in log.read_text():
+            assert process.poll() is None
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        family = psutil.Process(process.pid).children(recursive=True)
+        assert len(family) >= 4  # two for training images, two for validation
+        process.send_signal(signal.Signals[how])
+        assert "Traceback" not in process.communicate(timeout=60)[1]
+        assert not psutil.wait_procs(family, timeout=20)[1]
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)

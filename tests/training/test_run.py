@@ -4,9 +4,12 @@ import csv
 import json
 import logging
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+from runs import checkpoint_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pneumonia.errors import DataError
@@ -20,14 +23,25 @@ METRICS = {
 }
 
 
-@pytest.fixture(scope="module", name="finished")
-def finished_fixture(tmp_path_factory, synthetic, cli):
-    """A run of two epochs by the real command line."""
-    directory = tmp_path_factory.mktemp("runs") / "run"
-    done = cli(f"data.root={synthetic}", f"hydra.run.dir={directory}")
-    assert done.returncode == 0, done.stderr
-    (directory / "console.txt").write_text(done.stdout + done.stderr)
-    return directory
+@pytest.fixture(scope="module", name="varied")
+def varied_fixture(tmp_path_factory, train_in):
+    """A run with averaged weights, a balanced loss and deterministic algorithms.
+
+    Returns its directory, its score, and which files were opened as checkpoints.
+    """
+    directory, opened, load = tmp_path_factory.mktemp("varied") / "run", [], torch.load
+
+    def counted(file, *arguments, **settings):
+        opened.append(str(getattr(file, "path", getattr(file, "name", file))))
+        return load(file, *arguments, **settings)
+
+    words = ("callbacks=ema", "callbacks.ema.decay=0.5", "model.pos_weight=balanced")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "load", counted)
+        score = train_in(directory, *words, "trainer.deterministic=true", "trainer.max_epochs=1")
+    assert torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    return directory, score, opened
 
 
 def metrics_of(directory):
@@ -37,10 +51,6 @@ def metrics_of(directory):
 def predictions_of(directory):
     with (directory / "predictions.csv").open() as file:
         return list(csv.DictReader(file))
-
-
-def checkpoint_of(directory, name="best.ckpt"):
-    return torch.load(directory / "checkpoints" / name, weights_only=True)
 
 
 def test_the_console_shows_epochs_and_paths_and_no_noise(finished):
@@ -63,7 +73,7 @@ def test_metrics_json_holds_every_metric_with_its_interval(finished):
 
 
 def test_the_checkpoint_carries_calibration_operating_point_and_metadata(finished):
-    checkpoint = checkpoint_of(finished)
+    checkpoint = checkpoint_of(finished, "best")
     assert 1 <= checkpoint["calibration"]["temperature"] <= 10
     point = checkpoint["operating_point"]
     assert metrics_of(finished)["test/threshold"]["value"] == point["threshold"]
@@ -76,12 +86,13 @@ def test_the_checkpoint_carries_calibration_operating_point_and_metadata(finishe
     assert checkpoint["metadata"]["training"]["versions"]["torch"]
     assert checkpoint["classes"] == ["NORMAL", "PNEUMONIA"]
     assert "optimizer_states" not in checkpoint
-    assert "optimizer_states" in checkpoint_of(finished, "last.ckpt")
+    assert "optimizer_states" in checkpoint_of(finished)
 
 
-def test_the_best_checkpoint_alone_gives_the_predictions_of_the_test(finished, synthetic):
+def test_the_best_checkpoint_alone_gives_the_predictions_of_the_test(finished):
     rows = predictions_of(finished)
-    files = {str(path) for path in (synthetic / "test").rglob("*.jpeg")}
+    root = Path(OmegaConf.load(finished / "config.yaml").data.root)
+    files = {str(path) for path in (root / "test").rglob("*.jpeg")}
     assert sorted(row["path"] for row in rows) == sorted(files)
     model = Predictor.load(finished / "checkpoints" / "best.ckpt")
     logits = model.logits([row["path"] for row in rows])
@@ -105,6 +116,7 @@ def test_tensorboard_has_scalars_figures_and_hyperparameters(finished):
     assert {f"train/{name}" for name in ("loss", "precision", "recall")} <= scalars
     assert {"train/images_per_second", "operating_point/specificity"} <= scalars
     assert any(tag.startswith("lr-") for tag in scalars)
+    assert len(events.Scalars("operating_point/threshold")) == 2  # one for each validation
     recall = metrics_of(finished)["test/recall"]["value"]
     assert events.Scalars("test/recall")[-1].value == pytest.approx(recall)
     names = ("roc", "precision_recall", "confusion_matrix", "probabilities", "reliability")
@@ -113,38 +125,25 @@ def test_tensorboard_has_scalars_figures_and_hyperparameters(finished):
     assert any(tag.startswith("_hparams_/") for tag in events.summary_metadata)
 
 
-def test_a_run_returns_its_best_score_and_opens_the_best_checkpoint_twice(
-    train, tmp_path, monkeypatch
-):
-    opened = []
-    load = torch.load
-
-    def counted(file, *arguments, **settings):
-        opened.append(str(getattr(file, "path", getattr(file, "name", file))))
-        return load(file, *arguments, **settings)
-
-    monkeypatch.setattr(torch, "load", counted)
-    score = train()
-    states = checkpoint_of(tmp_path / "run", "last.ckpt")["callbacks"].items()
+def test_a_run_returns_its_best_score_and_opens_the_best_checkpoint_twice(varied):
+    directory, score, opened = varied
+    states = checkpoint_of(directory)["callbacks"].items()
     (state,) = (s for key, s in states if key.startswith("BestCheckpoint"))
     assert score == pytest.approx(float(state["best_model_score"]))
     assert sum(name.endswith("best.ckpt") for name in opened) <= 2
 
 
-def test_averaged_weights_are_saved_and_tested(train, tmp_path):
-    train("callbacks=ema", "callbacks.ema.decay=0.5", "trainer.max_epochs=1")
-    last = checkpoint_of(tmp_path / "run", "last.ckpt")
+def test_averaged_weights_are_saved_and_tested(varied):
+    last = checkpoint_of(varied[0])
     averaged, current = last["state_dict"], last["current_model_state"]
     weights = [key for key in averaged if key.endswith("conv1.weight")]
     assert any(not torch.equal(averaged[key], current[key]) for key in weights)
-    best = checkpoint_of(tmp_path / "run")["state_dict"]
+    best = checkpoint_of(varied[0], "best")["state_dict"]
     assert all(torch.equal(best[key], averaged[key]) for key in averaged)
 
 
-def test_balanced_weight_is_the_ratio_of_the_training_split(train, tmp_path):
-    train("model.pos_weight=balanced", "trainer.max_epochs=1", "test=false")
-    assert 0.3 < float(checkpoint_of(tmp_path / "run")["state_dict"]["pos_weight"]) < 1.0
-    assert not (tmp_path / "run" / "metrics.json").exists()
+def test_balanced_weight_is_the_ratio_of_the_training_split(varied):
+    assert 0.3 < float(checkpoint_of(varied[0])["state_dict"]["pos_weight"]) < 1.0
 
 
 def test_a_faulty_test_split_is_refused_before_the_fit(train, synthetic, tmp_path):
@@ -167,12 +166,11 @@ def test_fast_dev_run_leaves_no_checkpoint(train, tmp_path):
 
 def test_a_sweep_returns_scores_and_does_not_test(cli, synthetic, tmp_path):
     sweep = tmp_path / "sweep"
-    words = ("trainer.max_epochs=1", "seed=1,2", f"hydra.sweep.dir={sweep}")
+    words = ("trainer.max_epochs=1", "seed=1", f"hydra.sweep.dir={sweep}")
     done = cli("-m", f"data.root={synthetic}", *words)
     assert done.returncode == 0, done.stderr
-    for job in ("0", "1"):
-        assert (sweep / job / "checkpoints" / "best.ckpt").is_file()
-        assert not (sweep / job / "metrics.json").exists()
+    assert read_run_summary(sweep / "0")["score"] > 0
+    assert not (sweep / "0" / "metrics.json").exists()
 
 
 @pytest.mark.slow
@@ -191,9 +189,3 @@ def test_a_compiled_model_loads_without_compiling(train, tmp_path, caplog):
     best = tmp_path / "run" / "checkpoints" / "best.ckpt"
     assert not any("_orig_mod" in key for key in torch.load(best, weights_only=True)["state_dict"])
     PneumoniaClassifier.load_from_checkpoint(best, weights_only=True)
-
-
-def test_a_deterministic_run_is_possible(train):
-    train("trainer.deterministic=true", "trainer.max_epochs=1", "test=false")
-    assert torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(False)

@@ -2,9 +2,7 @@
 
 import pytest
 
-from pneumonia.data.datamodule import ChestXrayDataModule
-from pneumonia.errors import ConfigError, PneumoniaError
-from pneumonia.training.callbacks.sanity_checks import check_splits
+from pneumonia.errors import PneumoniaError
 
 PLATEAU = (
     "~model.schedule.pct_start",
@@ -48,12 +46,3 @@ def test_a_missing_test_split_is_refused_before_the_fit(train, kaggle, tmp_path)
     (kaggle / "test").rename(tmp_path / "elsewhere")
     with pytest.raises(PneumoniaError, match="test=false"):
         train(f"data.root={kaggle}")
-
-
-def test_a_split_smaller_than_the_processes_is_refused(synthetic):
-    datamodule = ChestXrayDataModule(synthetic, cache=False)
-    datamodule.setup("fit")
-    count = len(datamodule.splits["val"])
-    check_splits(datamodule, count)
-    with pytest.raises(ConfigError, match="val split"):
-        check_splits(datamodule, count + 1)

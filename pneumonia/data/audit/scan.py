@@ -64,7 +64,9 @@ class Inventory:
     def _list_split(self, split: str) -> None:
         for entry in _entries(self.root / split):
             if not (entry.is_dir() and entry.name in CLASSES):
-                stray = self.misplaced if entry.is_dir() or is_image_name(entry.name) else self.ignored
+                stray = (
+                    self.misplaced if entry.is_dir() or is_image_name(entry.name) else self.ignored
+                )
                 stray.append(f"{split}/{entry.name}")
         for label, name in enumerate(CLASSES):
             folder = self.root / split / name

@@ -12,11 +12,7 @@ from pneumonia.model.checkpoint import write_checkpoint
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write a checkpoint beside its place and rename it.
-
-    Lightning's own way may copy from a temporary folder on another disk: a kill meanwhile leaves
-    half a file under the final name.
-    """
+    """Write a checkpoint beside its place and rename it, so that a kill leaves no half file."""
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None
@@ -30,26 +26,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """`ModelCheckpoint` that keeps the best epoch under one name.
-
-    Args:
-        dirpath: Folder of the file.
-        filename: Name without `.ckpt`.
-        monitor: Metric that decides whether to save.
-        mode: Whether `min` or `max` of the metric is better.
-    """
-
-    def __init__(self, dirpath: str, filename: str, monitor: str, mode: str = "max") -> None:
-        super().__init__(
-            dirpath=dirpath,
-            filename=filename,
-            monitor=monitor,
-            mode=mode,
-            save_top_k=1,
-            save_on_train_epoch_end=True,
-            auto_insert_metric_name=False,
-            enable_version_counter=False,
-        )
+    """`ModelCheckpoint` that keeps the best epoch under one name, set in `conf/callbacks/`."""
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save if the epoch was the best."""
@@ -60,9 +37,6 @@ class BestCheckpoint(ModelCheckpoint):
         """Restore the best score of a resumed run, whose directory may have been moved.
 
         A new run that starts from a checkpoint (`ckpt_path`) keeps a best checkpoint of its own.
-
-        Args:
-            state_dict: As `state_dict` gave it.
         """
         best = str(Path(str(self.dirpath)) / f"{self.filename}.ckpt")
         if Path(best).is_file():
@@ -82,21 +56,14 @@ class LastCheckpoint(Checkpoint):
     Args:
         dirpath: Folder of the file.
         filename: Name without `.ckpt`.
-        every_n_steps: Also save within epochs, every so many optimiser steps; None: only at the
-            end of an epoch.
-
-    Raises:
-        ConfigError: If `every_n_steps` is below 1.
+        every_n_steps: Also save within epochs, every so many optimiser steps, at least 1.
     """
 
     def __init__(
         self, dirpath: str, filename: str = "last", every_n_steps: int | None = None
     ) -> None:
         if every_n_steps is not None and every_n_steps < 1:
-            raise ConfigError(
-                f"checkpoint.every_n_steps={every_n_steps} must be at least 1, or null to save"
-                " only at the end of an epoch."
-            )
+            raise ConfigError(f"checkpoint.every_n_steps={every_n_steps} must be at least 1.")
         self.path = Path(dirpath) / f"{filename}.ckpt"
         self.every_n_steps = every_n_steps
         self._seen = 0
@@ -130,13 +97,10 @@ class LastCheckpoint(Checkpoint):
 
 
 def is_step_complete(trainer: Trainer) -> bool:
-    """Whether nothing is pending after a training batch, so that a checkpoint is complete.
+    """Whether a checkpoint after this training batch is complete.
 
-    A checkpoint does not hold accumulated gradients, and a run resumed between the last batch and
-    the validation would skip the validation.
-
-    Args:
-        trainer: Within `on_train_batch_end`.
+    It does not hold accumulated gradients, and a run resumed between the last batch and the
+    validation would skip the validation.
     """
     loop = trainer.fit_loop.epoch_loop
     fetcher = trainer.fit_loop._data_fetcher  # noqa: SLF001  no public way to ask for these

@@ -35,25 +35,23 @@ class ModelSummary(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the number of parameters."""
-        count = sum(p.numel() for p in pl_module.parameters())
-        trained = sum(p.numel() for p in pl_module.parameters() if p.requires_grad)
+        sizes = [(p.numel() / 1e6, p.requires_grad) for p in pl_module.parameters()]
         log.info(
             "%s: %.1f M parameters, %.1f M of them trained",
-            pl_module.hparams.get("backbone", type(pl_module).__name__),
-            count / 1e6,
-            trained / 1e6,
+            pl_module.hparams["backbone"],
+            sum(size for size, _ in sizes),
+            sum(size for size, trained in sizes if trained),
         )
 
 
 class EpochLog(Callback):
     """Log a line for each epoch, and `train/images_per_second` over all processes.
 
-    The line goes to the log file, and to a console without a progress bar. The throughput counts
-    no validation; Lightning's `ThroughputMonitor` waits for the GPU at every step, this reads a
-    clock.
+    The line goes to the log file, and to a console without a progress bar. Lightning's
+    `ThroughputMonitor` waits for the GPU at every step, this only reads a clock.
 
     Attributes:
-        rates: Images per second of each epoch so far.
+        rates: Images per second of each epoch so far, without validation.
     """
 
     def __init__(self) -> None:

@@ -3,9 +3,8 @@
 import logging
 import math
 import textwrap
-from collections.abc import Sequence
 from pathlib import PurePath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
@@ -28,9 +27,6 @@ log = logging.getLogger(__name__)
 
 MAX_DRAWN = 15
 """Of each figure in a run. One set takes about a megabyte, and TensorBoard shows ten of a kind."""
-
-_UNLIMITED_EPOCHS = 200
-"""Epochs that are planned for where trainer.max_epochs is not set."""
 
 
 class Figures(Callback):
@@ -63,22 +59,18 @@ class Figures(Callback):
         self.every_n_epochs = every_n_epochs
         self.policy = policy
         self.target = target
-        self._heat_maps = True
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Draw the first batch of the fit."""
         if trainer.fit_loop.total_batch_idx == 0 and trainer.is_global_zero:
-            shown = range(min(plots.LIMIT, len(batch["label"])))
-            names = _names(trainer, "train", [int(batch["index"][i]) for i in shown])
-            captions = [
-                f"{name}\n{CLASSES[int(batch['label'][i])]}"
-                for name, i in zip(names, shown, strict=True)
-            ]
-            images = [batch["image"][i, 0].cpu().numpy() for i in shown]
+            keys = ("image", "label", "index")
+            images, labels, rows = (batch[key][: plots.LIMIT].cpu().numpy() for key in keys)
+            names = _names(trainer, "train", rows)
+            captions = [f"{n}\n{CLASSES[y]}" for n, y in zip(names, labels, strict=True)]
             title = "Training images as the network sees them"
-            _add(trainer, "inputs/train", plots.plot_grid(images, captions, title))
+            _add(trainer, "inputs/train", plots.plot_grid(images[:, 0], captions, title))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the operating point, and draw the figures when they are due."""
@@ -93,7 +85,7 @@ class Figures(Callback):
         """Whether figures are drawn in this epoch."""
         between = trainer.check_val_every_n_epoch or 1
         epochs = trainer.max_epochs or 0
-        planned = epochs // between if epochs > 0 else _UNLIMITED_EPOCHS
+        planned = epochs // between if epochs > 0 else 200  # without trainer.max_epochs
         every = self.every_n_epochs or math.ceil(planned / MAX_DRAWN) or 1
         return trainer.current_epoch // between % every == 0
 
@@ -117,15 +109,13 @@ class Figures(Callback):
             return
         predicted = probabilities >= point.threshold
         confusion = metrics.confusion(labels, predicted)
-        histogram = plots.plot_histogram(labels, probabilities, point.threshold)
-        reliability = plots.plot_reliability(labels, probabilities, logits)
-        _add(trainer, "val/roc", plots.plot_roc(labels, logits, confusion))
-        _add(
-            trainer, "val/precision_recall", plots.plot_precision_recall(labels, logits, confusion)
-        )
-        _add(trainer, "val/confusion_matrix", plots.plot_confusion_matrix(confusion))
-        _add(trainer, "val/probabilities", histogram)
-        _add(trainer, "val/reliability", reliability)
+        figures = {
+            "roc": plots.plot_roc(labels, logits, confusion),
+            "precision_recall": plots.plot_precision_recall(labels, logits, confusion),
+            "confusion_matrix": plots.plot_confusion_matrix(confusion),
+            "probabilities": plots.plot_histogram(labels, probabilities, point.threshold),
+            "reliability": plots.plot_reliability(labels, probabilities, logits),
+        }
         worst = plots.worst_errors(labels, logits / temperature, point.threshold)
         captions = [
             f"{name}\n{CLASSES[labels[i]]}, probability {probabilities[i]:.3f}"
@@ -134,34 +124,27 @@ class Figures(Callback):
         validation = _datamodule(trainer).dataset("val")
         images = [validation[int(row)]["image"][0].numpy() for row in found.rows[worst]]
         title = "Worst errors on the validation set, then the images nearest to the threshold"
-        _add(trainer, "val/worst_errors", plots.plot_grid(images, captions, title))
-        saliency = self._saliency(model, images[0].shape[0])
-        if saliency is not None:
-            classes = predicted[worst].astype(int).tolist()
-            pairs = zip(images, classes, strict=True)
+        figures["worst_errors"] = plots.plot_grid(images, captions, title)
+        try:
+            saliency = Saliency(cast(PneumoniaNetwork, model.network), images[0].shape[0])
+        except (ExtraError, ModelError) as error:
+            if trainer.current_epoch == 0:
+                log.info("no heat maps of the worst errors in TensorBoard: %s", error)
+        else:
+            pairs = zip(images, predicted[worst].astype(int).tolist(), strict=True)
             hot = [overlay_heat_map(image, saliency(image, one)) for image, one in pairs]
             title = f"Evidence for the predicted class ({saliency.method})"
             title = f"{title}\n{textwrap.fill(CAVEAT, 90)}"
-            _add(trainer, "val/worst_errors_heat", plots.plot_grid(hot, captions, title))
-
-    def _saliency(self, model: LightningModule, image_size: int) -> Saliency | None:
-        """What draws heat maps; None, logged once, for a backbone that gives none."""
-        network = model.network
-        if not isinstance(network, PneumoniaNetwork) or not self._heat_maps:
-            return None
-        try:
-            return Saliency(network, image_size)
-        except (ExtraError, ModelError) as error:
-            self._heat_maps = False
-            log.info("no heat maps of the worst errors in TensorBoard: %s", error)
-            return None
+            figures["worst_errors_heat"] = plots.plot_grid(hot, captions, title)
+        for name, figure in figures.items():
+            _add(trainer, f"val/{name}", figure)
 
 
 def _datamodule(trainer: Trainer) -> ChestXrayDataModule:
     return trainer.datamodule  # type: ignore[attr-defined,no-any-return]
 
 
-def _names(trainer: Trainer, split: str, rows: Sequence[int] | NDArray[np.int64]) -> list[str]:
+def _names(trainer: Trainer, split: str, rows: NDArray[np.int64]) -> list[str]:
     paths = _datamodule(trainer).splits[split].paths
     return [PurePath(str(paths[row])).name for row in rows]
 

@@ -32,11 +32,9 @@ class Stopped(SystemExit):
 
 
 class GracefulShutdown(Checkpoint):
-    """Answer signals between two steps, where a checkpoint is complete.
+    """Answer signals between two steps; after the fit, when there is nothing to save, at once.
 
-    During a validation the answer waits for its end. After the fit there is nothing to save, and
-    the run stops at once. It is a `Checkpoint` because Lightning calls those last, after whatever
-    changes the weights at the end of a step.
+    It is a `Checkpoint` because Lightning calls those last, after whatever changes the weights.
     """
 
     def __init__(self) -> None:
@@ -76,8 +74,7 @@ class GracefulShutdown(Checkpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop if asked to; the fit is saved."""
-        if self._is_asked(trainer):
-            self._stop(trainer)
+        self.on_train_epoch_start(trainer, pl_module)
         self._fitting = False
 
     def _install(self) -> None:

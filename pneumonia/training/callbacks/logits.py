@@ -13,27 +13,17 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 @dataclass(frozen=True)
 class SplitLogits:
-    """The outputs of one pass over a split, in the order of the split.
+    """The outputs of one pass over a split of N images, in the order of the split."""
 
-    Attributes:
-        rows: int64 [N], row of each image in the split, ascending and unique.
-        labels: int64 [N], 0 or 1.
-        logits: float64 [N].
-    """
-
-    rows: NDArray[np.int64]
-    labels: NDArray[np.int64]
-    logits: NDArray[np.float64]
+    rows: NDArray[np.int64]  # [N], row of each image in the split, ascending and unique
+    labels: NDArray[np.int64]  # [N], 0 or 1
+    logits: NDArray[np.float64]  # [N]
 
 
 class CollectLogits(Callback):
-    """Gather the outputs of validation, test and predict steps.
+    """Gather the outputs of validation, test and predict steps on every process.
 
-    The batches stay on their device until the pass ends. They are joined by row, so that an image
-    counts once however the processes divided the split.
-
-    Attributes:
-        latest: The outputs of the latest pass, on every process.
+    They are joined by row, so that an image counts once however the processes divided the split.
     """
 
     latest: SplitLogits

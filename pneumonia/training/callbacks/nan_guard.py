@@ -18,21 +18,14 @@ class NanGuard(Callback):
     """
 
     def __init__(self) -> None:
-        self._rate = 0.0
         self._unread: list[tuple[int, float, Tensor]] = []
 
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Note the learning rate of the step."""
-        self._rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
         """Compare the loss; read the comparisons from time to time."""
-        finite = torch.isfinite(outputs["loss"].detach())
-        self._unread.append((trainer.global_step, self._rate, finite))
+        rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
+        self._unread.append((trainer.global_step + 1, rate, torch.isfinite(loss.detach())))
         if len(self._unread) >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
             self._read(trainer)
 
@@ -51,7 +44,8 @@ class NanGuard(Callback):
         self._read(trainer)
         weights = [v for v in pl_module.state_dict().values() if v.is_floating_point()]
         if not torch.stack([value.isfinite().all() for value in weights]).all():
-            raise _error("the weights are", trainer.global_step, self._rate)
+            rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
+            raise _error("the weights are", trainer.global_step, rate)
 
     def _read(self, trainer: Trainer) -> None:
         unread, self._unread = self._unread, []
@@ -67,7 +61,7 @@ class NanGuard(Callback):
 
 def _error(what: str, step: int, rate: float) -> TrainingError:
     return TrainingError(
-        f"{what} NaN or infinite after step {step}, with learning rate {rate:.3g}; nothing was"
+        f"{what} NaN or infinite in step {step}, with learning rate {rate:.3g}; nothing was"
         " saved since. Train again with a lower model.optimizer.lr or with"
         " trainer.gradient_clip_val=1"
     )

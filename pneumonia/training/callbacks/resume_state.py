@@ -20,13 +20,17 @@ class ResumeState(Callback):
     - At the end of an epoch Lightning saves before it logs the training metrics and steps a
       plateau schedule, and does neither after a resume; it also forgets an early stop.
     - Within an epoch it forgets what the training metrics have counted so far.
+    - Torch is seeded before every step, so that dropout and stochastic depth draw the same
+      numbers, and no random state has to be saved.
 
     Args:
+        seed: The seed of the run.
         resumed: Whether the run continues itself. A new run from the checkpoint of another
             (`ckpt_path`) trains on where that one stopped early.
     """
 
-    def __init__(self, resumed: bool) -> None:
+    def __init__(self, seed: int, resumed: bool) -> None:
+        self.seed = seed
         self._resumed = resumed
         self._saved: dict[str, Any] | None = None
 
@@ -36,14 +40,12 @@ class ResumeState(Callback):
         """Save where the epoch stands; called on every process."""
         epochs = trainer.fit_loop.epoch_progress.current
         ended = epochs.processed > epochs.completed  # type: ignore[attr-defined]
-        for logger in _csv_loggers(trainer):
-            logger.save()  # a kill after the checkpoint is written must not lose earlier rows
         checkpoint[_KEY] = {
             "ended": ended,
             "stop": trainer.should_stop,
             "metrics": {name: float(v) for name, v in trainer.callback_metrics.items()},
             "counts": {} if ended else dict(_counts(pl_module)),
-            "rows": [logger.rows for logger in _csv_loggers(trainer)],
+            "rows": [len(logger.rows) for logger in _csv_loggers(trainer)],
         }
 
     def on_load_checkpoint(
@@ -83,20 +85,6 @@ class ResumeState(Callback):
                 metric._update_count = state["updates"]  # noqa: SLF001  no public way to set it
                 for key, value in state["values"].items():
                     setattr(metric, key, value.to(device))
-
-
-class ReseedSteps(Callback):
-    """Seed torch before every training step.
-
-    Dropout and stochastic depth then draw the same numbers after a resume as without the
-    interruption, and no random state has to be saved.
-
-    Args:
-        seed: The seed of the run.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int

@@ -1,11 +1,14 @@
 """Write into the run directory what is needed to understand, resume and repeat the run."""
 
 import csv
+import json
+import platform
 from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning import Callback, LightningModule, Trainer
 from omegaconf import OmegaConf
 
@@ -13,16 +16,9 @@ from pneumonia.errors import DataError
 from pneumonia.files import atomic_write, remove_partial
 from pneumonia.labels import CLASSES
 from pneumonia.training.resume import RunStart
-from pneumonia.training.run_record import (
-    CHANGES_FILE,
-    CONFIG_FILE,
-    VALIDATION_FILE,
-    provenance,
-    uncommitted_changes,
-    write_record,
-)
+from pneumonia.training.run_record import CONFIG_FILE, RECORD_FILE, commit, git
 
-_DIRECTORY = "${hydra:runtime.output_dir}"
+_MAX_DIFF = 1_000_000
 
 
 class RunFiles(Callback):
@@ -60,26 +56,23 @@ class RunFiles(Callback):
             remove_partial(directory)
             return
         rows = zip(val.paths, val.labels, val.patients, val.subtypes, strict=True)
-        with atomic_write(directory / VALIDATION_FILE) as file:
+        with atomic_write(directory / "validation.csv") as file:
             writer = csv.writer(file)
             writer.writerow(["path", "label", "patient", "subtype"])
             writer.writerows((p, CLASSES[label], patient, s) for p, label, patient, s in rows)
-        with atomic_write(directory / CHANGES_FILE) as file:
-            file.write(uncommitted_changes())
-        torch_ = {
-            "threads": torch.get_num_threads(),
-            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-            "cuda": torch.version.cuda,
+        with atomic_write(directory / "changes.diff") as file:
+            file.write(git("diff", "HEAD", "--", ".")[:_MAX_DIFF])
+        packages = {d.name: d.version for d in distributions()}
+        record = {
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+            "overrides": list(self.start.overrides),
+            "fingerprint": found,
+            "commit": commit(),
+            "python": platform.python_version(),
+            "packages": dict(sorted(packages.items())),
         }
-        write_record(
-            directory,
-            {
-                "overrides": list(self.start.overrides),
-                "choices": dict(self.start.choices),
-                "fingerprint": found,
-                "provenance": provenance() | {"torch": torch_},
-            },
-        )
+        with atomic_write(directory / RECORD_FILE) as file:
+            json.dump(record, file, indent=2)
         with atomic_write(directory / CONFIG_FILE) as file:
             file.write(OmegaConf.to_yaml(OmegaConf.create(_relocatable(self.config, directory))))
 
@@ -91,5 +84,5 @@ def _relocatable(value: Any, directory: Path) -> Any:
     if isinstance(value, list):
         return [_relocatable(item, directory) for item in value]
     if isinstance(value, str) and Path(value).is_relative_to(directory):
-        return str(Path(_DIRECTORY, Path(value).relative_to(directory)))
+        return str(Path("${hydra:runtime.output_dir}", Path(value).relative_to(directory)))
     return value

@@ -1,12 +1,7 @@
-"""Refuse a run that could only fail, or finish without a meaningful result, before its first step.
+"""Refuse a run that could only fail or mislead, before its first step."""
 
-Always on: a run without these checks may validate on one class, or monitor a metric that is never
-logged.
-"""
-
-import difflib
 from collections.abc import Mapping
-from typing import Literal
+from typing import Literal, cast
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -17,25 +12,18 @@ from pneumonia.evaluation.abstention import check_alpha
 from pneumonia.evaluation.threshold import check_support
 from pneumonia.labels import CLASSES
 from pneumonia.model.lightning_module import PneumoniaClassifier
-
-_SCHEDULE_LENGTHS = ("total_steps", "T_max", "total_iters")
+from pneumonia.training.resume import RunStart
 
 
 class SanityChecks(Callback):
     """Check splits, batch size, monitors and the operating point before a fit.
 
     Args:
-        policy: How the operating point will be chosen; see `pneumonia.evaluation.threshold`.
-        target: Target of the policy.
-        alpha: Error rate that abstention will be fitted for.
-        test: Whether the test split will be opened after the fit.
+        start: What the run starts with.
     """
 
-    def __init__(self, policy: str, target: float | None, alpha: float, test: bool) -> None:
-        self.policy = policy
-        self.target = target
-        self.alpha = alpha
-        self.test = test
+    def __init__(self, start: RunStart) -> None:
+        self.start = start
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check everything that is known before the first step.
@@ -49,9 +37,10 @@ class SanityChecks(Callback):
         """
         if stage != "fit":
             return
-        check_alpha(self.alpha)
+        policy = self.start.config.evaluation
+        check_alpha(policy.alpha)
         datamodule: ChestXrayDataModule = trainer.datamodule  # type: ignore[attr-defined]
-        if self.test:
+        if self.start.test:
             if not datamodule.has_split("test"):
                 raise DataError(
                     f"{datamodule.root} has no test split to open after the fit. Add one, or set"
@@ -61,18 +50,25 @@ class SanityChecks(Callback):
                 datamodule.setup("test")
             trainer.strategy.barrier()
             datamodule.setup("test")  # a fault in it must not appear after hours of training
-        check_splits(datamodule, trainer.world_size)
+        _check_splits(datamodule, trainer.world_size)
         if datamodule.sampler == "balanced" and pl_module.hparams.get("pos_weight") == "balanced":
             raise ConfigError(
                 "data.sampler=balanced and model.pos_weight=balanced would correct the class"
                 " balance twice; set one of them to null."
             )
-        if not trainer.fast_dev_run and isinstance(pl_module, PneumoniaClassifier):  # type: ignore[attr-defined]
-            _check_preprocessing(datamodule, pl_module)
-            _check_monitors(trainer, pl_module)
+        if not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            for name, value in vars(datamodule.preprocessing).items():
+                if pl_module.hparams[name] != value:
+                    raise ConfigError(
+                        f"model.{name}={pl_module.hparams[name]} contradicts data.{name}={value};"
+                        f" set data.{name} only, which model.{name} follows."
+                    )
+            _check_monitors(trainer, cast(PneumoniaClassifier, pl_module))
             val = datamodule.splits["val"]
             normal, pneumonia = (len(set(val.patients[val.labels == label])) for label in (0, 1))
-            check_support(self.policy, self.target, val.class_counts(), (normal, pneumonia))
+            check_support(
+                policy.operating_point, policy.target, val.class_counts(), (normal, pneumonia)
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Check that a resumed schedule is as long as this run.
@@ -85,7 +81,7 @@ class SanityChecks(Callback):
             length = trainer.estimated_stepping_batches
             if config.interval == "epoch":
                 length = trainer.max_epochs or 0
-            for name in _SCHEDULE_LENGTHS:
+            for name in ("total_steps", "T_max", "total_iters"):
                 planned = getattr(config.scheduler, name, length)
                 if trainer.global_step and name not in given and planned != length:
                     raise ConfigError(
@@ -95,43 +91,22 @@ class SanityChecks(Callback):
                     )
 
 
-def check_splits(datamodule: ChestXrayDataModule, processes: int) -> None:
-    """Check that every split has both classes and enough images.
-
-    Args:
-        datamodule: After its `setup`.
-        processes: Number of processes that divide each split.
-
-    Raises:
-        DataError: If a split has one class.
-        ConfigError: If a split is smaller than the number of processes or the batch size.
-    """
+def _check_splits(datamodule: ChestXrayDataModule, processes: int) -> None:
     for name, samples in datamodule.splits.items():
-        if len(samples) < processes:
-            raise ConfigError(
-                f"the {name} split of {datamodule.root} has {len(samples)} images for"
-                f" {processes} processes; use fewer trainer.devices."
+        counts = dict(zip(CLASSES, samples.class_counts(), strict=True))
+        found = f"the {name} split of {datamodule.root} has {counts}"
+        if min(counts.values()) == 0:
+            raise DataError(
+                f"{found}; expected both. Change data.split.fraction or data.split.strategy, or add"
+                " patients."
             )
-        for count, label in zip(samples.class_counts(), CLASSES, strict=True):
-            if count == 0:
-                raise DataError(
-                    f"the {name} split of {datamodule.root} has {len(samples)} images and none of"
-                    f" {label}. Change data.split.fraction or data.split.strategy, or add patients."
-                )
+        if len(samples) < processes:
+            raise ConfigError(f"{found} for {processes} processes; use fewer trainer.devices.")
     size = len(datamodule.splits["train"])
     if datamodule.batch_size > size:
         raise ConfigError(
             f"data.batch_size={datamodule.batch_size} is more than the {size} training images."
         )
-
-
-def _check_preprocessing(datamodule: ChestXrayDataModule, model: PneumoniaClassifier) -> None:
-    for name, given in vars(datamodule.preprocessing).items():
-        if model.hparams[name] != given:
-            raise ConfigError(
-                f"model.{name}={model.hparams[name]} contradicts data.{name}={given}; set"
-                f" data.{name} only, which model.{name} follows."
-            )
 
 
 def _check_monitors(trainer: Trainer, model: PneumoniaClassifier) -> None:
@@ -164,9 +139,10 @@ def _check_monitor(
     name: str, monitor: str, mode: str, logged: Mapping[str, Literal["min", "max"]]
 ) -> None:
     if monitor not in logged:
-        close = difflib.get_close_matches(monitor, logged, 1)
-        hint = f"did you mean {close[0]}?" if close else f"expected one of {', '.join(logged)}."
-        raise ConfigError(f"{name} monitors {monitor}, which is never logged; {hint}")
+        raise ConfigError(
+            f"{name} monitors {monitor}, which is never logged; expected one of"
+            f" {', '.join(logged)}."
+        )
     if mode != logged[monitor]:
         raise ConfigError(
             f"{name} monitors {monitor} with mode={mode}, but better is {logged[monitor]}; set"

@@ -1,0 +1,35 @@
+"""What tests read from run directories, and when two runs are the same."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pneumonia.model.checkpoint import read_checkpoint
+
+
+def checkpoint_of(run: Path, name: str = "last") -> dict[str, Any]:
+    return read_checkpoint(run / "checkpoints" / f"{name}.ckpt")
+
+
+def history(run: Path) -> list[dict[str, str]]:
+    """Rows of the log, without what a clock says."""
+    with (run / "csv" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row.pop("train/images_per_second")
+    return [row for row in rows if any(v for k, v in row.items() if k != "step")]
+
+
+def assert_same_result(first: Path, second: Path) -> None:
+    """The files, weights and thresholds of two runs are the same to the bit."""
+    for name in ("metrics.json", "predictions.csv", "validation.csv"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+    for name in ("best", "last"):
+        one, other = checkpoint_of(first, name), checkpoint_of(second, name)
+        for key, weight in one["state_dict"].items():
+            assert torch.equal(weight, other["state_dict"][key]), (name, key)
+        for key in ("calibration", "operating_point"):
+            assert one.get(key) == other.get(key)
+    assert not list(second.rglob("*.partial"))
