@@ -193,17 +193,17 @@ def _to_grey(image: Image.Image) -> Image.Image:
 def _refusal(error: Exception, name: str | None) -> DataError:
     if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("pydicom"):
         return DataError(str(ExtraError(f"{name or 'The image'} is a DICOM file, which", "dicom")))
-    reason = _reason(error, name)
     if name is None:
-        return DataError(f"The image cannot be read ({reason}); use another one.")
+        return DataError(f"The image cannot be read ({_reason(error, '')}); use another one.")
+    reason = _reason(error, name)
     return DataError(f"{name} cannot be read as an image ({reason}); replace it or remove it.")
 
 
-def _reason(error: Exception, name: str | None) -> str:
+def _reason(error: Exception, name: str) -> str:
     if isinstance(error, FileNotFoundError):
         return "it does not exist"
     if isinstance(error, UnidentifiedImageError):
-        if name is not None and name.lower().endswith((".dcm", ".dicom")):
+        if name.lower().endswith((".dcm", ".dicom")):
             return "it lacks the letters DICM at byte 128 of a DICOM file; export it again"
         return f"its format is not {', '.join(FORMATS)} or DICOM"
     if isinstance(error, MemoryError):

@@ -211,6 +211,6 @@ def test_the_first_images_of_val_and_of_an_overfitted_train_have_both_classes(sy
     datamodule.trainer = Trainer(
         accelerator="cpu", overfit_batches=1, logger=False, enable_checkpointing=False
     )
-    datamodule.setup("fit")
+    datamodule.prepare_data()  # before `setup`, so that other processes find the cache
     assert set(datamodule.splits["val"].labels[:4]) == {0, 1}
     assert set(datamodule.splits["train"].labels[:8]) == {0, 1}

@@ -99,10 +99,7 @@ def test_wide_and_tall_images_are_resized_to_a_square(mode, interpolation, along
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [
-        *(("image_size", 15), ("image_size", 4097), ("image_size", 32.0)),
-        *(("resize_mode", "stretch"), ("interpolation", "lanczos")),
-    ],
+    [("image_size", 15), ("image_size", 32.0), ("resize_mode", "zoom"), ("interpolation", "box")],
 )
 def test_a_setting_out_of_range_is_refused(key, value):
     with pytest.raises(ConfigError, match=f"data.{key}={value!r}"):
@@ -124,21 +121,14 @@ def test_transparent_pixels_are_black(tmp_path):
         assert np.abs(np.asarray(to_grey(image)).astype(int) - 100).max() <= 2
 
 
-@pytest.fixture
-def large(tmp_path):
-    """A smooth picture, as radiographs are, with a little noise; [900, 1400]."""
-    y, x = np.mgrid[0:900, 0:1400]
-    noise = np.random.default_rng(0).normal(0, 3, (900, 1400))
-    pixels = 120 + 60 * np.sin(x / 90) * np.cos(y / 70) + 20 * np.sin(x / 11) + noise
-    return Image.fromarray(pixels.clip(0, 255).astype(np.uint8))
+LARGE = Image.fromarray(RAMP).resize((1400, 900))
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-@pytest.mark.parametrize("resize_mode", ["squash", "pad"])
-def test_path_bytes_image_and_array_give_the_same_pixels(tmp_path, large, resize_mode, mode):
+def test_path_bytes_image_and_array_give_the_same_pixels(tmp_path, mode):
     path = tmp_path / "x.jpeg"
-    large.convert(mode).save(path, quality=90)
-    preprocessing = Preprocessing(64, resize_mode)
+    LARGE.convert(mode).save(path, quality=90)
+    preprocessing = Preprocessing(64, "pad")
     expected = preprocessing.read(path)
     assert np.array_equal(preprocessing.read(path.read_bytes()), expected)
     with Image.open(path) as image:
@@ -210,9 +200,9 @@ def test_several_frames_are_refused(tmp_path, suffix):
         to_grey(image)
 
 
-def test_the_first_image_of_a_camera_file_is_read(tmp_path, large):
-    large.save(tmp_path / "x.jpeg", "MPO", save_all=True, append_images=[large.resize((70, 45))])
-    large.save(tmp_path / "y.jpeg")
+def test_the_first_image_of_a_camera_file_is_read(tmp_path):
+    LARGE.save(tmp_path / "x.jpeg", "MPO", save_all=True, append_images=[LARGE.resize((70, 45))])
+    LARGE.save(tmp_path / "y.jpeg")
     assert np.array_equal(read_grey(tmp_path / "x.jpeg"), read_grey(tmp_path / "y.jpeg"))
 
 
