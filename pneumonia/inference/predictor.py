@@ -80,9 +80,7 @@ class Predictor(ModelMetadata):
         return (self.calibration or Calibration())(logits)
 
     def logits(
-        self,
-        paths: Sequence[str],
-        change: Callable[[Pixels], Pixels] | None = None,
+        self, paths: Sequence[str], change: Callable[[Pixels], Pixels] | None = None
     ) -> NDArray[np.float64]:
         """Run the network on n files, and return their raw logits, shape (n,).
 

@@ -158,7 +158,7 @@ def test_graph_with_other_outputs_is_not_written(
 
 @pytest.mark.slow
 @pytest.mark.shared
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_trained_model_gives_the_same_outputs_on_200_real_x_rays(trained_files, shared, tmp_path):
     split = read_split(shared / "data/chest_xray", "test")
     rows = np.random.default_rng(0).permutation(len(split))[:200]
