@@ -212,7 +212,7 @@ def test_a_run_with_a_damaged_record_is_not_resumed(begin, interrupted, name, co
 
 
 def test_a_damaged_run_is_listed_and_resumed_or_refused(begin, interrupted, monkeypatch, capfd):
-    hunt_runs(begin, interrupted, monkeypatch, capfd, 20, **QUICK)
+    hunt_runs(begin, interrupted, monkeypatch, capfd, 10, **QUICK)
 
 
 @pytest.mark.soak
