@@ -70,8 +70,7 @@ def check_strategy(trainer: Mapping[str, Any], sweep: bool) -> None:
         sweep: Whether this is one job of a multirun.
 
     Raises:
-        ConfigError: If a multirun would use several processes, each of which would run the whole
-            sweep; or if the strategy is not one of those that are tested.
+        ConfigError: If the strategy was never tested, or a multirun would use several processes.
     """
     strategy, devices = trainer.get("strategy", "auto"), trainer.get("devices", 1)
     several = strategy not in ("auto", "single_device") or devices != 1

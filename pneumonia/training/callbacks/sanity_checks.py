@@ -29,11 +29,7 @@ class SanityChecks(Callback):
         """Check everything that is known before the first step.
 
         Raises:
-            DataError: If a split is empty or has one class, or the test split is missing.
-            ConfigError: If the batch is larger than the split, validation would never run, or a
-                monitored metric would never be logged.
-            EvaluationError: If alpha is out of range, or the validation set is too small for the
-                operating point.
+            PneumoniaError: If a split, a monitored metric or the operating point cannot work.
         """
         if stage != "fit":
             return
