@@ -9,8 +9,6 @@ import pytest
 from PIL import Image
 
 from pneumonia import cli
-from pneumonia.data.cache import open_cache
-from pneumonia.data.image_io import Preprocessing
 
 
 def run(monkeypatch, *arguments: object) -> int:
@@ -112,16 +110,6 @@ def test_audit_never_imports_torch(kaggle):
         [sys.executable, "-c", code, str(Path(kaggle))], capture_output=True, text=True, check=True
     ).stdout.splitlines()
     assert lines[-1] == "False"
-
-
-def test_cache_lists_decoded_images_and_clears_them(monkeypatch, synthetic, tmp_path, capsys):
-    files = sorted((synthetic / "val" / "NORMAL").iterdir())
-    open_cache([str(file) for file in files], Preprocessing(32), tmp_path)
-    assert run(monkeypatch, "data", "cache", "--dir", tmp_path) == 0
-    assert "8 images of 32 px" in capsys.readouterr().out
-    assert run(monkeypatch, "data", "cache", "--clear", "--dir", tmp_path) == 0
-    assert "in 1 caches cleared" in capsys.readouterr().out
-    assert not list(tmp_path.iterdir())
 
 
 def test_download_leaves_a_folder_that_is_another_set_alone(monkeypatch, kaggle, capsys):

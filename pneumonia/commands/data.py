@@ -97,24 +97,3 @@ def download_command(
 
     download(root)
     typer.echo(f"{root} contains Kaggle's data set")
-
-
-@data.command("cache")
-def cache_command(
-    clear: Annotated[bool, typer.Option("--clear", help="Remove the cached images.")] = False,
-    directory: Annotated[
-        Path | None, typer.Option("--dir", help="As data.cache_dir; by default the user's cache.")
-    ] = None,
-) -> None:
-    """List the decoded images that training caches on disk, or remove them."""
-    from pneumonia.data.cache import clear_caches, list_caches
-
-    total = 0.0
-    found = list_caches(directory)
-    for file, shape in found.items():
-        content = f"{shape[0]:6d} images of {shape[1]} px" if shape else "incomplete"
-        total += (size := file.stat().st_size / 1e6)
-        typer.echo(f"{size:10.1f} MB  {content}  {file}")
-    if clear:
-        clear_caches(directory)
-    typer.echo(f"{total:10.1f} MB in {len(found)} caches{' cleared' if clear else ''}")

@@ -118,41 +118,6 @@ def open_cache(
         ) from error
 
 
-def list_caches(directory: str | Path | None = None) -> dict[Path, tuple[int, ...]]:
-    """The caches in a folder, by name, with their shapes [N, S, S].
-
-    The shape is () for a file that is incomplete, as a killed run leaves it.
-
-    Args:
-        directory: Folder of caches; see `cache_directory`.
-    """
-    folder = cache_directory(directory)
-    caches: dict[Path, tuple[int, ...]] = {}
-    for file in sorted([*folder.glob(f"*{_ARRAY}"), *folder.glob(f".*{_ARRAY}.*")]):
-        try:
-            caches[file] = np.load(file, mmap_mode="r").shape
-        except (ValueError, EOFError):
-            caches[file] = ()
-    return caches
-
-
-def clear_caches(directory: str | Path | None = None) -> None:
-    """Remove the caches in a folder; a run that has opened one can still read it.
-
-    Args:
-        directory: Folder of caches; see `cache_directory`.
-
-    Raises:
-        DataError: If a file cannot be removed.
-    """
-    keys = cache_directory(directory).glob("*.pixels.json")
-    for file in [*list_caches(directory), *keys]:
-        try:
-            file.unlink(missing_ok=True)
-        except OSError as error:
-            raise DataError(f"{file} cannot be removed ({error.strerror}).") from error
-
-
 def _digest(paths: NDArray[np.str_], preprocessing: Preprocessing) -> str:
     digest = hashlib.sha256(repr((DECODER, astuple(preprocessing))).encode())
     for path in map(str, paths):

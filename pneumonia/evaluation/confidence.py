@@ -1,7 +1,7 @@
 """Confidence intervals that account for several images per patient.
 
-Metrics get percentile intervals of the patient-level bootstrap, or an exact interval where every
-replicate gives the same value (a recall of 1, constant scores).
+Metrics get percentile intervals of the patient-level bootstrap; proportions of 0 or 1, of which
+every replicate is the same, get an exact one.
 """
 
 import math
@@ -14,14 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binomtest
 
-from pneumonia.evaluation.metrics import (
-    METRICS,
-    PREVALENCE_METRICS,
-    SYNONYMS,
-    compute_metrics,
-    metric_values,
-    threshold_metrics,
-)
+from pneumonia.evaluation.metrics import SYNONYMS, compute_metrics, metric_values
 from pneumonia.evaluation.predictions import PredictionTable
 
 LEVEL = 0.95
@@ -31,10 +24,6 @@ OBUCHOWSKI = "Obuchowski 1997, clustered by patient"
 DELONG = "DeLong 1988, assumes independent images"
 
 _QUANTILE = NormalDist().inv_cdf((1 + LEVEL) / 2)
-_HALF_LEVEL = (1 + LEVEL) / 2
-"""Level of each of two intervals that hold together with `LEVEL` (Bonferroni)."""
-
-_AT_THRESHOLD = {m.name for m in (*METRICS, *PREVALENCE_METRICS) if m.needs_threshold}
 
 
 @dataclass(frozen=True)
@@ -71,7 +60,7 @@ class Estimate:
 
 
 def proportion_interval(
-    successes: int, n: int, method: Literal["exact", "wilson"], level: float = LEVEL
+    successes: int, n: int, method: Literal["exact", "wilson"]
 ) -> tuple[float, float]:
     """Compute the interval of a proportion of n independent trials; [0, 1] for n = 0.
 
@@ -79,27 +68,26 @@ def proportion_interval(
     """
     if n == 0:
         return 0.0, 1.0
-    interval = binomtest(successes, n).proportion_ci(level, method)
+    interval = binomtest(successes, n).proportion_ci(LEVEL, method)
     return float(interval.low), float(interval.high)
 
 
 def percentile_interval(
-    value: float, replicates: NDArray[np.float64], level: float = LEVEL
+    value: float, replicates: NDArray[np.float64]
 ) -> tuple[float, float] | None:
     """Compute the percentile interval of a bootstrap (Efron 1979), extended to include the value.
 
     Args:
         value: The number on the images themselves.
         replicates: Shape (r,): the number on each replicate, NaN where undefined.
-        level: Confidence level.
 
     Returns:
         Both ends; None if all replicates are the same or too many of them are undefined.
     """
     defined = replicates[~np.isnan(replicates)]
-    if math.isnan(value) or defined.size < (1 + level) / 2 * replicates.size:
+    if math.isnan(value) or defined.size < (1 + LEVEL) / 2 * replicates.size:
         return None
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(defined, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     if np.ptp(defined) < 1e-12:  # noqa: PLR2004 - rounding of sums of the same images
         return None
     return min(float(low), value), max(float(high), value)
@@ -245,16 +233,19 @@ def estimate_metrics(
     """
     values = metric_values(table, thresholds)
     replicates = compute_metrics(table, thresholds, weights)
-    found = _exact_ranking_estimates(table, values)
+    found = {}
     for prefix, threshold in thresholds.items():
-        names = {metric: prefix + metric for metric in _AT_THRESHOLD}
-        exact = _exact_estimates(
-            table,
-            threshold,
-            {metric: values[name] for metric, name in names.items()},
-            {metric: replicates[name] for metric, name in names.items()},
-        )
-        found |= {names[metric]: estimate for metric, estimate in exact.items()}
+        predicted = table.probability >= threshold
+        for metric, images in (
+            ("recall", table.positive),
+            ("specificity", ~table.positive),
+            ("precision", predicted),
+            ("npv", ~predicted),
+            ("accuracy", np.ones_like(predicted)),
+        ):
+            value = values[prefix + metric]
+            if math.isnan(value) or value in {0, 1}:  # as is every replicate
+                found[prefix + metric] = exact_proportion(table, value, images)
     n_negative, n_positive = table.class_patients
     patients = {"recall": n_positive, "specificity": n_negative}
     for name in values.keys() - found.keys():
@@ -295,83 +286,3 @@ def exact_proportion(table: PredictionTable, value: float, images: NDArray[np.bo
     n = table.patients_with(images).size
     ends = proportion_interval(int(value) * n, n, "exact")
     return Estimate(value, *ends, f"Clopper-Pearson on {n} {table.unit}s{table.assumption}")
-
-
-def _exact_estimates(
-    table: PredictionTable,
-    threshold: float,
-    values: Mapping[str, float],
-    replicates: Mapping[str, NDArray[np.float64]],
-) -> dict[str, Estimate]:
-    """Estimate the metrics at a threshold of which all replicates are the same.
-
-    Proportions of 0 or 1 get an exact interval. If recall or specificity is one, all metrics that
-    rise with both are bounded by the ends of 97.5% intervals of these two.
-    """
-    predicted = table.probability >= threshold
-    proportions = {
-        "recall": table.positive,
-        "specificity": ~table.positive,
-        "precision": predicted,
-        "npv": ~predicted,
-        "accuracy": np.ones_like(predicted),
-    }
-    found = {
-        metric: exact_proportion(table, values[metric], images)
-        for metric, images in proportions.items()
-        if math.isnan(values[metric]) or values[metric] in {0, 1}
-    }
-    if not {"recall", "specificity"} & found.keys():
-        return found
-    intervals = []
-    for metric, n in zip(("specificity", "recall"), table.class_patients, strict=True):
-        rate = values[metric]
-        ends = (
-            proportion_interval(round(rate) * n, n, "exact", _HALF_LEVEL)
-            if rate in {0, 1}
-            else percentile_interval(rate, replicates[metric], _HALF_LEVEL)
-        )
-        if ends is None:
-            return found
-        intervals.append(ends)
-    positive = int(table.positive.sum())
-    negative = len(table) - positive
-    low, high = (
-        threshold_metrics(s * positive, (1 - p) * negative, positive, negative)
-        for p, s in zip(*intervals, strict=True)
-    )
-    method = "97.5% intervals of sensitivity and specificity, Clopper-Pearson where 0 or 1"
-    for metric in values.keys() - found.keys() - {"recall", "specificity", "precision", "npv"}:
-        value, least, most = values[metric], float(low[metric]), float(high[metric])
-        found[metric] = Estimate(
-            0.0 if math.isnan(value) else value,
-            0.0 if math.isnan(least) else least,
-            1.0 if math.isnan(most) else most,
-            method + table.assumption,
-        )
-    return found
-
-
-def _exact_ranking_estimates(
-    table: PredictionTable, values: Mapping[str, float]
-) -> dict[str, Estimate]:
-    """Estimate the AUROC and the average precision where all replicates are the same."""
-    found = {}
-    auroc, constant = values["auroc"], bool(np.ptp(table.scores) == 0)
-    n_negative, n_positive = table.class_patients
-    if auroc in {0, 1} or constant:  # disjoint pairs of patients are independent
-        pairs = min(n_negative, n_positive, max(1, table.n_patients // 2))
-        least, _ = proportion_interval(pairs, pairs, "exact")
-        low, high = (least / 2, 1 - least / 2) if constant else (least, 1.0)
-        if auroc == 0:
-            low, high = 1 - high, 1 - low
-        method = f"Clopper-Pearson on {pairs} pairs of {table.unit}s{table.assumption}"
-        found["auroc"] = Estimate(auroc, low, high, method)
-    if values["average_precision"] == 1:  # the smallest that recall s and 1 - specificity f allow
-        s, _ = proportion_interval(n_positive, n_positive, "exact", _HALF_LEVEL)
-        _, f = proportion_interval(0, n_negative, "exact", _HALF_LEVEL)
-        c = f * float(np.mean(~table.positive) / np.mean(table.positive))
-        low = s - c * math.log1p(s / c)
-        method = f"bound by Clopper-Pearson{table.assumption}"
-        found["average_precision"] = Estimate(1.0, low, 1.0, method)
-    return found

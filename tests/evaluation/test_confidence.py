@@ -18,7 +18,7 @@ from pneumonia.evaluation.confidence import (
     percentile_interval,
     proportion_interval,
 )
-from pneumonia.evaluation.metrics import compute_metrics, metric_values
+from pneumonia.evaluation.metrics import compute_metrics
 from pneumonia.evaluation.predictions import PredictionTable
 
 
@@ -164,48 +164,26 @@ def test_recall_of_1_is_counted_in_patients():
     assert recall.method == "Clopper-Pearson on 130 patients"
     assert found["npv"].method == "Clopper-Pearson on 2 patients"
     assert found["specificity"].method == "patient bootstrap"
-    for name in ("balanced_accuracy", "f1", "mcc", "accuracy", "npv_at_5_percent"):
-        e = found[name]
-        assert "97.5% intervals" in e.method, name
-        assert e.low < e.value < e.high or e.value == e.high == 1, name
-    # the 5 NORMAL images predicted so are of 2 of 78 patients: many replicates have none of them
-    assert found["balanced_accuracy"].low == pytest.approx(0.0125 ** (1 / 130) / 2)
 
 
 def test_perfect_model_is_not_certain():
     labels = np.repeat([0, 1], [60, 90])
     found = estimates(table(labels, 2 * labels - 1, np.arange(150) // 3))
-    for name in ("recall", "specificity", "precision", "npv", "accuracy", "auroc", "f1", "mcc"):
+    for name in ("recall", "specificity", "precision", "npv", "accuracy"):
         assert found[name].value == found[name].high == pytest.approx(1), name
         assert found[name].low < 0.95, name
     assert found["accuracy"].low == pytest.approx(0.025 ** (1 / 50))
-    assert found["auroc"].low == pytest.approx(0.025 ** (1 / 20))
-    assert 0.5 < found["average_precision"].low < 0.9
-    assert math.isnan(found["calibration_slope"].value)
-    assert found["calibration_slope"].method.startswith("none")
-
-
-def test_bound_on_perfect_precision():
-    # the worst truth that recall s and 1 - specificity f allow: false positives rank first
-    n, s, f = 2000, 0.9, 0.1
-    hits = np.linspace(1, 1.5, int(n * s))
-    missed, false, rest = (
-        np.zeros(n - hits.size),
-        np.full(int(n * f), 2.0),
-        -np.ones(n - int(n * f)),
-    )
-    worst = table(np.repeat([1, 0], [n, n]), np.concatenate([hits, missed, false, rest]))
-    assert metric_values(worst, {})["average_precision"] >= s - f * math.log1p(s / f)
+    for name in ("auroc", "average_precision", "f1", "calibration_slope"):
+        assert math.isnan(found[name].low), name
+        assert found[name].method.startswith("none"), name
 
 
 @pytest.mark.filterwarnings("error")
 def test_constant_scores():
     found = estimates(table(np.arange(100) % 2, np.full(100, 0.8), np.arange(100)))
-    assert found["auroc"].value == 0.5
-    assert 0.46 < found["auroc"].low < 0.5 < found["auroc"].high < 0.54
+    assert (found["auroc"].value, found["mcc"].value) == (0.5, 0)
     npv = found["npv"]
     assert (npv.value, npv.low, npv.high) == (0, 0, 1)
-    assert found["mcc"].low < found["mcc"].value < found["mcc"].high
     assert math.isnan(found["brier"].low)
 
 
