@@ -13,7 +13,7 @@ from pneumonia.data.parallel import parallel_map
 from pneumonia.data.patients import Identity, identify_patients
 from pneumonia.data.safe_open import quiet
 from pneumonia.errors import DataError
-from pneumonia.labels import CLASSES, NORMAL, SPLITS, UNKNOWN_SUBTYPE, is_image_name
+from pneumonia.labels import CLASSES, IMAGE_SUFFIXES, NORMAL, SPLITS, UNKNOWN_SUBTYPE
 
 PUBLISHED: dict[str, dict[str, int]] = {
     "train": {"normal": 1341, "bacterial": 2530, "viral": 1345},
@@ -126,7 +126,7 @@ def _is_data_set(folder: Path) -> bool:
 
 
 def _is_image(path: Path) -> bool:
-    return is_image_name(path.name)
+    return path.name.lower().endswith(IMAGE_SUFFIXES)
 
 
 @dataclass(frozen=True)
