@@ -67,7 +67,7 @@ class Inventory:
     def __post_init__(self) -> None:
         _check_data_set(self.root)
         for entry in self._entries(self.root):
-            if entry.name not in SPLITS and (entry.is_dir() or is_image_name(entry.name)):
+            if entry.name not in SPLITS and (entry.is_dir() or _is_image(entry)):
                 self.ignored.append(self._name(entry))
         for split in SPLITS:
             if (self.root / split).is_dir():
@@ -88,9 +88,7 @@ class Inventory:
     def _list_split(self, split: str) -> None:
         for entry in self._entries(self.root / split):
             if not (entry.is_dir() and entry.name in CLASSES):
-                stray = (
-                    self.misplaced if entry.is_dir() or is_image_name(entry.name) else self.ignored
-                )
+                stray = self.misplaced if entry.is_dir() or _is_image(entry) else self.ignored
                 stray.append(self._name(entry))
         for label, name in enumerate(CLASSES):
             folder = self.root / split / name
@@ -98,7 +96,7 @@ class Inventory:
             for entry in self._entries(folder) if folder.is_dir() else ():
                 if entry.is_dir():
                     self.misplaced.append(self._name(entry))
-                elif is_image_name(entry.name):
+                elif _is_image(entry):
                     self.images.append(ImageFile(self._name(entry), split, label))
                 else:
                     self.ignored.append(self._name(entry))
@@ -125,6 +123,10 @@ def _check_data_set(root: Path) -> None:
 
 def _is_data_set(folder: Path) -> bool:
     return any((folder / split / name).is_dir() for split in SPLITS for name in CLASSES)
+
+
+def _is_image(path: Path) -> bool:
+    return is_image_name(path.name)
 
 
 @dataclass(frozen=True)
