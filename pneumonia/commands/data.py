@@ -27,9 +27,6 @@ def audit_command(
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write the whole audit to this file.")
     ] = None,
-    montage: Annotated[
-        Path | None, typer.Option(help="Draw some images of every split and class here (.png).")
-    ] = None,
     patients: Patients = None,
 ) -> None:
     """Check a data set: files, copies, patients, shortcuts.
@@ -43,10 +40,6 @@ def audit_command(
     from pneumonia.data.audit.report import audit_tables
     from pneumonia.files import atomic_write
 
-    if montage is not None:
-        from pneumonia.data.audit.contact_sheet import check_picture_name, draw_montage
-
-        check_picture_name(montage)
     found = audit(root, patients)
     # Wide in a pipe: a file name that is broken in two cannot be searched for.
     console = Console(width=None if sys.stdout.isatty() else 200)
@@ -58,8 +51,6 @@ def audit_command(
                 json.dump(found.to_dict(), file, indent=2)
         except OSError as error:
             raise DataError(f"{json_file} cannot be written ({error.strerror}).") from error
-    if montage is not None:
-        draw_montage(found, montage)
     if found.errors:
         raise typer.Exit(1)
 

@@ -107,12 +107,12 @@ class _Components(NamedTuple):
     n_negative: int
 
 
-def _components(table: PredictionTable, *, clustered: bool = True) -> _Components:
+def _components(table: PredictionTable) -> _Components:
     truth, scores = table.positive, table.scores
     outranked = _fraction_below(scores[truth], scores[~truth])
     outranking = 1 - _fraction_below(scores[~truth], scores[truth])
     auroc = float(outranked.mean())
-    clusters = table.patient_ids if clustered else np.arange(len(table))
+    clusters = table.patient_ids
     n = int(clusters.max()) + 1
     return _Components(
         auroc,
@@ -140,15 +140,13 @@ def _covariance(a: _Components, b: _Components) -> float:
     )
 
 
-def auroc_estimate(table: PredictionTable, *, clustered: bool = True) -> Estimate:
+def auroc_estimate(table: PredictionTable) -> Estimate:
     """Compute the AUROC with an interval from its variance, on the logit scale (Pepe 2003, 5.2.4).
 
-    Args:
-        table: The predictions.
-        clustered: Whether images of a patient may depend on each other.
+    Without patients the variance is that of DeLong (1988).
     """
-    method = OBUCHOWSKI if clustered and table.patient is not None else DELONG
-    found = _components(table, clustered=clustered)
+    method = DELONG if table.patient is None else OBUCHOWSKI
+    found = _components(table)
     variance = _covariance(found, found)
     if not (variance > 0 and 0 < found.auroc < 1):
         return Estimate.without_interval(found.auroc, f"the variance is 0 or undefined ({method})")

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,6 @@ from scipy.stats import betabinom
 
 from pneumonia.evaluation.abstention import Abstention, conformal_rank
 from pneumonia.evaluation.confidence import (
-    LEVEL,
     REPLICATES,
     Estimate,
     auroc_estimate,
@@ -91,24 +90,6 @@ class ShortcutProbe:
     picture: NDArray[np.uint8] | None = None
 
 
-class DecisionCurve(NamedTuple):
-    """Net benefit over the threshold probability, at the table's prevalence, each of shape (k,).
-
-    Attributes:
-        threshold: Rising, in (0, 1).
-        net_benefit: Of treating those with probability >= threshold; treating no one has 0.
-        low: Lower end of its 95% bootstrap interval, pointwise.
-        high: Upper end.
-        treat_all: Net benefit of treating everyone.
-    """
-
-    threshold: NDArray[np.float64]
-    net_benefit: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
-    treat_all: NDArray[np.float64]
-
-
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
     """What report, console, model card and logs show.
@@ -120,12 +101,11 @@ class EvaluationResult:
         threshold_origin: Where it comes from.
         metrics: By name without `test/`. Plain names at the threshold, `at_0.5/...` at 0.5,
             `<subtype>/...` for the PNEUMONIA images of a subtype with all NORMAL images (at another
-            prevalence, therefore). `auroc_obuchowski`, `auroc_delong` and `*_wilson` have other
-            intervals. With abstention also `coverage*`, the fraction of images that are not
-            uncertain; `decided/*`, metrics of those images; `decided/false_*_patients`, the
-            fraction of patients with a confident error, which alpha bounds; `alpha` and the range.
+            prevalence, therefore). `auroc_obuchowski` has the interval of its variance. With
+            abstention also `coverage*`, the fraction of images that are not uncertain;
+            `decided/*`, metrics of those images; `decided/false_*_patients`, the fraction of
+            patients with a confident error, which alpha bounds; `alpha` and the range.
         confusion: The confusion matrix at the threshold.
-        decision_curve: The decision curve.
         notes: Caveats, a sentence each.
         abstention: The range of uncertain images; None without abstention.
         probes: The shortcut probe; empty where it was not run.
@@ -138,7 +118,6 @@ class EvaluationResult:
     threshold_origin: Origin
     metrics: dict[str, Estimate]
     confusion: Confusion
-    decision_curve: DecisionCurve
     notes: tuple[str, ...]
     abstention: Abstention | None = None
     probes: tuple[ShortcutProbe, ...] = ()
@@ -206,7 +185,6 @@ def evaluate_predictions(
         threshold_origin=origin,
         metrics=metrics,
         confusion=confusion(table.label, table.probability >= cut),
-        decision_curve=_decision_curve(table, weights),
         notes=tuple(notes),
         abstention=abstention,
         probes=tuple(probes),
@@ -220,16 +198,6 @@ def _all_metrics(
     """Compute the metrics of one set of images at both thresholds, and their counts."""
     found = estimate_metrics(table, {"": threshold, AT_HALF: HALF}, weights)
     found["auroc_obuchowski"] = auroc_estimate(table)
-    found["auroc_delong"] = auroc_estimate(table, clustered=False)
-    method = "Wilson 1927, assumes independent images"
-    for prefix, cut in (("", threshold), (AT_HALF, HALF)):
-        c = confusion(table.label, table.probability >= cut)
-        for name, correct, n in (
-            ("sensitivity", c.tp, c.n_positive),
-            ("specificity", c.tn, c.n_negative),
-        ):
-            ends = proportion_interval(correct, n, "wilson")
-            found[f"{prefix}{name}_wilson"] = Estimate(correct / n, *ends, method)
     n_negative, n_positive = table.class_patients
     counts = {
         "n": len(table),
@@ -263,25 +231,6 @@ def _notes(table: PredictionTable) -> list[str]:
     if np.ptp(table.scores) == 0:
         notes.append("All images have the same score: the model does not separate the classes.")
     return notes
-
-
-def _decision_curve(table: PredictionTable, weights: NDArray[np.int32]) -> DecisionCurve:
-    """Net benefit TP / n - FP / n * t / (1 - t): Vickers and Elkin, Med Decis Making 26 (2006)."""
-    thresholds = np.arange(1, 100) / 100
-    odds = thresholds / (1 - thresholds)
-    predicted = table.probability[:, None] >= thresholds
-    benefit = table.sum_by_patient(np.where(table.positive[:, None], 1.0, -odds) * predicted)
-    images = np.bincount(table.patient_ids)
-    resampled = (weights.astype(np.float64) @ benefit) / (weights @ images)[:, None]
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    prevalence = float(np.mean(table.positive))
-    return DecisionCurve(
-        thresholds,
-        benefit.sum(axis=0) / len(table),
-        low,
-        high,
-        prevalence - (1 - prevalence) * odds,
-    )
 
 
 def _selective_metrics(

@@ -22,7 +22,6 @@ from sklearn.metrics import (
 )
 
 from pneumonia.evaluation.abstention import Abstention
-from pneumonia.evaluation.evaluate import DecisionCurve
 from pneumonia.evaluation.metrics import BINS, Confusion, bin_numbers, confusion
 from pneumonia.evaluation.predictions import sigmoid
 from pneumonia.evaluation.report.wording import error_counts
@@ -164,21 +163,6 @@ def plot_reliability(
     legend = axes.legend(loc="lower right", fontsize=8)
     for handle in legend.legend_handles[1:]:
         handle.set_sizes([40.0])  # type: ignore[union-attr]  # those of scatter have sizes
-    return figure
-
-
-def plot_decision_curve(curve: DecisionCurve, threshold: float) -> Figure:
-    """Draw net benefit beside treating everyone and treating no one."""
-    figure, axes = _new_figure("Decision curve with 95% CI")
-    axes.fill_between(curve.threshold, curve.low, curve.high, color="black", alpha=0.12, lw=0)
-    axes.plot(curve.threshold, curve.net_benefit, label="model", **_CURVE)
-    axes.plot(curve.threshold, curve.treat_all, color=COLOURS[NORMAL], ls="-.", label="treat all")
-    axes.axhline(0, label="treat none", **_REFERENCE)
-    axes.axvline(threshold, color=COLOURS[PNEUMONIA], lw=1, label=f"threshold {threshold:.3g}")
-    top = max(float(curve.treat_all[0]), float(curve.high.max()), 0.01)
-    axes.set(xlabel="threshold probability", ylabel="net benefit per image")
-    axes.set(xlim=(0, 1), ylim=(-0.15 * top, 1.08 * top))
-    axes.legend(loc="lower left", fontsize=8)
     return figure
 
 

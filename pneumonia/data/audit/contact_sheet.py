@@ -1,7 +1,7 @@
 """Contact sheets of a data set, drawn with matplotlib."""
 
 from collections.abc import Sequence
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +9,6 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
-from pneumonia.data.audit.checks import Audit
 from pneumonia.data.audit.scan import Inventory, inspect
 from pneumonia.data.dataset import ChestXrayDataset
 from pneumonia.data.image_io import Preprocessing, read_grey
@@ -20,7 +19,6 @@ from pneumonia.files import atomic_replace
 from pneumonia.labels import CLASSES
 
 _DPI = 100
-_MONTAGE_COLUMNS, _MONTAGE_IMAGES, _MONTAGE_TILE = 10, 20, 150
 _EPOCHS = 4
 _MIN_TILE, _MAX_TILE = 160, 384
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
@@ -44,34 +42,6 @@ def check_picture_name(path: Path) -> None:
         raise DataError(f"{path} must end in {', '.join(_SUFFIXES)}.")
     if path.is_dir():
         raise DataError(f"{path} is a folder; give the name of a file.")
-
-
-def draw_montage(audit: Audit, out: Path) -> None:
-    """Draw some images of each split and class, spread evenly over its file names.
-
-    Args:
-        audit: Unreadable files are left out.
-        out: The picture to write.
-
-    Raises:
-        DataError: If no image is readable, or the picture cannot be written.
-    """
-    readable = [entry for entry in audit.entries if entry.content.problem is None]
-    rows = []
-    for (split, label), group in groupby(readable, lambda entry: (entry.split, entry.label)):
-        names = [entry.name for entry in group]
-        count = min(len(names), _MONTAGE_IMAGES)
-        chosen = [names[i] for i in np.linspace(0, len(names) - 1, count).round().astype(int)]
-        title = f"{split} / {CLASSES[label]}: {count} of {len(names)}"
-        for start in range(0, count, _MONTAGE_COLUMNS):
-            part = chosen[start : start + _MONTAGE_COLUMNS]
-            images = [read_grey(audit.root / name) for name in part]
-            for image in images:
-                image.thumbnail((_MONTAGE_TILE, _MONTAGE_TILE))
-            rows.append(Row("" if start else title, images, [Path(name).name for name in part]))
-    if not rows:
-        raise DataError(f"{audit.root} contains no readable image for the montage.")
-    _draw_sheet(rows, _MONTAGE_TILE, out)
 
 
 def draw_views(

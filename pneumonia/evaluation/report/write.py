@@ -147,7 +147,6 @@ def _context(result: EvaluationResult) -> dict[str, Any]:
         "roc": _svg(plots.plot_roc(labels, table.scores, counts)),
         "precision_recall": _svg(plots.plot_precision_recall(labels, table.scores, counts)),
         "reliability": _svg(plots.plot_reliability(labels, probabilities, logits)),
-        "decision_curve": _svg(plots.plot_decision_curve(result.decision_curve, result.threshold)),
         "histogram": _svg(
             plots.plot_histogram(labels, probabilities, result.threshold, result.abstention)
         ),

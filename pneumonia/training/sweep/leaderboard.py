@@ -25,7 +25,6 @@ STATUSES = ("finished", "unfinished", "failed", "damaged")
 read."""
 
 _METRICS = ("score", "sensitivity", "specificity", "epochs", "seconds", "images_per_second")
-_NOT_COMPARED = ("ckpt_path", "data.cache_dir")
 _MAX_COLUMNS = 6
 _YamlLoader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast, if available
 
@@ -37,8 +36,7 @@ class Run:
     directory: Path
     status: str  # one of `STATUSES`
     note: str = ""  # what is wrong with it
-    settings: Mapping[str, Any] = field(default_factory=dict)  # by dotted key
-    typed: frozenset[str] = frozenset()  # keys that were set on the command line
+    settings: Mapping[str, str] = field(default_factory=dict)  # typed on the command line, by key
     monitor: str = ""  # the metric that chose the checkpoint, and whether `min` or `max` is better
     mode: str = ""
     # Numbers of `summary.json`, None where unknown. `score` is the monitored metric of the best
@@ -76,7 +74,7 @@ def _read_run(directory: Path) -> Run:
         # Before a run has recorded its configuration there is the one that Hydra composed.
         config = _load_yaml(directory / CONFIG_FILE, {})
         config = config or _load_yaml(directory / ".hydra" / "config.yaml", {})
-        typed = _load_yaml(directory / ".hydra" / "overrides.yaml", [])
+        words = _load_yaml(directory / ".hydra" / "overrides.yaml", [])
         summary = read_run_summary(directory)
         found: Mapping[str, Any] = summary or _read_progress(directory, config)
         metrics = {name: _number(found.get(name)) for name in _METRICS}
@@ -92,8 +90,7 @@ def _read_run(directory: Path) -> Run:
         directory,
         status,
         note,
-        settings=dict(_flatten(config, "")),
-        typed=frozenset(str(word).lstrip("+~").partition("=")[0] for word in typed),
+        settings=dict(str(word).lstrip("+~").partition("=")[::2] for word in words),
         monitor=str(found.get("monitor", config.get("monitor", ""))),
         mode=str(found.get("mode", config.get("mode", ""))),
         metrics=metrics,
@@ -126,16 +123,6 @@ def _read_progress(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]
     return {"epochs": len(values), "score": better(scores, default=None)}
 
 
-def _flatten(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    """Values by dotted key, without references and what every run has its own of."""
-    for key, value in node.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{name}.")
-        elif name not in _NOT_COMPARED and "${" not in str(value):
-            yield name, value
-
-
 def _number(value: Any) -> float | None:
     """A finite number, or None."""
     try:
@@ -165,21 +152,10 @@ def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
 
 
 def differing_keys(runs: Iterable[Run]) -> list[str]:
-    """Settings that are not the same in all runs, those set on a command line first.
-
-    Of keys that differ in the same way, such as one that refers to another, the first is given.
-    A key that a failed run did not record is no difference.
-    """
-    known = [run for run in runs if run.settings]
-    typed = {key for run in known for key in run.typed}
-    keys = {key for run in known for key in run.settings}
-    found: dict[tuple[str, ...], str] = {}
-    for key in sorted(keys, key=lambda key: (key not in typed, key.count("."), key)):
-        having = [run for run in known if key in run.settings or run.status != "failed"]
-        values = tuple(repr(run.settings.get(key)) for run in having)
-        if len(set(values)) > 1:
-            found.setdefault(values, key)
-    return list(found.values())
+    """Settings of the command line that are not the same in all runs."""
+    all_settings = [run.settings for run in runs]
+    keys = dict.fromkeys(key for settings in all_settings for key in settings)
+    return [key for key in keys if len({settings.get(key) for settings in all_settings}) > 1]
 
 
 def leaderboard_tables(runs: Sequence[Run], root: Path) -> Iterator[Table | Text]:
@@ -210,7 +186,7 @@ def leaderboard_tables(runs: Sequence[Run], root: Path) -> Iterator[Table | Text
             _rounded(found["score"], 4),
             _rounded(found["sensitivity"], 3),
             _rounded(found["specificity"], 3),
-            *(_value(run.settings.get(key, "")) for key in keys),
+            *(run.settings.get(key, "") for key in keys),
             _rounded(found["epochs"], 0),
             _rounded(minutes, 1),
             _rounded(found["images_per_second"], 0),
@@ -245,9 +221,3 @@ def _name(run: Run, root: Path) -> str:
 
 def _rounded(value: float | None, digits: int) -> str:
     return "" if value is None else f"{value:.{digits}f}"
-
-
-def _value(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return "null" if value is None else str(value)
