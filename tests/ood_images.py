@@ -49,12 +49,6 @@ def mostly_missed(images: Images) -> dict[str, Images]:
     }
 
 
-def faces(preprocessing: Preprocessing) -> Images:
-    """100 faces of 25 pixels a side, and 100 other patches of the same photographs."""
-    found = np.load(Path(skimage.__file__).parent / "data/lfw_subset.npy")
-    return _stack(preprocessing(Image.fromarray(np.uint8(255 * one))) for one in found)
-
-
 def _shift(image: Image.Image) -> Image.Image:
     moved = Image.new("L", image.size)
     moved.paste(image, (round(0.06 * image.width), 0))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from ood_images import CHANGES, Images, faces, mostly_missed, non_radiographs, rotated_or_inverted
+from ood_images import CHANGES, Images, mostly_missed, non_radiographs, rotated_or_inverted
 from sklearn.metrics import roc_auc_score
 
 from pneumonia.data.image_io import Preprocessing, read_grey
@@ -64,7 +64,6 @@ def kinds(fit: Preprocessing, data: Path, synthetic: Path) -> Iterator[tuple[str
     for name, change in CHANGES.items():
         yield f"X-rays {name}", np.stack([fit(change(read_grey(file))) for file in files])
     yield "X-rays at full size", _read(fit, sorted((data / "originals").glob("*/*")))
-    yield "faces and patches of 25 pixels", faces(fit)
     yield "synthetic X-rays", _read(fit, sorted(synthetic.glob("*/*/*.jpeg")))
 
 

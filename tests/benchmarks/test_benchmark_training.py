@@ -17,13 +17,12 @@ STEPS = 6
 ROUNDS = 3
 
 
-def classifier(channels_last=True):
+def classifier():
     torch.manual_seed(0)
     return PneumoniaClassifier(
         "resnetv2_50",
         pretrained=False,
         optimizer={"name": "adam", "lr": 1e-3},
-        channels_last=channels_last,
     )
 
 
@@ -85,9 +84,8 @@ def fit_rate(size):
     return STEPS * BATCH / (clock.stop - clock.start)
 
 
-def bare_rate(size, channels_last=True):
-    model = classifier(channels_last)
-    network = model.network.train()
+def bare_rate(size):
+    network = classifier().network.train()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
     batch = batch_of(size)
     for step in range(STEPS + 1):
@@ -112,16 +110,4 @@ def test_fit_against_the_bare_loop(size):
     print(
         f"\nresnetv2_50 at {size}, batch {BATCH}, CPU: Trainer.fit {fit:.1f} images/s over the bare"
         f" loop {bare:.1f} = {fit / bare:.3f}"
-    )
-
-
-@pytest.mark.benchmark
-@pytest.mark.timeout(900)
-def test_channels_last_against_the_default_layout():
-    last, default = 0.0, 0.0
-    for _ in range(ROUNDS):
-        last, default = max(last, bare_rate(224)), max(default, bare_rate(224, False))
-    print(
-        f"\nresnetv2_50 at 224, batch {BATCH}, CPU: channels_last {last:.1f} images/s over the"
-        f" default layout {default:.1f} = {last / default:.2f}"
     )

@@ -9,7 +9,6 @@ from scipy.stats import norm
 
 from pneumonia.evaluation import metrics
 from pneumonia.evaluation.confidence import (
-    OBUCHOWSKI,
     Estimate,
     auroc_estimate,
     auroc_p_value,
@@ -95,15 +94,6 @@ def obuchowski_1997(t: PredictionTable) -> float:
 def test_variance_of_the_paper(mixed):
     t = clustered(patients=60, mixed=mixed)
     assert standard_error(auroc_estimate(t)) ** 2 == pytest.approx(obuchowski_1997(t))
-
-
-def test_one_image_per_patient_is_delong():
-    t = clustered()
-    singles = auroc_estimate(table(t.label, t.scores, np.arange(len(t))))
-    plain = auroc_estimate(table(t.label, t.scores))
-    assert (singles.low, singles.high) == pytest.approx((plain.low, plain.high))
-    assert singles.method == OBUCHOWSKI
-    assert "assumes independent images" in plain.method
 
 
 def test_equal_aurocs_of_two_models():

@@ -110,7 +110,10 @@ def test_constant_scores_give_no_warning(value):
     [
         ("pneumonia.evaluation.threshold, pneumonia.evaluation.abstention", {"scipy", "sklearn"}),
         ("pneumonia.inference.predictor, pneumonia.inference.batch_predict", {"scipy", "sklearn"}),
-        ("pneumonia.cli", {"scipy", "sklearn", "torch", "numpy"}),
+        (
+            "pneumonia.cli",
+            {"torch", "numpy", "PIL", "matplotlib", "rich", "scipy", "sklearn", "pydantic"},
+        ),
         (
             "pneumonia.commands.evaluate, pneumonia.evaluation.report.write",
             {"torch", "lightning", "hydra", "timm", "matplotlib.pyplot"},

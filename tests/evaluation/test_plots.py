@@ -87,18 +87,10 @@ def test_most_confident_errors_come_first():
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("n", [1, 5])
-def test_a_grid_of_any_size_renders(n):
-    images = [np.full((20 + 5 * i, 30), 25 * i, np.uint8) for i in range(n)]
-    figure = plots.plot_grid(images, [f"image{i}.jpeg\np = 0.9" for i in range(n)], "Worst")
-    assert pixels(figure).shape[1] == 1000
-
-
-@pytest.mark.filterwarnings("error")
 def test_captions_are_shortened_in_the_middle_and_not_parsed():
     name = "a_name_far_too_long_for_its_image_person1_bacteria_12.jpeg"
-    captions = [f"{name}\nNORMAL", "$x_{1$.jpeg", "undecodable \udcff.jpeg"]
-    figure = plots.plot_grid([np.zeros((9, 9), np.uint8)] * 3, captions, "Worst")
+    captions = [f"{name}\nNORMAL", "$x_{1$.jpeg", "undecodable \udcff.jpeg", "d", "e"]
+    figure = plots.plot_grid([np.zeros((9, 9), np.uint8)] * 5, captions, "Worst")
     pixels(figure)
     shown = text(figure)
     assert "a_name_far_too…cteria_12.jpeg\nNORMAL" in shown

@@ -11,10 +11,8 @@ from pneumonia.evaluation.report.wording import (
     abstention_guarantee,
     degenerate,
     format_estimate,
-    threshold_origin,
     uncertain_range,
 )
-from pneumonia.evaluation.threshold import OperatingPoint
 
 
 def test_degenerate_classifier_is_reported_with_recall_and_specificity():
@@ -22,21 +20,6 @@ def test_degenerate_classifier_is_reported_with_recall_and_specificity():
     for part in ("229 of 234 NORMAL", "recall 1.000", "specificity 0.021"):
         assert part in notebook
     assert "380 of 390 PNEUMONIA" in degenerate(Confusion(tp=10, fp=0, tn=234, fn=380))
-
-
-@pytest.mark.parametrize(
-    ("origin", "words"),
-    [
-        ("default", "not chosen on a validation set"),
-        ("given", "given by the user"),
-        ("missing", "neither operating point"),
-        ("validation", "chosen on the validation set"),
-        ("site", "images of the site"),
-    ],
-)
-def test_origin_of_the_threshold(origin, words):
-    point = OperatingPoint(0.5, "youden", None, 30, 30, 30, 30, 0.5, 0.5)
-    assert words in threshold_origin(origin, point)
 
 
 @pytest.mark.parametrize(

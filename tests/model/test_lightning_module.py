@@ -45,13 +45,6 @@ def batch(labels: list[int]) -> dict[str, torch.Tensor]:
     }
 
 
-def test_forward_returns_one_raw_logit_per_image():
-    model = PneumoniaClassifier(**TINY).eval()
-    logits = model(batch([0, 1, 1])["image"])
-    assert logits.shape == (3,)
-    assert torch.equal(logits, model.network(batch([0, 1, 1])["image"]))
-
-
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
 @pytest.mark.parametrize("pos_weight", [None, 0.35])
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -90,7 +83,6 @@ def test_balanced_pos_weight_without_a_data_module_is_refused():
     [
         ({"pos_weight": 0}, "model.pos_weight=0"),
         ({"pos_weight": math.nan}, "model.pos_weight=nan"),
-        ({"pos_weight": math.inf}, "model.pos_weight=inf"),
         ({"pos_weight": "even"}, "model.pos_weight='even'"),
         ({"label_smoothing": 1.0}, "model.label_smoothing=1.0"),
         ({"drop_rate": 2.0}, "model.drop_rate=2.0"),
@@ -108,7 +100,6 @@ def test_an_argument_out_of_range_is_refused(settings, key):
         (None, 1.0),
         ({"name": "CosineAnnealingLR"}, 0.0),
         ({"name": "CosineAnnealingLR", "interval": "epoch"}, 0.0),
-        ({"name": "StepLR", "step_size": 1, "gamma": 0.1, "interval": "epoch"}, 0.01),
         ({"name": "ReduceLROnPlateau", "patience": 5}, 1.0),
     ],
 )

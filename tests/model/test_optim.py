@@ -25,31 +25,6 @@ def test_adam_of_the_keras_notebook_is_torchs():
     assert optimizer.defaults == torch.optim.Adam(network().parameters(), lr=1e-3).defaults
 
 
-@pytest.mark.parametrize(
-    ("settings", "kind"),
-    [
-        ({"name": "adamw", "lr": 1e-3, "weight_decay": 0.05}, torch.optim.AdamW),
-        ({"name": "sgd", "lr": 0.1, "momentum": 0.8}, torch.optim.SGD),
-        ({"name": "lamb", "lr": 1e-3}, timm.optim.Lamb),
-    ],
-)
-def test_an_optimizer_has_its_name_and_keywords(settings, kind):
-    optimizer = build_optimizer(network(), settings)
-    assert isinstance(optimizer, kind)
-    group = optimizer.param_groups[-1]
-    assert {key: group[key] for key in settings if key != "name"}.items() <= settings.items()
-
-
-def test_biases_and_norms_do_not_decay():
-    optimizer = build_optimizer(network(), {"name": "adamw", "lr": 1e-3, "weight_decay": 0.05})
-    decays = {
-        parameter.ndim > 1: group["weight_decay"]
-        for group in optimizer.param_groups
-        for parameter in group["params"]
-    }
-    assert decays == {True: 0.05, False: 0.0}
-
-
 def test_layer_decay_halves_the_rate_layer_by_layer_also_under_a_schedule():
     backbone = timm.create_model("test_vit", in_chans=1, num_classes=1)
     settings = {"name": "sgd", "lr": 0.1, "layer_decay": 0.5}
@@ -78,7 +53,6 @@ def test_layer_decay_halves_the_rate_layer_by_layer_also_under_a_schedule():
         ({"name": "adamm", "lr": 1e-3}, "model.optimizer.name=adamm"),
         ({"name": "adam", "learning_rate": 1e-3}, "learning_rate"),
         ({"name": "adam", "lr": -1.0}, "-1.0"),
-        ({"name": "adam", "lr": 1e-3, "betas": (0.9, 1.5)}, "1.5"),
         ({"lr": 1e-3}, "model.optimizer.name"),
     ],
 )
@@ -88,39 +62,23 @@ def test_invalid_optimizer_settings_are_refused(settings, named):
     assert str(refusal.value).startswith("model.optimizer")
 
 
-def rates(settings: dict, total: int = 20, epochs: int = 4) -> tuple[str, list[float]]:
-    """Learning rate of every step, or epoch, of a run."""
+def scheduled(settings: dict, steps: float = 20, epochs: int = 4) -> dict:
     optimizer = build_optimizer(network(), {"name": "sgd", "lr": 0.1})
-    schedule = build_schedule(optimizer, settings, total, epochs)
-    found = []
-    for _ in range(total if schedule["interval"] == "step" else epochs):
-        found.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        schedule["scheduler"].step()
-    return schedule["interval"], found
+    return build_schedule(optimizer, settings, steps, epochs)
 
 
 def test_one_cycle_spans_the_run_and_peaks_at_the_rate_of_the_optimizer():
-    interval, found = rates({"name": "OneCycleLR", "pct_start": 0.25})
-    assert (interval, len(found)) == ("step", 20)
-    assert max(found) == pytest.approx(0.1) == found[4]
-    assert found[-1] == pytest.approx(0.1 / 25 / 1e4)
-
-
-@pytest.mark.parametrize(("interval", "length"), [("step", 20), ("epoch", 4)])
-def test_cosine_spans_the_run_by_step_or_by_epoch(interval, length):
-    kind, found = rates({"name": "CosineAnnealingLR", "interval": interval})
-    expected = [0.05 * (1 + math.cos(math.pi * n / length)) for n in range(length)]
-    assert kind == interval
-    assert found == pytest.approx(expected)
+    found = scheduled({"name": "OneCycleLR"})
+    scheduler = found["scheduler"]
+    assert (found["interval"], scheduler.total_steps) == ("step", 20)
+    assert scheduler.optimizer.param_groups[0]["max_lr"] == 0.1
 
 
 def test_a_plateau_follows_a_logged_metric_by_epoch():
-    optimizer = build_optimizer(network(), {"name": "sgd", "lr": 0.1})
-    found = build_schedule(optimizer, {"name": "ReduceLROnPlateau", "patience": 1}, 20, 4)
+    found = scheduled({"name": "ReduceLROnPlateau", "patience": 1})
     assert (found["interval"], found["monitor"]) == ("epoch", "val/loss")
     settings = {"name": "ReduceLROnPlateau", "mode": "max", "monitor": "val/auroc"}
-    assert build_schedule(optimizer, settings, 20, 4)["monitor"] == "val/auroc"
+    assert scheduled(settings)["monitor"] == "val/auroc"
 
 
 @pytest.mark.parametrize(
@@ -137,19 +95,18 @@ def test_a_plateau_follows_a_logged_metric_by_epoch():
 )
 def test_invalid_schedule_settings_are_refused(settings, named):
     with pytest.raises(ConfigError, match=re.escape(named)) as refusal:
-        rates(settings)
+        scheduled(settings)
     assert str(refusal.value).startswith("model.schedule")
 
 
 @pytest.mark.parametrize("interval", ["step", "epoch"])
 def test_a_schedule_over_an_endless_run_needs_a_length(interval):
-    optimizer = build_optimizer(network(), {"name": "sgd", "lr": 0.1})
     settings = {"name": "CosineAnnealingLR", "interval": interval}
     with pytest.raises(ConfigError, match=r"trainer\.max_epochs"):
-        build_schedule(optimizer, settings, math.inf, -1)
-    build_schedule(optimizer, settings | {"T_max": 10}, math.inf, -1)
+        scheduled(settings, math.inf, -1)
+    scheduled(settings | {"T_max": 10}, math.inf, -1)
 
 
 def test_a_schedule_longer_than_the_run_is_refused():
     with pytest.raises(ConfigError, match=r"model\.schedule\.name=OneCycleLR .*4 steps"):
-        rates({"name": "OneCycleLR", "pct_start": 0.25}, total=4)
+        scheduled({"name": "OneCycleLR", "pct_start": 0.25}, steps=4)
