@@ -65,18 +65,6 @@ def test_show_draws_every_resize_mode(monkeypatch, synthetic, tmp_path, mode):
         assert picture.height > 4 * 160
 
 
-@pytest.mark.parametrize(
-    ("option", "value", "message"),
-    [("--resize-mode", "stretch", "squash, pad, crop"), ("--image-size", 4, "data.image_size=4")],
-)
-def test_show_refuses_what_preprocessing_refuses(
-    monkeypatch, kaggle, tmp_path, capsys, option, value, message
-):
-    arguments = ("data", "show", kaggle, "--out", tmp_path / "views.png", option, value)
-    assert run(monkeypatch, *arguments) == 2
-    assert message in capsys.readouterr().err
-
-
 def test_interrupt_is_130(monkeypatch, kaggle):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt

@@ -1,22 +1,14 @@
 """Conformal abstention: the range of probabilities in which an image is uncertain.
 
-Below the range an image is confidently NORMAL, above it confidently PNEUMONIA, and within it
-uncertain: for a person to read. Among PNEUMONIA patients who are exchangeable with those of the
-validation set, at most a fraction alpha is expected to have any image confidently predicted as
-NORMAL; likewise for NORMAL patients. The range is the narrowest that split conformal prediction
-within each class ("Mondrian") allows: Vovk, ACML 2012, PMLR 25, 475; Sadinle, Lei and Wasserman,
-JASA 114 (2019), 223.
+Split conformal prediction within each class (Vovk, ACML 2012, PMLR 25, 475; Sadinle, Lei and
+Wasserman, JASA 114 (2019), 223) with one score per patient (Dunn, Wasserman and Ramdas, JASA 118
+(2023), 2491): the lowest probability of a PNEUMONIA patient's images, the highest of a NORMAL
+patient's. The k-th most extreme of n scores, k = floor(alpha * (n + 1)), is an end of the range.
 
-- One score per patient, as images of a patient are not exchangeable (Dunn, Wasserman and Ramdas,
-  JASA 118 (2023), 2491): the lowest probability of a PNEUMONIA patient's images, the highest of a
-  NORMAL patient's. A new score lies beyond the k-th most extreme of n, k = floor(alpha * (n + 1)),
-  with probability k / (n + 1) at most.
-- The guarantee holds on average over validation sets, and strictly for images that did not select
-  the epoch, such as those of `pneumonia calibrate`. Temperature and threshold may be chosen on the
-  same images.
-- Errors are counted among all patients of a class, not among the images that are not uncertain.
-- No guarantee under distribution shift: another hospital, machine or age group, or Kaggle's test
-  split.
+On average over validation sets, at most a fraction alpha of comparable patients of a class has an
+image confidently predicted as the other class. This holds strictly for images that did not select
+the epoch, such as those of `pneumonia calibrate`, and not under distribution shift: another
+hospital, machine or age group, or Kaggle's test split.
 """
 
 import logging
@@ -52,8 +44,8 @@ class Abstention:
         lower: Lower end, in [0, 1]; at 0 no image is confidently NORMAL.
         upper: Upper end, at most `ABOVE_ONE`, where no image is confidently PNEUMONIA.
         alpha: Error rate among the patients of each class, in (0, 0.5); see the module docstring.
-        n_patients_positive: Patients with a PNEUMONIA image among those that chose the range.
-        n_patients_negative: Patients with a NORMAL image.
+        n_patients_positive: Patients with a PNEUMONIA image on which the range was chosen; likewise
+            `n_patients_negative`.
     """
 
     lower: float
@@ -63,11 +55,7 @@ class Abstention:
     n_patients_negative: int
 
     def uncertain(self, probabilities: ArrayLike) -> NDArray[np.bool_]:
-        """Find the uncertain images.
-
-        Args:
-            probabilities: Shape (n,), in [0, 1], calibrated.
-        """
+        """Find the uncertain images: shape (n,), by calibrated probabilities in [0, 1]."""
         p = np.asarray(probabilities, np.float64)
         return (self.lower <= p) & (p < self.upper)
 
@@ -90,11 +78,7 @@ class Abstention:
 
 
 def check_alpha(alpha: float) -> float:
-    """Check that an error rate of abstention is between 0 and 0.5, both excluded.
-
-    Raises:
-        EvaluationError: If it is not.
-    """
+    """Raise an EvaluationError for an error rate that is not between 0 and 0.5, both excluded."""
     if not 0 < alpha < _ALPHA_LIMIT:
         raise EvaluationError(
             f"alpha: found {alpha}, expected the tolerated fraction of patients with a confident"
@@ -104,11 +88,7 @@ def check_alpha(alpha: float) -> float:
 
 
 def conformal_rank(alpha: float, patients: int) -> int:
-    """Compute k = floor(alpha * (patients + 1)) exactly: in floating point 0.29 * 100 is below 29.
-
-    Returns:
-        Which of the scores, from the most extreme, is the end of the range; 0 for none.
-    """
+    """Compute floor(alpha * (patients + 1)) exactly: in floating point 0.29 * 100 is below 29."""
     return math.floor(Fraction(repr(float(alpha))) * (patients + 1))
 
 
@@ -121,16 +101,15 @@ def fit_abstention(
 ) -> Abstention:
     """Choose the range on the validation set, around the operating point.
 
+    Where a class has too few patients for alpha, all images predicted as the other class are
+    uncertain, and a warning is logged.
+
     Args:
         labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA).
         probabilities: Shape (n,), in [0, 1], calibrated.
         patients: Shape (n,), text or whole numbers; None if each image is of another patient.
         threshold: The operating point, in [0, 1].
         alpha: Error rate among the patients of each class, in (0, 0.5).
-
-    Returns:
-        The range. Where a class has too few patients for alpha, all images on the side of the other
-        class are uncertain, which is logged as a warning.
 
     Raises:
         EvaluationError: If an array, the threshold or alpha is invalid.

@@ -20,7 +20,7 @@ def fit_temperature(labels: ArrayLike, logits: ArrayLike) -> float:
     """Find the temperature T within `TEMPERATURES` that maximises the likelihood.
 
     Temperature scaling, sigmoid(logit / T): Guo, Pleiss, Sun and Weinberger, ICML 2017, section 4.
-    The log likelihood is concave in 1 / T, so its one maximum is found by bisecting its derivative.
+    The log likelihood is concave in 1 / T: its derivative is bisected.
 
     Args:
         labels: Shape (n,), 0 (NORMAL) or 1 (PNEUMONIA), of images not used in training.
@@ -61,9 +61,8 @@ def fit_recalibration(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Fit log odds of PNEUMONIA = intercept + slope * logit, for many weightings at once.
 
-    Logistic regression by maximum likelihood (Cox, Biometrika 45, 1958; the "logistic
-    recalibration" of Van Calster et al., J Clin Epidemiol 74, 2016), by Newton's method. Own code,
-    for 2,000 bootstrap replicates at once.
+    Logistic regression (Cox, Biometrika 45, 1958; the "logistic recalibration" of Van Calster et
+    al., J Clin Epidemiol 74, 2016) by Newton's method, for all bootstrap replicates at once.
 
     Args:
         positive: Shape (n,), True for PNEUMONIA.
@@ -71,10 +70,9 @@ def fit_recalibration(
         weights: Shape (r, n), not negative, with some weight in each class in every row.
 
     Returns:
-        Intercept and slope, each of shape (r,): (0, 1) for calibrated probabilities; a slope below
-        1 where they are too extreme, an intercept below 0 where they are too high at a slope of 1.
-        NaN where a logit separates the classes (Albert and Anderson, Biometrika 71, 1984) or all
-        logits are equal.
+        Intercept and slope, each of shape (r,): (0, 1) for calibrated probabilities, a slope below
+        1 where they are too extreme. NaN where a logit separates the classes (Albert and Anderson,
+        Biometrika 71, 1984) or all logits are equal.
     """
     rows = weights.shape[0]
     intercept, slope = np.full(rows, np.nan), np.full(rows, np.nan)

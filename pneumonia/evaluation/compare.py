@@ -28,11 +28,9 @@ UNKNOWN = "unknown: no interval"
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of two models.
+    """One metric of two models, `a` and `b`; NaN where undefined.
 
     Attributes:
-        a: The metric of the first model; NaN where undefined.
-        b: The metric of the second.
         difference: b - a, with its interval.
         verdict: `A is better`, `B is better`, `A is higher`, `B is higher`, `NO_EVIDENCE` where
             the interval includes 0, or `UNKNOWN` without an interval.
@@ -51,10 +49,9 @@ class Comparison:
     Attributes:
         differences: By name of `METRICS`; not corrected for multiple comparisons.
         auroc_p_value: Two-sided p-value of equal AUROC (Obuchowski); NaN where the variance is 0.
-        only_a_correct: Images that only the first model classifies correctly.
-        only_b_correct: Images that only the second classifies correctly.
-        accuracy_p_value: Two-sided p-value of equal accuracy: exact test of McNemar (Psychometrika
-            12, 1947), which assumes independent images.
+        only_a_correct: Images that only the first model classifies correctly; likewise `b`.
+        accuracy_p_value: Of McNemar's exact test (Psychometrika 12, 1947), which assumes
+            independent images.
         thresholds: The threshold of each model, and where it comes from.
     """
 
@@ -78,7 +75,7 @@ def compare(
 
     Args:
         a: Predictions of the first model.
-        b: Predictions of the second for the same images in the same order.
+        b: Those of the second for the same images in the same order.
         thresholds: The threshold of each model, in [0, 1].
         seed: Bootstrap seed.
         replicates: Number of bootstrap replicates.

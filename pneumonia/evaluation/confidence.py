@@ -77,12 +77,8 @@ def percentile_interval(
 ) -> tuple[float, float] | None:
     """Compute the percentile interval of a bootstrap (Efron 1979), extended to include the value.
 
-    Args:
-        value: The number on the images themselves.
-        replicates: Shape (r,): the number on each replicate, NaN where undefined.
-
     Returns:
-        Both ends; None if all replicates are the same or too many of them are undefined.
+        Both ends; None if all replicates are the same or too many of them are undefined (NaN).
     """
     defined = replicates[~np.isnan(replicates)]
     if math.isnan(value) or defined.size < (1 + LEVEL) / 2 * replicates.size:
@@ -94,7 +90,7 @@ def percentile_interval(
 
 
 class _Components(NamedTuple):
-    """The part of each cluster in an AUROC (DeLong, DeLong and Clarke-Pearson 1988).
+    """The part of each patient in an AUROC (DeLong, DeLong and Clarke-Pearson 1988).
 
     `positive` sums over its PNEUMONIA images (fraction of NORMAL images that they outrank - AUROC)
     divided by the number of all PNEUMONIA images; `negative` likewise.
@@ -103,8 +99,7 @@ class _Components(NamedTuple):
     auroc: float
     positive: NDArray[np.float64]
     negative: NDArray[np.float64]
-    n_positive: int
-    n_negative: int
+    class_patients: tuple[int, int]
 
 
 def _components(table: PredictionTable) -> _Components:
@@ -112,24 +107,22 @@ def _components(table: PredictionTable) -> _Components:
     outranked = _fraction_below(scores[truth], scores[~truth])
     outranking = 1 - _fraction_below(scores[~truth], scores[truth])
     auroc = float(outranked.mean())
-    clusters = table.patient_ids
-    n = int(clusters.max()) + 1
+    patients, n = table.patient_ids, table.n_patients
     return _Components(
         auroc,
-        np.bincount(clusters[truth], outranked - auroc, n) / outranked.size,
-        np.bincount(clusters[~truth], outranking - auroc, n) / outranking.size,
-        np.unique(clusters[truth]).size,
-        np.unique(clusters[~truth]).size,
+        np.bincount(patients[truth], outranked - auroc, n) / outranked.size,
+        np.bincount(patients[~truth], outranking - auroc, n) / outranking.size,
+        table.class_patients,
     )
 
 
 def _covariance(a: _Components, b: _Components) -> float:
-    """Covariance of two AUROCs on the same images; NaN with fewer than two clusters in a class.
+    """Covariance of two AUROCs on the same images; NaN with fewer than two patients in a class.
 
     Obuchowski, Biometrics 53 (1997), 567: S10 / m + S01 / n + 2 S11 / (m n). One image per
-    cluster gives the variance of DeLong et al., Biometrics 44 (1988), 837.
+    patient gives the variance of DeLong et al., Biometrics 44 (1988), 837.
     """
-    i10, i01, i = a.n_positive, a.n_negative, a.positive.size
+    (i01, i10), i = a.class_patients, a.positive.size
     if min(i10, i01) < 2:  # noqa: PLR2004 - a variance needs two
         return math.nan
     crossed = a.positive @ b.negative + a.negative @ b.positive
@@ -185,13 +178,8 @@ def draw_patients(
     """Draw patients with replacement within each class, all images of a patient together.
 
     The cluster bootstrap (Davison and Hinkley 1997, section 3.8; Field and Welsh, JRSS B 69,
-    2007), within each class because recall and specificity are conditional on it. Where a patient
-    has images of both classes, all patients are drawn together until both classes are there.
-
-    Args:
-        table: The predictions.
-        replicates: How many.
-        seed: The same seed gives the same draws.
+    2007). Where a patient has images of both classes, all patients are drawn together until both
+    classes are there.
 
     Returns:
         Shape (replicates, n_patients): how often each patient was drawn.
@@ -261,9 +249,9 @@ def bootstrap_estimate(
 
     Args:
         table: The predictions.
-        value: The number on the table.
-        replicates: Shape (r,): the number on each replicate, NaN where undefined.
-        patients: How many patients the number depends on.
+        value: The metric of the table.
+        replicates: Shape (r,): the metric of each replicate, NaN where undefined.
+        patients: How many patients it depends on.
     """
     if math.isnan(value):
         reason = "undefined, a threshold separates the classes or all probabilities are equal"

@@ -32,9 +32,8 @@ AT_HALF = f"at_{HALF}/"
 _MORE_THAN_CHANCE = 0.025
 
 Origin = Literal["validation", "site", "given", "default", "missing"]
-"""Where a threshold comes from: chosen on the validation set, or on a site's own images
-(`pneumonia calibrate`); given by the user; 0.5 because the table (`default`) or the checkpoint
-(`missing`) comes without one."""
+"""Where a threshold comes from: the validation set, a site's images (`pneumonia calibrate`), the
+user, or 0.5 because the table (`default`) or the checkpoint (`missing`) has none."""
 
 ImageLoader = Callable[[str], NDArray[np.uint8]]
 
@@ -100,11 +99,10 @@ class EvaluationResult:
         threshold: PNEUMONIA is predicted if probability >= threshold.
         threshold_origin: Where it comes from.
         metrics: By name without `test/`. Plain names at the threshold, `at_0.5/...` at 0.5,
-            `<subtype>/...` for the PNEUMONIA images of a subtype with all NORMAL images (at another
-            prevalence, therefore). `auroc_obuchowski` has the interval of its variance. With
-            abstention also `coverage*`, the fraction of images that are not uncertain;
-            `decided/*`, metrics of those images; `decided/false_*_patients`, the fraction of
-            patients with a confident error, which alpha bounds; `alpha` and the range.
+            `<subtype>/...` for the PNEUMONIA images of a subtype with all NORMAL images. With
+            abstention also `coverage*`, the fraction of images that are not uncertain; `decided/*`,
+            metrics of those images; `decided/false_*_patients`, the fraction of patients with a
+            confident error, which alpha bounds.
         confusion: The confusion matrix at the threshold.
         notes: Caveats, a sentence each.
         abstention: The range of uncertain images; None without abstention.

@@ -18,7 +18,8 @@ from pneumonia.evaluation.predictions import PredictionTable
 Array = NDArray[np.float64]
 
 BINS = 15
-"""Bins of equal width of the calibration error and the reliability diagram."""
+"""Bins of equal width of the calibration error (Naeini, Cooper and Hauskrecht, AAAI 2015), which is
+biased upwards where bins hold few images, and of the reliability diagram."""
 
 PREVALENCES = (0.05, 0.2, 0.5)
 """Prevalences of PNEUMONIA for which predictive values are given."""
@@ -45,12 +46,12 @@ class Confusion(NamedTuple):
 
     @property
     def n_positive(self) -> Any:
-        """The number of PNEUMONIA images, above 0."""
+        """The number of PNEUMONIA images."""
         return self.tp + self.fn
 
     @property
     def n_negative(self) -> Any:
-        """The number of NORMAL images, above 0."""
+        """The number of NORMAL images."""
         return self.tn + self.fp
 
     @property
@@ -97,9 +98,8 @@ class WeightedTable:
     def ranking(self) -> tuple[Array, Array]:
         """AUROC and average precision, each of shape (r,).
 
-        The AUROC is the Mann-Whitney statistic, ties counted half (Hanley and McNeil, Radiology
-        143, 1982). Average precision is a sum of steps, as in scikit-learn (Davis and Goadrich,
-        ICML 2006).
+        The Mann-Whitney statistic, ties counted half (Hanley and McNeil, Radiology 143, 1982), and
+        a sum of steps, as in scikit-learn (Davis and Goadrich, ICML 2006).
         """
         w, labels = self.weights[:, self.order], self.positive[self.order]
         positive = np.add.reduceat(np.where(labels, w, 0.0), self.starts, axis=1)
@@ -166,12 +166,6 @@ def _npv(c: Confusion, prevalence: float) -> Array:
     return _ratio(tn, tn + fn)
 
 
-def _calibration_error(w: WeightedTable) -> Array:
-    """ECE (Naeini, Cooper and Hauskrecht, AAAI 2015), biased upwards where bins hold few images."""
-    error: Array = np.abs(w.bin_gaps).sum(axis=1) / w.n
-    return error
-
-
 METRICS: tuple[Metric, ...] = (
     Metric("recall", "recall (sensitivity)", lambda c: c.sensitivity),
     Metric("specificity", "specificity", lambda c: c.specificity),
@@ -185,7 +179,9 @@ METRICS: tuple[Metric, ...] = (
     Metric("average_precision", "average precision", lambda w: w.ranking[1], needs_threshold=False),
     Metric("brier", "Brier score", lambda w: w.squared_errors / w.n, False, False),
     Metric("log_loss", "log loss", lambda w: w.log_losses / w.n, False, False),
-    Metric("ece", "calibration error (ECE)", _calibration_error, False, False),
+    Metric(
+        "ece", "calibration error (ECE)", lambda w: np.abs(w.bin_gaps).sum(1) / w.n, False, False
+    ),
     Metric("calibration_slope", "calibration slope", lambda w: w.recalibration[1], False, None),
     Metric(
         "calibration_intercept", "calibration intercept", lambda w: w.recalibration[0], False, None
@@ -210,13 +206,7 @@ SYNONYMS = {"sensitivity": "recall", "ppv": "precision"}
 def threshold_metrics(
     tp: ArrayLike, fp: ArrayLike, n_positive: ArrayLike, n_negative: ArrayLike
 ) -> dict[str, Array]:
-    """Compute every metric that needs a threshold from counts of images.
-
-    Args:
-        tp: PNEUMONIA images predicted as PNEUMONIA; any shape.
-        fp: NORMAL images predicted as PNEUMONIA; the same shape.
-        n_positive: PNEUMONIA images, above 0.
-        n_negative: NORMAL images, above 0.
+    """Compute every metric that needs a threshold from counts of images, of any one shape.
 
     Returns:
         By name, NaN for the predictive value of a class that is never predicted.

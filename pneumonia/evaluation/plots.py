@@ -167,15 +167,9 @@ def plot_reliability(
 
 
 def worst_errors(labels: ArrayLike, logits: ArrayLike, threshold: float = 0.5) -> NDArray[np.intp]:
-    """Find the most confident errors, followed by the correct images of highest loss.
+    """Find at most `LIMIT` indices: errors, then correct images, each by falling log loss.
 
-    Args:
-        labels: Shape (n,), 0 or 1.
-        logits: Shape (n,), finite.
-        threshold: PNEUMONIA is predicted where sigmoid(logit) >= threshold.
-
-    Returns:
-        At most `LIMIT` indices; errors come first, each part by falling log loss.
+    PNEUMONIA is predicted where sigmoid(logit) >= threshold.
     """
     truth, ranked = np.asarray(labels) == PNEUMONIA, np.asarray(logits, np.float64)
     wrong = (sigmoid(ranked) >= threshold) != truth
@@ -188,8 +182,8 @@ def plot_grid(images: Sequence[NDArray[np.uint8]], captions: Sequence[str], titl
     """Draw images in a grid, each above its caption.
 
     Args:
-        images: 1 to `LIMIT` images of shape (height, width) or (height, width, 3), uint8, 0..255.
-        captions: One for each, lines separated by newlines; long lines are shortened.
+        images: 1 to `LIMIT` images, uint8 [H, W] or [H, W, 3].
+        captions: One for each; long lines are shortened.
         title: What the images are.
     """
     rows = -(-len(images) // _COLUMNS)

@@ -35,11 +35,7 @@ def sigmoid(logits: ArrayLike) -> NDArray[np.float64]:
 
 
 def check_threshold(threshold: float) -> float:
-    """Check that a threshold is a number from 0 to 1.
-
-    Raises:
-        EvaluationError: If it is not.
-    """
+    """Raise an EvaluationError for a threshold that is not a number from 0 to 1."""
     if not 0 <= threshold <= 1:
         raise EvaluationError(f"threshold: found {threshold}, expected a number from 0 to 1.")
     return float(threshold)
@@ -156,11 +152,7 @@ class PredictionTable:
         return sums
 
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_]) -> "PredictionTable":
-        """Select rows, of both classes.
-
-        Args:
-            rows: Indices in the wanted order, or a mask of shape (n,).
-        """
+        """Select rows of both classes, by indices or by a mask of shape (n,)."""
         columns = {name: getattr(self, name) for name in COLUMNS}
         return replace(
             self, **{name: col[rows] for name, col in columns.items() if col is not None}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumonia.errors import EvaluationError
+from pneumonia.evaluation.metrics import confusion
 from pneumonia.evaluation.predictions import FEW_PATIENTS, PredictionTable, check_threshold
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
 
@@ -30,12 +31,9 @@ class OperatingPoint:
         threshold: On the calibrated probability, in [0, 1]; PNEUMONIA is predicted from there.
         policy: One of `POLICIES`.
         target: The target of the policy, see `check_policy`.
-        n_positive: PNEUMONIA images of the validation set.
-        n_negative: NORMAL images.
-        n_patients_positive: Patients with a PNEUMONIA image.
-        n_patients_negative: Patients with a NORMAL image.
-        sensitivity: On the validation set, at the threshold.
-        specificity: On the validation set, at the threshold.
+        n_positive: PNEUMONIA images of the validation set; `n_negative`: NORMAL images.
+        n_patients_positive: Patients with a PNEUMONIA image; likewise `n_patients_negative`.
+        sensitivity: On the validation set, at the threshold; likewise `specificity`.
     """
 
     threshold: float
@@ -105,8 +103,6 @@ def check_support(
 ) -> list[str]:
     """Check whether a validation set is large enough for a target.
 
-    It is not if a single error misses the target: a sensitivity of 0.95 needs 20 PNEUMONIA images.
-
     Args:
         policy: One of `POLICIES`.
         target: As for `check_policy`.
@@ -115,11 +111,10 @@ def check_support(
 
     Returns:
         Warnings, a sentence each: fewer than `FEW_PATIENTS` patients in a class, or too few for a
-        perfect result to confirm the target (one-sided 95% Clopper-Pearson bound 0.05^(1 / m) of m
-        patients: 0.95 needs 59).
+        perfect result to confirm the target (one-sided Clopper-Pearson bound: 0.95 needs 59).
 
     Raises:
-        EvaluationError: If the validation set cannot support the target.
+        EvaluationError: If a single error misses the target: 0.95 needs 20 images.
     """
     target = check_policy(policy, target)
     warnings = [
@@ -188,14 +183,12 @@ def choose_threshold(
         patient=None if patients is None else np.asarray(patients),
     )
     target = check_policy(policy, target)
-    n_positive = int(table.positive.sum())
-    n_negative = len(table) - n_positive
+    n_negative, n_positive = np.bincount(table.label).tolist()
     patients_negative, patients_positive = table.class_patients
     warnings = check_support(policy, target, (n_negative, n_positive), table.class_patients)
     threshold = _best_threshold(table, policy, target)
-    predicted = table.probability >= threshold
-    sensitivity = int((predicted & table.positive).sum()) / n_positive
-    specificity = int((~predicted & ~table.positive).sum()) / n_negative
+    counts = confusion(table.label, table.probability >= threshold)
+    sensitivity, specificity = counts.sensitivity, counts.specificity
     if sensitivity + specificity <= 1:
         warnings.append(
             f"At the threshold {threshold:.3g} the validation set has sensitivity {sensitivity:.3f}"

@@ -23,16 +23,8 @@ _KERNEL_DIMS = 4  # out channels, in channels, height, width
 class PneumoniaNetwork(nn.Module):
     """Any timm backbone for one grey channel and one logit.
 
-    Pixel normalisation is part of the network, so it takes plain pixels everywhere, and an
-    exported graph carries it.
-
-    Args:
-        backbone: A timm architecture, with or without a weights tag.
-        pretrained: Start from timm's pretrained weights, downloaded once.
-        weights: Start from this local `.safetensors` or `.pth` file instead.
-        image_size: Side of the input in pixels; needed by backbones of fixed input size.
-        drop_rate: Dropout before the head, 0 to 1.
-        drop_path_rate: Stochastic depth, 0 to 1, for backbones that have it.
+    Pixel normalisation is part of the network, so that an exported graph carries it. The arguments
+    are those of `PneumoniaClassifier`; `weights` is a `.safetensors` or `.pth` file.
 
     Raises:
         ModelError: If the backbone is unknown, or weights are not available or do not fit.
@@ -95,9 +87,6 @@ class PneumoniaNetwork(nn.Module):
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits and the embedding they are computed from, in one pass.
-
-        Args:
-            images: As for `forward`.
 
         Returns:
             The logits of `forward`, and the backbone's pooled features, float32 [N, D].

@@ -1,22 +1,14 @@
 """Out-of-distribution (OOD) detector: is an image like those the model was validated on?
 
-A classifier gives a probability for any image, a photograph included; the detector flags images
-for which it means nothing. It is fitted to the validation set, whose embeddings the network did
-not memorise. Its threshold is the score that 1% of validation images exceed.
+A Gaussian is fitted to each view of the validation images: layout, texture and the direction of
+the network's embedding. The score of a view is the log Mahalanobis distance, minus its median and
+divided by its spread on the validation set; the score of an image is the greatest of the three. 1%
+of validation images exceed the threshold.
 
-Layout, texture and the direction of the network's embedding have a Gaussian each. The score of
-such a view is the logarithm of the Mahalanobis distance, minus its median and divided by its
-spread on the validation set; the score of the image is the greatest of the three.
-
-`tests/benchmarks/test_benchmark_detector.py` prints what it flags, for any checkpoint. Of two
-networks trained on the Kaggle images (EfficientNet-Lite0 at 160, ResNetV2-50 at 128 pixels) it
-flagged 0.9% of the 763 X-rays of `test/`; all photographs, textures, pages of text, noise, blank
-images and gradients; and all of those X-rays inverted or rotated by 90 degrees. Of valid X-rays it
-flagged, rotated by 10 degrees 3.4%, a tenth cropped away 3.0%, a fifth 15.9%.
-
-Limits: adult chest X-rays, lateral views and other parts of the body are not measured; many may
-pass, as do three quarters of X-rays upside down and nearly all mirrored ones. That an image is not
-flagged does not make it suitable.
+On Kaggle's `test/` it flagged 0.9% of X-rays, and all photographs, pages of text, noise, blank
+images, and X-rays inverted or rotated by 90 degrees (`tests/benchmarks/test_benchmark_detector.py`
+prints the table). Three quarters of X-rays upside down and nearly all mirrored ones pass; adult
+chest X-rays, lateral views and other parts of the body are not measured.
 """
 
 import math
@@ -50,53 +42,11 @@ _MIN_SPREAD = 0.05  # where all images are equal, only a difference beyond round
 _MAX_IMAGE_SIZE = 4096
 
 
-class Appearance(nn.Module):
-    """Layout and texture of square grey images.
-
-    *Layout* is an 8 x 8 thumbnail minus its mean, divided by its contrast: it changes with a
-    rotation, but not with the exposure.
-
-    *Texture* is the contrast, and the roughness at four scales (64, 32, 16 and 8 pixels a side),
-    across and down: the mean square root of the steps between neighbours, which a few hard edges
-    (a black border, a marker) hardly change.
-
-    Both are in double precision: in single precision, a faint image would differ by rounding
-    between PyTorch and ONNX Runtime.
-
-    Args:
-        image_size: S, side of the images in pixels.
-    """
-
-    averaging: Tensor
-
-    def __init__(self, image_size: int) -> None:
-        super().__init__()
-        self.register_buffer("averaging", _averaging_matrix(image_size), persistent=False)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return both feature vectors of each image.
-
-        Args:
-            images: uint8 [N, 1, S, S].
-
-        Returns:
-            The layout, float64 [N, 64], and the texture, float64 [N, 9].
-        """
-        small = self.shrink(images)
-        return _layout(small), _texture(small)
-
-    def shrink(self, images: Tensor) -> Tensor:
-        """Average images to 64 pixels a side, float64 [N, 1, 64, 64]."""
-        # Two products, since adaptive pooling exports for whole ratios only.
-        return self.averaging @ images.to(self.averaging.dtype) @ self.averaging.T
-
-
 class Gaussian(nn.Module):
     """Probabilistic PCA: k directions with a variance each, and one variance for all others.
 
-    The maximum-likelihood covariance with k free directions (Tipping and Bishop, J. R. Statist.
-    Soc. B 61, 1999, section 3.2): a full covariance of thousands of features cannot be estimated
-    from hundreds of images.
+    Maximum likelihood (Tipping and Bishop, J. R. Statist. Soc. B 61, 1999, section 3.2): hundreds
+    of images are too few for a full covariance of thousands of features.
 
     Args:
         mean: float32 [D].
@@ -119,12 +69,7 @@ class Gaussian(nn.Module):
 
     @classmethod
     def fit(cls, features: Tensor, rank: int) -> "Gaussian":
-        """Fit to feature vectors.
-
-        Args:
-            features: float64 [n, D], finite, n at least 2.
-            rank: k; fewer where n or D does not allow as many.
-        """
+        """Fit to finite float64 [n, D], n at least 2; k is `rank`, or less if n or D is small."""
         n, size = features.shape
         rank = min(rank, size - 1, n - 1)
         mean = features.mean(0)
@@ -143,14 +88,7 @@ class Gaussian(nn.Module):
         return cls(*(value.float().contiguous() for value in values))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return squared Mahalanobis distances.
-
-        Args:
-            features: float [N, D].
-
-        Returns:
-            [N], same dtype, 0 or more; about D for a typical vector.
-        """
+        """Return the squared Mahalanobis distances [N] of vectors [N, D], in their dtype."""
         directions = self.directions.to(features.dtype)
         centred = features - self.mean
         along = centred @ directions.T
@@ -169,6 +107,7 @@ class OODDetector(nn.Module):
         threshold: Images with a higher score are flagged.
     """
 
+    averaging: Tensor
     centre: Tensor
     spread: Tensor
 
@@ -181,7 +120,7 @@ class OODDetector(nn.Module):
         threshold: float,
     ) -> None:
         super().__init__()
-        self.appearance = Appearance(image_size)
+        self.register_buffer("averaging", _averaging_matrix(image_size), persistent=False)
         self.gaussians = nn.ModuleList(gaussians)
         self.register_buffer("centre", centre)
         self.register_buffer("spread", spread)
@@ -206,13 +145,9 @@ class OODDetector(nn.Module):
         return self.by_view(images, embedding).amax(1)
 
     def by_view(self, images: Tensor, embedding: Tensor) -> Tensor:
-        """Return the score of each view, float64 [N, 3] in the order of `VIEWS`.
-
-        Args:
-            images: As for `forward`.
-            embedding: As for `forward`.
-        """
-        features = (*self.appearance(images), _direction(embedding.double()))
+        """Return the score of each view, float64 [N, 3] in the order of `VIEWS`; see `forward`."""
+        small = _shrink(images, self.averaging)
+        features = (_layout(small), _texture(small), _direction(embedding.double()))
         scores = [
             _log_distance(gaussian, feature)
             for gaussian, feature in zip(self.gaussians, features, strict=True)
@@ -228,11 +163,9 @@ class OODDetector(nn.Module):
     ) -> "OODDetector":
         """Fit to the validation set; deterministic.
 
-        The Gaussians are fitted to all images. Centre, spread and threshold come from distances
-        out of fold (10 folds by patient), since distances of the fitted images are too small. The
-        threshold is the ceil(0.99 (n + 1))-th smallest of the n scores, or the greatest, as in
-        split conformal prediction (Papadopoulos and others, ECML 2002), without its guarantee:
-        the scores are out of fold, and of images rather than patients.
+        The Gaussians are fitted to all images; centre, spread and threshold come from distances
+        out of fold (10 folds by patient). The threshold is the ceil(0.99 (n + 1))-th smallest
+        score, as in split conformal prediction (Papadopoulos and others, ECML 2002).
 
         Args:
             images: uint8 [n, 1, S, S], or batches of it in order; not kept in memory.
@@ -293,10 +226,7 @@ class OODDetector(nn.Module):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "OODDetector":
-        """Rebuild a detector from `to_dict`.
-
-        Args:
-            values: What `to_dict` returned.
+        """Undo `to_dict`.
 
         Raises:
             CheckpointError: If a value is missing, not finite, out of range or of a wrong shape.
@@ -329,6 +259,13 @@ def _averaging_matrix(source: int) -> Tensor:
     return overlap.clamp(min=0) * _SIDE / source
 
 
+def _shrink(images: Tensor, averaging: Tensor) -> Tensor:
+    """uint8 [N, 1, S, S] -> float64 [N, 1, 64, 64]."""
+    # Two products, since adaptive pooling exports for whole ratios only. In double precision:
+    # rounding of faint images would differ between PyTorch and ONNX Runtime.
+    return averaging @ images.to(averaging.dtype) @ averaging.T
+
+
 def _average_pool(images: Tensor, side: int) -> Tensor:
     # Not avg_pool2d, which onnxruntime has for float32 alone.
     height, width = (length // side for length in images.shape[-2:])
@@ -336,14 +273,14 @@ def _average_pool(images: Tensor, side: int) -> Tensor:
 
 
 def _layout(small: Tensor) -> Tensor:
-    """[N, 1, 64, 64] -> [N, 64]."""
+    """An 8 x 8 thumbnail minus its mean, over its contrast: [N, 1, 64, 64] -> [N, 64]."""
     thumbnail = _average_pool(small, _SIDE // _LAYOUT_SIDE).flatten(1)
     centred = thumbnail - thumbnail.mean(1, keepdim=True)
     return centred / (centred.square().mean(1, keepdim=True) + _FAINT**2).sqrt()
 
 
 def _texture(small: Tensor) -> Tensor:
-    """[N, 1, 64, 64] -> [N, 9], logarithms."""
+    """Contrast, and root steps between neighbours at 4 scales: [N, 1, 64, 64] -> [N, 9], logs."""
     centred = small - small.mean((1, 2, 3), keepdim=True)
     deviation = centred.square().mean((1, 2, 3)).sqrt()
     features = [(deviation + 2).log()]
@@ -375,7 +312,7 @@ def _extract_features(
     batches: list[tuple[Tensor, ...]] = []
     for batch in torch.split(images, _BATCH) if isinstance(images, Tensor) else images:
         size = batch.shape[-1]
-        small = Appearance(size).shrink(batch.cpu())
+        small = _shrink(batch.cpu(), _averaging_matrix(size))
         draws = torch.rand(len(small), _COPIES, 4, generator=random) * 2 - 1
         moved = (_layout(_move(small, draws[:, copy])) for copy in range(_COPIES))
         batches.append((_layout(small), _texture(small), *moved))

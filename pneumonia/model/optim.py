@@ -55,11 +55,10 @@ def build_schedule(
 
     Args:
         optimizer: The optimizer to schedule.
-        settings: `name`, a class name such as `OneCycleLR`, `CosineAnnealingLR`, `StepLR`;
-            `interval`, `step` (default) or `epoch`; `monitor` for `ReduceLROnPlateau`
-            (default `val/loss`), which is stepped each epoch; and keywords of the class. A
-            length (`total_steps`, `T_max`, `total_iters`) or `max_lr` that is not given is
-            that of the run.
+        settings: `name`, a class name such as `OneCycleLR`; `interval`, `step` (default) or
+            `epoch`; `monitor` for `ReduceLROnPlateau` (default `val/loss`), stepped each epoch; and
+            keywords of the class, by default `total_steps`, `T_max`, `total_iters` and `max_lr` of
+            the run.
         total_steps: Optimizer steps of the run; infinite without a limit.
         epochs: Epochs of the run; -1 without a limit.
 

@@ -4,8 +4,6 @@ pytest -m benchmark -s -n 0 tests/benchmarks/test_benchmark_inference.py
 """
 
 import statistics
-import subprocess
-import sys
 import time
 
 import numpy as np
@@ -24,9 +22,7 @@ from pneumonia.model.lightning_module import PneumoniaClassifier
 pytestmark = pytest.mark.benchmark
 
 ROUNDS = 5
-FIGURES = {"least": min, "median": statistics.median}
 FILES = 700
-IMPORTS = "imports of torch, timm, lightning"
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +67,11 @@ def test_exported_against_eager_torch(checkpoint, tmp_path, backbone):
         for backend in (eager, exported):
             backend(images)
         pairs = [(seconds(eager, images), seconds(exported, images)) for _ in range(ROUNDS)]
-        for name, of in FIGURES.items():
-            torch_time, onnx_time = (of(times) for times in zip(*pairs, strict=True))
-            print(
-                f"\n{backbone} 224 batch {size}, {name}: torch {size / torch_time:.1f} images/s,"
-                f" exported {size / onnx_time:.1f}: ratio {torch_time / onnx_time:.2f}"
-            )
+        torch_time, onnx_time = map(statistics.median, zip(*pairs, strict=True))
+        print(
+            f"\n{backbone} 224 batch {size}: torch {size / torch_time:.1f} images/s,"
+            f" exported {size / onnx_time:.1f}: ratio {torch_time / onnx_time:.2f}"
+        )
 
 
 @pytest.mark.timeout(1200)
@@ -101,32 +96,8 @@ def test_a_folder_of_files_against_the_bare_network(checkpoint, tmp_path):
 
     network(batch)
     pairs = [(seconds(bare), seconds(folder)) for _ in range(3)]
-    for name, of in FIGURES.items():
-        bare_time, folder_time = (of(times) for times in zip(*pairs, strict=True))
-        print(
-            f"\n{len(paths)} files of 224 px, resnetv2_50, {name}: network {bare_time:.1f} s,"
-            f" predict {folder_time:.1f} s: ratio {folder_time / bare_time:.3f}"
-        )
-
-
-def test_whole_processes(checkpoint, tmp_path):
-    path = checkpoint("tf_efficientnet_lite0")
-    exported = export(path, tmp_path / "m.onnx")
-    root = write_synthetic(tmp_path / "synthetic", images=60)
-    image = str(next(root.glob("*/*/*.jpeg")))
-    ask = [sys.executable, "-m", "pneumonia.cli", "predict", image, "--checkpoint"]
-    commands = {
-        IMPORTS: [sys.executable, "-c", "import torch, timm, lightning"],
-        "predict one image, checkpoint": [*ask, str(path)],
-        "predict one image, exported": [*ask, str(exported)],
-        "pneumonia --help": [sys.executable, "-m", "pneumonia.cli", "--help"],
-    }
-    times = {name: [] for name in commands}
-    for _ in range(ROUNDS):
-        for name, command in commands.items():
-            run = lambda words=command: subprocess.run(words, check=True, capture_output=True)  # noqa: E731
-            times[name].append(seconds(run))
-    for figure, of in FIGURES.items():
-        for name, found in times.items():
-            share = of(found) / of(times[IMPORTS])
-            print(f"\n{name}, {figure}: {of(found):.2f} s, {share:.2f} of the imports")
+    bare_time, folder_time = map(statistics.median, zip(*pairs, strict=True))
+    print(
+        f"\n{len(paths)} files of 224 px, resnetv2_50: network {bare_time:.1f} s,"
+        f" predict {folder_time:.1f} s: ratio {folder_time / bare_time:.3f}"
+    )

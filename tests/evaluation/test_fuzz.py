@@ -7,8 +7,8 @@ from contextlib import suppress
 
 import numpy as np
 import pytest
-from fuzzing import QUICK, SOAK, changes, damaged, soon
-from hypothesis import given, settings
+from fuzzing import cases, changes, damaged, soon
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pneumonia import cli
@@ -69,15 +69,11 @@ def tables(draw) -> bytes:
     return text.getvalue().encode(encoding, errors)
 
 
-@pytest.mark.parametrize(
-    ("examples", "options"),
-    [(300, QUICK), pytest.param(20_000, SOAK, marks=[pytest.mark.soak, pytest.mark.timeout(1800)])],
-    ids=["quick", "soak"],
-)
-def test_tables_are_read_whole_or_refused(tmp_path, examples, options):
+@cases(300, 20_000)
+def test_tables_are_read_whole_or_refused(tmp_path, some_cases):
     file = tmp_path / "table.csv"
 
-    @settings(max_examples=examples, **options)
+    @some_cases
     @given(tables())
     def read_or_refuse(content):
         file.write_bytes(content)
@@ -91,12 +87,8 @@ def test_tables_are_read_whole_or_refused(tmp_path, examples, options):
     read_or_refuse()
 
 
-@pytest.mark.parametrize(
-    ("examples", "options"),
-    [(8, QUICK), pytest.param(400, SOAK, marks=[pytest.mark.soak, pytest.mark.timeout(3600)])],
-    ids=["quick", "soak"],
-)
-def test_commands_evaluate_or_refuse(monkeypatch, capfd, tmp_path, examples, options):
+@cases(8, 200)
+def test_commands_evaluate_or_refuse(monkeypatch, capfd, tmp_path, some_cases):
     table, other = tmp_path / "table.csv", tmp_path / "other.csv"
     other.write_bytes(valid())
 
@@ -111,7 +103,7 @@ def test_commands_evaluate_or_refuse(monkeypatch, capfd, tmp_path, examples, opt
         assert code == 0 or (code == 2 and error.startswith("Error: "))
         return code
 
-    @settings(max_examples=examples, **options)
+    @some_cases
     @given(CHANGES)
     def report_or_refuse(changes_):
         table.write_bytes(damaged(valid(), changes_))

@@ -89,60 +89,12 @@ def write_report(
 
 def render_html(result: EvaluationResult) -> str:
     """Render the report as HTML that refers to no other file, all values escaped."""
-    return _render("report.html.jinja", _context(result), autoescape=True)
-
-
-def model_card(result: EvaluationResult) -> str:
-    """Generate the model card of a checkpoint as Markdown, in which every value is escaped.
-
-    Headings after Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
-    """
-    model = result.model
-    context = {
-        "result": result,
-        "model": model,
-        "metrics": result.metrics,
-        "point": model.operating_point,
-        "registry": METRICS,
-        "half": AT_HALF,
-        "wording": wording,
-        "estimate": wording.format_estimate,
-        "degenerate": wording.degenerate(result.confusion),
-        "side": model.lookup("model", "image_size") or "?",
-        "splits": _split_counts(result),
-        "sections": _metadata_sections(result),
-        "limits": (*model.warnings, *result.notes, *wording.limits(model)),
-    }
-    return _render("MODEL_CARD.md.jinja", context, finalize=_escape, keep_trailing_newline=True)
-
-
-def _render(template: str, context: dict[str, Any], **settings: Any) -> str:
-    environment = jinja2.Environment(  # noqa: S701 - the card is no HTML: `_escape` is for Markdown
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, **settings
-    )
-    environment.filters["estimate"] = _estimate
-    source = Path(__file__).with_name(template).read_text(encoding="utf-8")
-    return environment.from_string(source).render(context)
-
-
-def _escape(value: Any) -> str:
-    """Keep text on one line and in its cell, without markup of its own."""
-    return " ".join(str(value).split()).translate(_ESCAPES)
-
-
-def _context(result: EvaluationResult) -> dict[str, Any]:
     model, table, counts = result.model, result.table, result.confusion
     labels, probabilities = table.label, table.probability
     logits = table.logit if model.calibration is not None else None
-    return {
-        "result": result,
-        "model": model,
+    context = {
         "warnings": (*model.warnings, *result.notes),
-        "metrics": result.metrics,
-        "registry": METRICS,
-        "half": AT_HALF,
         "confusion": counts,
-        "wording": wording,
         "validation": wording.validation_estimate(result),
         "roc": _svg(plots.plot_roc(labels, table.scores, counts)),
         "precision_recall": _svg(plots.plot_precision_recall(labels, table.scores, counts)),
@@ -155,11 +107,54 @@ def _context(result: EvaluationResult) -> dict[str, Any]:
         "prevalence_metrics": PREVALENCE_METRICS,
         "errors": _errors(result),
         "probes": [(probe, _data_url(probe.picture)) for probe in result.probes],
-        "splits": _split_counts(result),
-        "sections": _metadata_sections(result),
         "config": model.lookup("training", "config"),
         "history": [json.dumps(entry, indent=1, default=str) for entry in model.history],
     }
+    return _render("report.html.jinja", result, context, autoescape=True)
+
+
+def model_card(result: EvaluationResult) -> str:
+    """Generate the model card of a checkpoint as Markdown, in which every value is escaped.
+
+    Headings after Mitchell et al., Model Cards for Model Reporting, FAT* 2019.
+    """
+    model = result.model
+    context = {
+        "point": model.operating_point,
+        "estimate": wording.format_estimate,
+        "degenerate": wording.degenerate(result.confusion),
+        "side": model.lookup("model", "image_size") or "?",
+        "limits": (*model.warnings, *result.notes, *wording.limits(model)),
+    }
+    return _render(
+        "MODEL_CARD.md.jinja", result, context, finalize=_escape, keep_trailing_newline=True
+    )
+
+
+def _render(
+    template: str, result: EvaluationResult, context: dict[str, Any], **settings: Any
+) -> str:
+    environment = jinja2.Environment(  # noqa: S701 - the card is no HTML: `_escape` is for Markdown
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, **settings
+    )
+    environment.filters["estimate"] = _estimate
+    source = Path(__file__).with_name(template).read_text(encoding="utf-8")
+    shared = {
+        "result": result,
+        "model": result.model,
+        "metrics": result.metrics,
+        "registry": METRICS,
+        "half": AT_HALF,
+        "wording": wording,
+        "splits": _split_counts(result),
+        "sections": _metadata_sections(result),
+    }
+    return environment.from_string(source).render(shared | context)
+
+
+def _escape(value: Any) -> str:
+    """Keep text on one line and in its cell, without markup of its own."""
+    return " ".join(str(value).split()).translate(_ESCAPES)
 
 
 def _split_counts(result: EvaluationResult) -> list[dict[str, str]]:
@@ -173,7 +168,7 @@ def _split_counts(result: EvaluationResult) -> list[dict[str, str]]:
     table = result.table
     tested = {"split": "tested here", "images": str(len(table))}
     if table.patient is not None:
-        tested["patients"] = str(np.unique(table.patient).size)
+        tested["patients"] = str(table.n_patients)
     for label, name in enumerate(CLASSES):
         tested[name] = str(int((table.label == label).sum()))
     if table.subtype is not None:
