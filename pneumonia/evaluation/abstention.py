@@ -1,5 +1,7 @@
 """Conformal abstention: the range of probabilities in which an image is uncertain.
 
+Below the range an image is confidently NORMAL, above it confidently PNEUMONIA.
+
 Split conformal prediction within each class (Vovk, ACML 2012, PMLR 25, 475; Sadinle, Lei and
 Wasserman, JASA 114 (2019), 223) with one score per patient (Dunn, Wasserman and Ramdas, JASA 118
 (2023), 2491): the lowest probability of a PNEUMONIA patient's images, the highest of a NORMAL
@@ -78,7 +80,7 @@ class Abstention:
 
 
 def check_alpha(alpha: float) -> float:
-    """Raise an EvaluationError for an error rate that is not between 0 and 0.5, both excluded."""
+    """Return alpha as float; raise an EvaluationError unless it is between 0 and 0.5 (excluded)."""
     if not 0 < alpha < _ALPHA_LIMIT:
         raise EvaluationError(
             f"alpha: found {alpha}, expected the tolerated fraction of patients with a confident"

@@ -35,7 +35,7 @@ def sigmoid(logits: ArrayLike) -> NDArray[np.float64]:
 
 
 def check_threshold(threshold: float) -> float:
-    """Raise an EvaluationError for a threshold that is not a number from 0 to 1."""
+    """Return a threshold as float; raise an EvaluationError unless it is from 0 to 1."""
     if not 0 <= threshold <= 1:
         raise EvaluationError(f"threshold: found {threshold}, expected a number from 0 to 1.")
     return float(threshold)
