@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumonia.errors import EvaluationError
-from pneumonia.evaluation.predictions import PredictionTable, check_threshold
+from pneumonia.evaluation.predictions import PredictionTable, check_number, check_threshold
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
 
 log = logging.getLogger(__name__)
@@ -74,8 +74,10 @@ class Abstention:
             EvaluationError: If it is not a range.
         """
         found = cls(**values)
-        if not found.lower <= found.upper:
-            raise EvaluationError(f"abstention: found {found}, expected lower <= upper.")
+        for name, value in asdict(found).items():
+            check_number(name, value, high=1e9 if name.startswith("n_") else ABOVE_ONE)
+        if found.lower > found.upper:
+            raise EvaluationError(f"the uncertain range is {found.lower} to {found.upper}.")
         return found
 
 

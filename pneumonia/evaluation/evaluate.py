@@ -68,8 +68,13 @@ class EvaluatedModel:
         """Look up a value in the metadata by nested keys; None where it was not recorded."""
         found: Any = self.metadata
         for key in keys:
-            found = (found or {}).get(key)
+            found = found.get(key) if isinstance(found, Mapping) else None
         return found
+
+    def section(self, *keys: str) -> Mapping[str, Any]:
+        """Look up nested values in the metadata; empty where they were not recorded."""
+        found = self.lookup(*keys)
+        return found if isinstance(found, Mapping) else {}
 
 
 @dataclass(frozen=True, eq=False)

@@ -34,10 +34,15 @@ def sigmoid(logits: ArrayLike) -> NDArray[np.float64]:
     return np.where(x >= 0, 1.0, small) / (1.0 + small)
 
 
+def check_number(name: str, value: Any, low: float = 0, high: float = 1) -> None:
+    """Raise an EvaluationError that names the value, unless it is a number of a range."""
+    if not isinstance(value, int | float) or not low <= value <= high:
+        raise EvaluationError(f"{name}: found {value}, expected a number from {low:g} to {high:g}.")
+
+
 def check_threshold(threshold: float) -> float:
-    """Return a threshold as float; raise an EvaluationError unless it is from 0 to 1."""
-    if not 0 <= threshold <= 1:
-        raise EvaluationError(f"threshold: found {threshold}, expected a number from 0 to 1.")
+    """Check that a threshold is a number from 0 to 1; raises EvaluationError."""
+    check_number("threshold", threshold)
     return float(threshold)
 
 

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pneumonia.errors import EvaluationError
 from pneumonia.evaluation.metrics import confusion
-from pneumonia.evaluation.predictions import FEW_PATIENTS, PredictionTable, check_threshold
+from pneumonia.evaluation.predictions import FEW_PATIENTS, PredictionTable, check_number
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
 
 log = logging.getLogger(__name__)
@@ -56,10 +56,13 @@ class OperatingPoint:
 
         Raises:
             TypeError: If a value is missing or unknown.
-            EvaluationError: If the threshold is outside [0, 1].
+            EvaluationError: If a value is out of range.
         """
         found = cls(**values)
-        check_threshold(found.threshold)
+        check_policy(found.policy, found.target)
+        for name, value in asdict(found).items():
+            if name not in {"policy", "target"}:
+                check_number(name, value, high=1e9 if name.startswith("n_") else 1)
         return found
 
 

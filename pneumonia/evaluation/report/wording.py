@@ -166,7 +166,7 @@ def limits(model: EvaluatedModel) -> list[str]:
     """List what a result does not show, one or two sentences each."""
     population = (
         "The images are synthetic: the results say nothing about patients."
-        if model.lookup("data", "synthetic")
+        if model.lookup("data", "synthetic") is True
         else "The training X-rays show children aged 1 to 5 from one hospital in Guangzhou. Do not"
         " expect the results to hold for adults, other hospitals or other equipment: on adult"
         " X-rays, a model with a test AUROC of 0.98 scored 0.47."

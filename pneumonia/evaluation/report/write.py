@@ -5,6 +5,7 @@ import io
 import json
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -159,11 +160,11 @@ def _escape(value: Any) -> str:
 
 def _split_counts(result: EvaluationResult) -> list[dict[str, str]]:
     """Count images and patients of each split by column name, the tested images last."""
-    splits = result.model.lookup("data", "splits") or {}
+    splits = result.model.section("data", "splits")
     rows = [
         {"split": str(name), **{str(k): str(v) for k, v in counts.items()}}
         for name, counts in splits.items()
-        if name != "test"
+        if name != "test" and isinstance(counts, Mapping)
     ]
     table = result.table
     tested = {"split": "tested here", "images": str(len(table))}
@@ -180,14 +181,14 @@ def _split_counts(result: EvaluationResult) -> list[dict[str, str]]:
 def _metadata_sections(result: EvaluationResult) -> list[tuple[str, list[tuple[str, str]]]]:
     """Collect by title the recorded names and values of data, split, model and training."""
     data, split, model, training = (
-        result.model.lookup(name) or {} for name in ("data", "split", "model", "training")
+        result.model.section(name) for name in ("data", "split", "model", "training")
     )
     sections = {
         "Data": {k: v for k, v in data.items() if not isinstance(v, dict)},
         "Validation split": split,
         "Model": model,
         "Training": {k: v for k, v in training.items() if k not in {"config", "versions"}},
-        "Versions": training.get("versions", {}),
+        "Versions": result.model.section("training", "versions"),
     }
     return [
         (title, [_readable(*item) for item in found.items()]) for title, found in sections.items()
