@@ -10,7 +10,6 @@ import torch
 from lightning import Trainer
 
 from pneumonia.data import datamodule as datamodule_module
-from pneumonia.data.cache import list_caches
 from pneumonia.data.datamodule import ChestXrayDataModule, SyntheticDataModule, TableDataModule
 from pneumonia.data.split import ValidationSplit
 from pneumonia.data.transforms import Augmentation
@@ -37,6 +36,10 @@ def batches(datamodule, split, epochs=1):
         yield from loader
 
 
+def caches(folder: Path) -> int:
+    return len(list(folder.glob("*.npy")))
+
+
 def assert_equal_batches(one, other) -> None:
     one, other = list(one), list(other)
     assert len(one) == len(other) > 1
@@ -60,7 +63,6 @@ def test_the_published_val_joins_the_training_images(kaggle, caplog):
     assert not {*train.patients} & {*val.patients}
     assert f"train: {train.summary()}" in caplog.text
     assert f"val: {val.summary()}" in caplog.text
-    assert datamodule.class_counts() == train.class_counts()
 
 
 def test_with_strategy_folder_val_is_the_published_folder(kaggle, write_images):
@@ -108,8 +110,8 @@ def test_unknown_patients_are_refused_and_both_remedies_work(kaggle, write_image
 @pytest.mark.parametrize("sampler", [None, "balanced"])
 def test_batches_do_not_depend_on_workers_or_cache(synthetic, tmp_path, sampler):
     settings = {"augmentation": Augmentation(), "sampler": sampler, "seed": 5}
-    one = ready(synthetic, cache_dir=tmp_path / "caches", num_workers=1, **settings)
-    assert len(list_caches(tmp_path / "caches")) == 1
+    one = ready(synthetic, cache_dir=tmp_path, num_workers=1, **settings)
+    assert caches(tmp_path) == 1
     other = ready(synthetic, cache=False, cache_dir=tmp_path / "none", **settings)
     assert not (tmp_path / "none").exists()
     for split in ("train", "val"):
@@ -128,12 +130,11 @@ def test_batches_after_a_resume_are_those_that_were_left(synthetic, sampler):
 
 
 def test_every_validation_split_shares_one_cache_and_the_test_split_has_its_own(kaggle, tmp_path):
-    settings = {"cache_dir": tmp_path / "caches"}
     for split in (ValidationSplit(), ValidationSplit("random"), ValidationSplit("folder")):
-        datamodule = ready(kaggle, split=split, **settings)
-        assert len(list_caches(tmp_path / "caches")) == 1
+        datamodule = ready(kaggle, split=split, cache_dir=tmp_path)
+        assert caches(tmp_path) == 1
     datamodule.setup("test")
-    assert len(list_caches(tmp_path / "caches")) == 2
+    assert caches(tmp_path) == 2
     assert len(list(datamodule.test_dataloader())) > 1
 
 

@@ -175,10 +175,7 @@ def _find_overlaps(entries: Sequence[Entry], readable: Sequence[Entry]) -> Itera
 
 
 def near_duplicates(fingerprints: Sequence[bytes]) -> list[list[int]]:
-    """Find groups of images that show the same picture.
-
-    Args:
-        fingerprints: From `pneumonia.data.audit.scan.fingerprint`.
+    """Find groups of images that show the same picture, given their fingerprints.
 
     Returns:
         For each group of two or more, the positions of its images. Each is near another one of
@@ -263,7 +260,7 @@ def _check_files(inventory: Inventory, entries: Sequence[Entry]) -> Iterator[Fin
     )
     for severity, check, names, text in rules:
         if names:
-            yield Finding(severity, check, f"{_abridge(names)}: {text}", tuple(names))
+            yield Finding(severity, check, f"{abridge(names)}: {text}", tuple(names))
 
 
 def _check_overlaps(overlaps: Sequence[Overlap]) -> Iterator[Finding]:
@@ -273,7 +270,7 @@ def _check_overlaps(overlaps: Sequence[Overlap]) -> Iterator[Finding]:
     for (kind, where, is_error), found in kinds.items():
         files = [file for overlap in found for file in overlap.files]
         advice = "keep on one side only" if is_error else "counted more than once"
-        message = f"{len(found)} x {kind} {where}: {_abridge(files)}: {advice}"
+        message = f"{len(found)} x {kind} {where}: {abridge(files)}: {advice}"
         yield Finding("error" if is_error else "warning", f"{kind} {where}", message, tuple(files))
 
 
@@ -295,6 +292,7 @@ def _check_shortcuts(shortcuts: Sequence[Shortcut]) -> Iterator[Finding]:
         yield Finding("warning", "shortcut", message)
 
 
-def _abridge(names: Sequence[str]) -> str:
+def abridge(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")
