@@ -97,9 +97,8 @@ def write_synthetic(
     for name, value, least in (("images", images, MIN_IMAGES), ("seed", seed, 0)):
         if value < least:
             raise DataError(f"{name}={value} must be {least} or more.")
-    occupied = DataError(f"{root} exists already; delete it or choose another folder.")
     if os.path.lexists(root):
-        raise occupied
+        raise DataError(f"{root} exists already; delete it or choose another folder.")
     patients = list(plan_images(images, seed))
     try:
         with atomic_folder(root) as folder:
@@ -109,8 +108,6 @@ def write_synthetic(
             for _ in parallel_map(draw, patients, "drawing X-rays", workers or available_cores()):
                 pass
     except OSError as error:
-        if os.path.lexists(root):  # made by someone else in the meantime
-            raise occupied from error
         raise DataError(f"{root} cannot be written: {error}. Choose another folder.") from error
     log.info("wrote %d synthetic X-rays to %s", images, root)
     return root

@@ -187,10 +187,9 @@ def near_duplicates(fingerprints: Sequence[bytes]) -> list[list[int]]:
     bits = np.unpackbits(packed, axis=1).astype(np.float32)
     # The squared distance of two rows is the number of bits that differ.
     graph = radius_neighbors_graph(bits, (MAX_DISTANCE + 0.5) ** 0.5)
-    groups: defaultdict[int, list[int]] = defaultdict(list)
-    for position, group in enumerate(connected_components(graph, directed=False)[1]):
-        groups[int(group)].append(position)
-    return [positions for positions in groups.values() if len(positions) > 1]
+    groups = connected_components(graph, directed=False)[1]
+    repeated = np.flatnonzero(np.bincount(groups) > 1)
+    return [np.flatnonzero(groups == group).tolist() for group in repeated]
 
 
 def _find_shortcuts(readable: Sequence[Entry]) -> list[Shortcut]:
