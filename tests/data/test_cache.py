@@ -128,16 +128,6 @@ def test_a_file_that_changes_while_it_is_cached_is_refused(images, folder, monke
     assert complete(folder) == []
 
 
-def test_an_open_cache_outlives_its_images_and_its_file(images, folder):
-    cache = opened(images, folder)
-    before = [cache[row] for row in range(12)]
-    for path in images:
-        Path(path).unlink()
-    for file in folder.iterdir():
-        file.unlink()
-    assert all(np.array_equal(cache[row], before[row]) for row in range(12))
-
-
 def test_another_process_opens_the_file_instead_of_receiving_the_pixels(images, folder):
     sent = pickle.dumps(opened(images, folder))
     assert len(sent) < 12 * 32 * 32

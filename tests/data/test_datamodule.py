@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -168,7 +169,6 @@ def test_a_damaged_image_in_mid_epoch_is_named_in_one_sentence(kaggle):
     with pytest.raises(DataError) as refusal:
         list(batches(datamodule, "train"))
     assert sentence(refusal.value).startswith(f"{path} cannot be read as an image (")
-    assert "Traceback" not in sentence(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -180,17 +180,14 @@ def test_a_setting_out_of_range_is_refused(tmp_path, key, value):
 
 
 def test_synthetic_images_are_drawn_once(tmp_path, synthetic, monkeypatch):
-    def draw(root, images, seed):
-        assert (images, seed) == (60, 7)
-        shutil.copytree(synthetic, root)
-
+    draw = Mock(side_effect=lambda root, *_: shutil.copytree(synthetic, root))
     monkeypatch.setattr(datamodule_module, "write_synthetic", draw)
     root = tmp_path / "deep/synthetic"
     datamodule = SyntheticDataModule(root, images=60, synthetic_seed=7)
     datamodule.check_root()
-    for _ in range(2):  # copytree refuses to write into the folder
+    for _ in range(2):
         datamodule.prepare_data()
-    assert (root / "train").is_dir()
+    draw.assert_called_once_with(root, 60, 7)
 
 
 def test_a_table_can_replace_folders(kaggle):
