@@ -47,12 +47,7 @@ class EvaluationError(PneumoniaError):
 
 
 class ExtraError(PneumoniaError):
-    """An optional dependency is not installed.
-
-    Args:
-        what: What the user asked for.
-        extra: The extra that installs it.
-    """
+    """What the user asked for needs an extra that is not installed."""
 
     def __init__(self, what: str, extra: str) -> None:
         super().__init__(f"{what} needs the extra [{extra}]: pip install 'pneumonia[{extra}]'.")
@@ -63,9 +58,6 @@ def sentence(error: BaseException) -> str:
 
     A DataLoader worker passes its error on as the text of a traceback, whose last line holds the
     message after the name of the exception.
-
-    Args:
-        error: Any exception.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
@@ -76,18 +68,10 @@ def sentence(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    """Escape control characters, which file names and metadata may contain.
-
-    Args:
-        text: Any.
-    """
+    """Escape control characters, which file names and metadata may contain."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of a library's error, at most 200 characters; its class name if empty.
-
-    Args:
-        error: Any exception.
-    """
+    """The first line of a library's error, at most 200 characters; its class name if empty."""
     return (str(error).splitlines() or [type(error).__name__])[0][:200]

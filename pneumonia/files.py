@@ -45,15 +45,9 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[TextIO]:
 
 @contextmanager
 def atomic_folder(root: Path) -> Iterator[Path]:
-    """Fill a hidden folder beside `root`, which gets that name when the block ends.
+    """Yield the name of a hidden folder to make and fill, which becomes `root` at the end.
 
-    A killed process leaves at most the hidden folder `.ROOT.<random>.partial`.
-
-    Args:
-        root: The folder to make; must not exist, its parents need not.
-
-    Yields:
-        The hidden folder; it does not exist yet.
+    A killed process leaves at most the hidden folder. `root` must not exist.
     """
     partial = root.absolute().with_name(f".{root.name}.{uuid.uuid4().hex[:8]}{_PARTIAL}")
     try:

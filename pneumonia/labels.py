@@ -23,3 +23,8 @@ IMAGE_SUFFIXES = (
 def is_image_name(path: str) -> bool:
     """Whether a file is listed as an image, by its name alone."""
     return path.lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or folder is no part of a data set, by its name alone."""
+    return name.startswith(".") or name == "__MACOSX"

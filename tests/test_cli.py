@@ -21,7 +21,7 @@ def run(monkeypatch, *arguments: object) -> int:
 def test_audit_passes_a_sound_set_and_writes_what_it_found(monkeypatch, kaggle, tmp_path, capsys):
     report = tmp_path / "new é/audit.json"
     assert run(monkeypatch, "data", "audit", kaggle, "--json", report) == 0
-    assert "No errors" in capsys.readouterr().out
+    assert "Errors: 0" in capsys.readouterr().out
     written = json.loads(report.read_text())
     assert written["errors"] == []
     assert written["images"] == sum(count["images"] for count in written["counts"])

@@ -66,10 +66,7 @@ class Cache:
 
 
 def cache_directory(directory: str | Path | None = None) -> Path:
-    """The folder of caches.
-
-    Args:
-        directory: As set by the user. None: `pneumonia` in `$XDG_CACHE_HOME` or `~/.cache`.
+    """The folder of caches, by default `pneumonia` in `$XDG_CACHE_HOME` or `~/.cache`.
 
     Raises:
         DataError: If the home folder is unknown.
@@ -77,8 +74,7 @@ def cache_directory(directory: str | Path | None = None) -> Path:
     try:
         if directory is not None:
             return Path(directory).expanduser()
-        base = Path(os.environ.get("XDG_CACHE_HOME", ""))
-        # The XDG base directory specification: relative paths are ignored.
+        base = Path(os.environ.get("XDG_CACHE_HOME", ""))  # by its standard, never relative
         return (base if base.is_absolute() else Path.home() / ".cache") / "pneumonia"
     except RuntimeError as error:
         raise DataError(f"There is no home folder ({error}); set data.cache_dir.") from None

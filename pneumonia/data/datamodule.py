@@ -94,15 +94,11 @@ class ChestXrayDataModule(LightningDataModule):
         self.cache_dir = cache_dir
         self.seed = seed
         self.splits: dict[str, Manifest] = {}
-        self._caches: dict[str, Cache | None] = {}
+        self._caches: dict[str, Cache] = {}
         self._first_epoch = self._first_batch = 0
 
     def check_root(self) -> None:
-        """Check that the data set exists, or can be made; changes nothing.
-
-        Raises:
-            DataError: If it does not.
-        """
+        """Raise a DataError unless the data set exists or can be made; changes nothing."""
         if not self._can_be_made() and not (self.root / "train").is_dir():
             found = "holds no folder train" if self.root.is_dir() else "does not exist"
             raise DataError(
@@ -120,25 +116,18 @@ class ChestXrayDataModule(LightningDataModule):
             self.setup("test" if self.trainer.testing else "fit")
 
     def setup(self, stage: str) -> None:
-        """List the splits of a stage, check that they share no patient, and cache their images.
-
-        Raises:
-            DataError: If a split is missing, a patient is unknown, splits share patients or
-                files, or the cache cannot be made.
-        """
+        """List the splits of a stage, check that they share no patient, and cache their images."""
         if stage in ("fit", "validate") and "train" not in self.splits:
             train, val = self._split_train_val()
             val = self._shuffled(val)  # so that limit_val_batches keeps both classes
             if getattr(self.trainer, "overfit_batches", 0):
                 train = self._shuffled(train)  # Lightning then takes the first rows, in order
             # One cache for both, so that other validation splits of these images reuse it.
-            cache = self._open_cache(train + val)
-            self._add("train", train, cache)
-            self._add("val", val, cache)
+            self._add(train + val, train=train, val=val)
         if stage == "test" and "test" not in self.splits:
             test = self._read("test")
             check_disjoint(self._read_train_and_val(), test, f"{self.root / 'test'}")
-            self._add("test", test, self._open_cache(test))
+            self._add(test, test=test)
 
     def state_dict(self) -> dict[str, int]:
         """The epoch to continue with, and how many of its batches are done."""
@@ -174,17 +163,14 @@ class ChestXrayDataModule(LightningDataModule):
 
     def dataset(self, split: str, augmentation: Augmentation | None = None) -> ChestXrayDataset:
         """All images of a split, in order."""
+        cache = self._caches.get(split)
         return ChestXrayDataset(
-            self.splits[split], self.preprocessing, augmentation, self.seed, self._caches[split]
+            self.splits[split], self.preprocessing, augmentation, self.seed, cache
         )
 
     def has_split(self, split: str) -> bool:
         """Whether the data set has a split `train`, `val` or `test`."""
         return (self.root / split).is_dir()
-
-    def class_counts(self) -> tuple[int, int]:
-        """Number of NORMAL and of PNEUMONIA training images."""
-        return self.splits["train"].class_counts()
 
     def _can_be_made(self) -> bool:
         return False
@@ -196,11 +182,14 @@ class ChestXrayDataModule(LightningDataModule):
     def _shuffled(samples: Manifest) -> Manifest:
         return samples.take(np.random.default_rng(0).permutation(len(samples)))
 
-    def _add(self, name: str, samples: Manifest, cache: Cache | None) -> None:
-        self.splits[name] = samples
-        self._caches[name] = cache
+    def _add(self, images: Manifest, **splits: Manifest) -> None:
+        if self.cache:
+            cache = open_cache(images.paths, self.preprocessing, self.cache_dir)
+            self._caches |= dict.fromkeys(splits, cache)
+        self.splits |= splits
         if self._ranks()[0] == 0:
-            log.info("%s: %s", name, samples.summary())
+            for name, samples in splits.items():
+                log.info("%s: %s", name, samples.summary())
 
     def _read(self, split: str) -> Manifest:
         return read_split(self.root, split, self.patients)
@@ -217,11 +206,6 @@ class ChestXrayDataModule(LightningDataModule):
         samples = self._read_train_and_val()
         validation = self.validation_split.mask(samples)
         return samples.take(~validation), samples.take(validation)
-
-    def _open_cache(self, samples: Manifest) -> Cache | None:
-        if not self.cache:
-            return None
-        return open_cache(samples.paths, self.preprocessing, self.cache_dir)
 
     def _loader(
         self, dataset: ChestXrayDataset, order: TrainingSampler | None = None
@@ -290,7 +274,7 @@ class SyntheticDataModule(ChestXrayDataModule):
     Args:
         root: Where they are written, or already exist.
         images: Number of images.
-        synthetic_seed: Seed of the drawing; the same seed gives the same bytes.
+        synthetic_seed: Seed of the drawing.
         **settings: As for `ChestXrayDataModule`.
     """
 

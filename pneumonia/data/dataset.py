@@ -14,17 +14,13 @@ from pneumonia.data.image_io import Preprocessing
 from pneumonia.data.manifest import Manifest
 from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import DataError
-from pneumonia.labels import CLASSES, IMAGE_SUFFIXES, is_image_name
+from pneumonia.labels import CLASSES, IMAGE_SUFFIXES, is_hidden, is_image_name
 
 
 class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no types
     """torchvision's `ImageFolder` with exactly the classes NORMAL = 0 and PNEUMONIA = 1.
 
-    Hidden files, `__MACOSX` and files that are not images are ignored. Whatever else would be
-    skipped or counted twice is an error that names it.
-
-    Args:
-        root: The split's folder.
+    Hidden files, `__MACOSX` and files that are not images are ignored.
 
     Raises:
         DataError: If the folder or a class folder is missing or empty, or holds folders or
@@ -46,7 +42,7 @@ class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no 
         unexpected = [
             entry.name
             for entry in (sorted(directory.iterdir()) if directory.is_dir() else ())
-            if not _is_hidden(entry.name)
+            if not is_hidden(entry.name)
             and (entry.name not in CLASSES if entry.is_dir() else is_image_name(entry.name))
         ]
         missing = [name for name in CLASSES if not (directory / name).is_dir()]
@@ -60,7 +56,7 @@ class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no 
 
     def _is_listed(self, path: str) -> bool:
         folder, *nested, name = Path(path).relative_to(self.root).parts
-        if not is_image_name(name) or any(map(_is_hidden, (*nested, name))):
+        if not is_image_name(name) or any(map(is_hidden, (*nested, name))):
             return False
         if nested:
             raise DataError(
@@ -70,21 +66,13 @@ class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no 
         return True
 
 
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
 def read_split(root: str | Path, split: str, patients: str | None = None) -> Manifest:
     """List a split of a data set, with patient and subtype of every image.
 
-    Args:
-        root: The data set's folder.
-        split: `train`, `val` or `test`.
-        patients: See `pneumonia.data.patients.identify_patients`.
+    `patients` is explained in `identify_patients`, whose errors are raised, too.
 
     Raises:
-        DataError: If the folder is not a split, or a patient is unknown.
-        ConfigError: If `patients` is no valid expression.
+        DataError: If the folder is not a split.
     """
     paths, labels = zip(*ChestXrayFolder(Path(root) / split).samples, strict=True)
     return Manifest.from_paths(paths, labels, patients)

@@ -1,8 +1,6 @@
-"""Downloads Kaggle's data set, and makes a folder to train on of it.
+"""Downloads Kaggle's data set into kagglehub's cache, and makes a folder to train on of it.
 
-The archive contains everything twice (`chest_xray/chest_xray/`), beside macOS files. kagglehub
-unpacks it into its own cache; on the same disk the images are hard links to it, not copies. So
-change no image in place; either folder can be deleted without the other.
+On the same disk its images are hard links into the cache: never change one in place.
 """
 
 import errno
@@ -57,7 +55,7 @@ def download(root: str | Path) -> None:
 
 
 def lay_out(source: Path, root: Path) -> None:
-    """Make a data set's folder of the unpacked archive: each image once, all or nothing.
+    """Make a data set's folder of the unpacked archive, which contains each image twice.
 
     Args:
         source: Folder with `chest_xray` in it, or that folder itself; not changed.

@@ -121,7 +121,6 @@ class Table:
 
         Raises:
             DataError: If the split lacks a class, or a patient is unknown.
-            ConfigError: If `patients` is no valid expression.
         """
         rows = [row for row in self.rows if row.split == split]
         labels = [row.label for row in rows]
@@ -155,9 +154,8 @@ def read_table(file: str | Path, root: str | Path | None = None) -> Table:
         root: Folder that relative paths start from. None: the table's own.
 
     Raises:
-        DataError: If it cannot be read or lacks a column or rows, or if rows are ragged, name a
-            missing file or one file twice, or hold an unknown or contradictory value; the first
-            three are named.
+        DataError: If it cannot be read, has no rows or lacks a column, or if rows are not valid,
+            name a missing file or one file twice; the first three are named.
     """
     file = Path(file).expanduser()
     root = file.parent if root is None else Path(root).expanduser()

@@ -94,8 +94,8 @@ def _exit_with_parent() -> None:
 def init_worker(worker: int) -> None:
     """Make a loader process ignore all signals but SIGTERM from its parent; a `worker_init_fn`.
 
-    Terminals and schedulers signal all processes of a job, but the training process needs its
-    workers to finish a step and save a checkpoint.
+    Terminals and schedulers signal all processes of a job, but training still needs the workers
+    to finish a step.
     """
     for name in ("SIGINT", "SIGUSR1"):
         if hasattr(signal, name):

@@ -1,8 +1,7 @@
 """Patient keys from file names.
 
 The files of Kermany, Zhang and Goldbaum (2018) are named in four streams, each of which numbers
-its patients independently: a patient is (stream, number). With the number alone as the key,
-patients of different streams would be merged.
+its patients independently: a patient is (stream, number).
 """
 
 import re

@@ -73,10 +73,7 @@ class TrainingSampler(Sampler[Draw]):
 
 
 def balanced_probabilities(samples: Manifest) -> NDArray[np.float64]:
-    """Probability of each image if a class, one of its patients and one of their images are drawn.
-
-    Each of the three draws is uniform. The probabilities, float64 [N], sum to 1.
-    """
+    """Probability of each image, float64 [N], if class, patient, then image is drawn."""
     owners = np.stack([samples.labels, np.unique(samples.patients, return_inverse=True)[1]])
     pairs, owner, images = np.unique(owners, axis=1, return_inverse=True, return_counts=True)
     classes, label, patients = np.unique(pairs[0], return_inverse=True, return_counts=True)

@@ -106,10 +106,7 @@ def group_images(samples: Manifest) -> NDArray[np.int64]:
 
 
 def identical_files(paths: list[str]) -> list[list[int]]:
-    """Find byte-identical files; only files of equal size are read.
-
-    Returns:
-        For each set of two or more identical files, their positions in `paths`.
+    """Find sets of two or more byte-identical files, as positions in `paths`.
 
     Raises:
         DataError: If a file cannot be read.
@@ -132,13 +129,8 @@ def identical_files(paths: list[str]) -> list[list[int]]:
 def check_disjoint(train: Manifest, other: Manifest, name: str) -> None:
     """Refuse two splits that share a patient or a byte-identical file.
 
-    Args:
-        train: The training images.
-        other: Images that training must not see.
-        name: Name of `other` in the message.
-
     Raises:
-        DataError: If they overlap; the first images are named.
+        DataError: If they do; it names the first such images of `other`, and calls it `name`.
     """
     groups = group_images(train + other)
     shared = np.isin(groups[len(train) :], groups[: len(train)])

@@ -1,9 +1,8 @@
 """Synthetic pediatric chest X-rays: a data set in Kaggle's layout that needs no download.
 
-A radiograph is a sum of attenuations: a chest is drawn by adding soft shapes in anatomical units,
-where the chest is about two wide, x grows to the image's right (the patient's left) and y grows
-downwards. One random generator draws the patient (build, bones, vessels, disease); another draws
-the exposure (pose, framing, contrast, noise), independent of the disease.
+A chest is a sum of soft shapes in anatomical units: it is about two wide, x grows to the patient's
+left and y downwards. One random generator draws the patient (build, bones, vessels, disease),
+another one the exposure (pose, framing, contrast, noise), independent of the disease.
 """
 
 import logging
@@ -78,9 +77,8 @@ def write_synthetic(
 ) -> Path:
     """Write a data set of synthetic chest X-rays, all of it or nothing.
 
-    The files are single-channel JPEGs in `ROOT/{train,val,test}/{NORMAL,PNEUMONIA}`; 5/8 of
-    them are pneumonias, 3 in 5 of these bacterial. The same `images` and `seed` give the same
-    bytes with any number of workers.
+    5/8 of the JPEG files are pneumonias, 3 in 5 of these bacterial. The same `images` and `seed`
+    give the same bytes with any number of workers.
 
     Args:
         root: Folder to make; must not exist. Missing parents are made.
@@ -99,9 +97,8 @@ def write_synthetic(
     for name, value, least in (("images", images, MIN_IMAGES), ("seed", seed, 0)):
         if value < least:
             raise DataError(f"{name}={value} must be {least} or more.")
-    occupied = DataError(f"{root} exists already; delete it or choose another folder.")
     if os.path.lexists(root):
-        raise occupied
+        raise DataError(f"{root} exists already; delete it or choose another folder.")
     patients = list(plan_images(images, seed))
     try:
         with atomic_folder(root) as folder:
@@ -111,20 +108,16 @@ def write_synthetic(
             for _ in parallel_map(draw, patients, "drawing X-rays", workers or available_cores()):
                 pass
     except OSError as error:
-        if os.path.lexists(root):  # made by someone else in the meantime
-            raise occupied from error
         raise DataError(f"{root} cannot be written: {error}. Choose another folder.") from error
     log.info("wrote %d synthetic X-rays to %s", images, root)
     return root
 
 
 def plan_images(images: int, seed: int) -> Iterator[Patient]:
-    """Plan the patients of a data set; arguments as for `write_synthetic`.
+    """Plan the patients of a data set, in the order of streams and ids.
 
-    Yields:
-        The patients, stream by stream in the order of their ids. Ids start at 1 in every
-        stream; each split of a stream is one block of ids, except that train may lie on both
-        sides of test.
+    Ids start at 1 in every stream; each split of a stream is one block of ids, except that train
+    may lie on both sides of test.
     """
     rng = np.random.default_rng(seed)
     train = round(_TRAIN * (images - 16))
@@ -172,10 +165,9 @@ def chest(subtype: str, rng: np.random.Generator) -> Array:
     """Draw the attenuation map of one patient.
 
     Args:
-        subtype: One of `pneumonia.labels.SUBTYPES`: clear lungs, one or two lobar
-            consolidations in one lung, or interstitial markings in both.
-        rng: Draws the patient. Build comes before disease, so the same state of the generator
-            gives the same child in each subtype.
+        subtype: `normal`, `bacterial` (lobar consolidation in one lung) or `viral` (interstitial
+            markings in both).
+        rng: Draws the build before the disease: the same seed is the same child in each subtype.
 
     Returns:
         Attenuation [GRID, GRID], float32: 0 is air outside the body, about 1 is the spine.
@@ -334,7 +326,7 @@ def _vessels(rng: np.random.Generator, branches: int) -> Array:
                 x1, y1 = x + sign * length * math.cos(heading), y + length * math.sin(heading)
                 line = [(v + _REACH) * _SCALE for v in (x, y, x1, y1)]
                 pen.line(line, fill=int(70 + 35 * thick), width=max(1, round(thick)))
-    return _floats(canvas.filter(ImageFilter.GaussianBlur(1.2))) / 255
+    return np.asarray(canvas.filter(ImageFilter.GaussianBlur(1.2)), np.float32) / 255
 
 
 def _grow(branch: Branch, rng: np.random.Generator) -> Iterator[Branch]:
@@ -432,8 +424,4 @@ def _tube(distance: Array, radius: float) -> Array:
 def _noise(rng: np.random.Generator, cells: int, shape: tuple[int, ...] = (GRID, GRID)) -> Array:
     """Smooth noise of unit scale with about `cells` bumps across an array of `shape`."""
     coarse = Image.fromarray(rng.standard_normal((cells, cells), np.float32))
-    return _floats(coarse.resize((shape[1], shape[0]), Image.Resampling.BICUBIC))
-
-
-def _floats(image: Image.Image) -> Array:
-    return np.asarray(image, np.float32)
+    return np.asarray(coarse.resize((shape[1], shape[0]), Image.Resampling.BICUBIC))

@@ -110,7 +110,7 @@ class PneumoniaClassifier(LightningModule):
             datamodule = self.trainer.datamodule  # type: ignore[attr-defined]
             if datamodule is None:
                 raise ConfigError("model.pos_weight=balanced needs a data module to count classes.")
-            normal, pneumonia = datamodule.class_counts()
+            normal, pneumonia = datamodule.splits["train"].class_counts()
             self.pos_weight.fill_(normal / pneumonia)
         if self.hparams["compile"]:
             self.network.compile()  # in place: the checkpoint's keys stay as they are

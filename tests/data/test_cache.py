@@ -1,7 +1,6 @@
 """The cache of decoded images: complete, of exactly these files, or absent."""
 
 import errno
-import json
 import os
 import pickle
 import sys
@@ -96,9 +95,8 @@ def test_changed_or_fewer_or_renamed_files_are_another_cache(images, folder):
         lambda file, key: file.write_bytes(file.read_bytes()[:-1]),
         lambda file, key: np.save(file, np.zeros((2, 32, 32), np.uint8)),
         lambda file, key: key.write_text("{"),
-        lambda file, key: key.write_text(json.dumps({"key": "another"})),
     ],
-    ids=["truncated", "wrong shape", "truncated key", "another key"],
+    ids=["truncated", "wrong shape", "truncated key"],
 )
 def test_a_damaged_cache_is_made_again(images, folder, damage):
     opened(images, folder)
@@ -130,27 +128,10 @@ def test_a_file_that_changes_while_it_is_cached_is_refused(images, folder, monke
     assert complete(folder) == []
 
 
-def test_an_open_cache_outlives_its_images_and_its_file(images, folder):
-    cache = opened(images, folder)
-    before = [cache[row] for row in range(12)]
-    for path in images:
-        Path(path).unlink()
-    for file in folder.iterdir():
-        file.unlink()
-    assert all(np.array_equal(cache[row], before[row]) for row in range(12))
-
-
 def test_another_process_opens_the_file_instead_of_receiving_the_pixels(images, folder):
     sent = pickle.dumps(opened(images, folder))
     assert len(sent) < 12 * 32 * 32
     assert matches(pickle.loads(sent), images)
-
-
-def test_what_a_killed_process_left_is_never_used(images, folder):
-    folder.mkdir()
-    (folder / ".32-0123.pixels.npy.99.partial").write_bytes(b"\x93NUMPY\1\0")
-    assert matches(opened(images, folder), images)
-    assert len(complete(folder)) == 1
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere pages stay")
@@ -170,10 +151,6 @@ def test_a_cache_that_cannot_be_written_is_refused_and_leaves_nothing(images, fo
     with pytest.raises(DataError, match=rf"{folder} .*data\.cache_dir.*data\.cache=false"):
         opened(images, folder)
     assert list(folder.iterdir()) == []
-    monkeypatch.undo()
-    (folder / "file").write_text("")
-    with pytest.raises(DataError, match=rf"{folder / 'file'} .*data\.cache_dir"):
-        opened(images, folder / "file")
 
 
 @pytest.mark.parametrize(
@@ -187,12 +164,7 @@ def test_the_default_folder_is_the_users_cache_folder(monkeypatch, tmp_path, set
     assert cache_directory("~/x") == tmp_path / "x"
 
 
-@pytest.mark.parametrize("word", ["it's", "肺", os.fsdecode(b"latin-\xe9")])
-def test_any_file_name_can_be_cached(tmp_path, folder, word):
-    try:
-        (tmp_path / f"{word}.png").touch()
-    except OSError:
-        pytest.skip("this file system does not take such a name")
+def test_any_file_name_can_be_cached(tmp_path, folder):
     Image.fromarray(np.full((40, 40), 90, np.uint8)).save(tmp_path / "x.png")
-    (tmp_path / "x.png").rename(path := tmp_path / f"{word}.png")
+    (tmp_path / "x.png").rename(path := tmp_path / os.fsdecode("it's 肺 ".encode() + b"\xe9.png"))
     assert (opened([str(path)], folder)[0] == 90).all()

@@ -4,13 +4,13 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
 from lightning import Trainer
 
 from pneumonia.data import datamodule as datamodule_module
-from pneumonia.data.cache import list_caches
 from pneumonia.data.datamodule import ChestXrayDataModule, SyntheticDataModule, TableDataModule
 from pneumonia.data.split import ValidationSplit
 from pneumonia.data.transforms import Augmentation
@@ -37,6 +37,10 @@ def batches(datamodule, split, epochs=1):
         yield from loader
 
 
+def caches(folder: Path) -> int:
+    return len(list(folder.glob("*.npy")))
+
+
 def assert_equal_batches(one, other) -> None:
     one, other = list(one), list(other)
     assert len(one) == len(other) > 1
@@ -60,7 +64,6 @@ def test_the_published_val_joins_the_training_images(kaggle, caplog):
     assert not {*train.patients} & {*val.patients}
     assert f"train: {train.summary()}" in caplog.text
     assert f"val: {val.summary()}" in caplog.text
-    assert datamodule.class_counts() == train.class_counts()
 
 
 def test_with_strategy_folder_val_is_the_published_folder(kaggle, write_images):
@@ -108,8 +111,8 @@ def test_unknown_patients_are_refused_and_both_remedies_work(kaggle, write_image
 @pytest.mark.parametrize("sampler", [None, "balanced"])
 def test_batches_do_not_depend_on_workers_or_cache(synthetic, tmp_path, sampler):
     settings = {"augmentation": Augmentation(), "sampler": sampler, "seed": 5}
-    one = ready(synthetic, cache_dir=tmp_path / "caches", num_workers=1, **settings)
-    assert len(list_caches(tmp_path / "caches")) == 1
+    one = ready(synthetic, cache_dir=tmp_path, num_workers=1, **settings)
+    assert caches(tmp_path) == 1
     other = ready(synthetic, cache=False, cache_dir=tmp_path / "none", **settings)
     assert not (tmp_path / "none").exists()
     for split in ("train", "val"):
@@ -128,12 +131,11 @@ def test_batches_after_a_resume_are_those_that_were_left(synthetic, sampler):
 
 
 def test_every_validation_split_shares_one_cache_and_the_test_split_has_its_own(kaggle, tmp_path):
-    settings = {"cache_dir": tmp_path / "caches"}
     for split in (ValidationSplit(), ValidationSplit("random"), ValidationSplit("folder")):
-        datamodule = ready(kaggle, split=split, **settings)
-        assert len(list_caches(tmp_path / "caches")) == 1
+        datamodule = ready(kaggle, split=split, cache_dir=tmp_path)
+        assert caches(tmp_path) == 1
     datamodule.setup("test")
-    assert len(list_caches(tmp_path / "caches")) == 2
+    assert caches(tmp_path) == 2
     assert len(list(datamodule.test_dataloader())) > 1
 
 
@@ -167,12 +169,10 @@ def test_a_damaged_image_in_mid_epoch_is_named_in_one_sentence(kaggle):
     with pytest.raises(DataError) as refusal:
         list(batches(datamodule, "train"))
     assert sentence(refusal.value).startswith(f"{path} cannot be read as an image (")
-    assert "Traceback" not in sentence(refusal.value)
 
 
 @pytest.mark.parametrize(
-    ("key", "value"),
-    [("batch_size", 0), ("num_workers", 1000), ("image_size", 0), ("sampler", "even")],
+    ("key", "value"), [("batch_size", 0), ("num_workers", 1000), ("sampler", "even")]
 )
 def test_a_setting_out_of_range_is_refused(tmp_path, key, value):
     with pytest.raises(ConfigError, match=f"data.{key}={value!r}"):
@@ -180,17 +180,14 @@ def test_a_setting_out_of_range_is_refused(tmp_path, key, value):
 
 
 def test_synthetic_images_are_drawn_once(tmp_path, synthetic, monkeypatch):
-    def draw(root, images, seed):
-        assert (images, seed) == (60, 7)
-        shutil.copytree(synthetic, root)
-
+    draw = Mock(side_effect=lambda root, *_: shutil.copytree(synthetic, root))
     monkeypatch.setattr(datamodule_module, "write_synthetic", draw)
     root = tmp_path / "deep/synthetic"
     datamodule = SyntheticDataModule(root, images=60, synthetic_seed=7)
     datamodule.check_root()
-    for _ in range(2):  # copytree refuses to write into the folder
+    for _ in range(2):
         datamodule.prepare_data()
-    assert (root / "train").is_dir()
+    draw.assert_called_once_with(root, 60, 7)
 
 
 def test_a_table_can_replace_folders(kaggle):

@@ -7,16 +7,9 @@ import numpy as np
 import pytest
 
 from pneumonia.data.dataset import read_split
-from pneumonia.data.manifest import COLUMN, Manifest, read_table
+from pneumonia.data.manifest import COLUMN, read_table
 from pneumonia.data.split import ValidationSplit
 from pneumonia.errors import DataError
-
-
-def test_the_summary_counts_images_patients_and_classes():
-    paths = ["IM-0001-0001.jpeg", "person1_virus_1.jpeg", "person1_virus_2.jpeg"]
-    samples = Manifest.from_paths([*paths, "person2_bacteria_1.jpeg"], [0, 1, 1, 1])
-    assert samples.class_counts() == (1, 3)
-    assert samples.summary() == "4 images of 3 patients: 1 NORMAL, 3 PNEUMONIA"
 
 
 @pytest.fixture
@@ -80,8 +73,6 @@ def test_patients_come_from_the_column_on_request(write):
     samples = read_table(write("path,label,patient", *rows)).read("train", COLUMN)
     assert samples.patients.tolist() == ["Ann", "Ann", "Bob", "Bob", "7"]
     assert samples.subtypes.tolist() == ["normal", "unknown", "unknown", "normal", "normal"]
-    with pytest.raises(DataError, match=r"data\.split\.strategy=random"):
-        ValidationSplit("blocks").mask(samples)
 
 
 def test_a_patient_of_both_classes_stays_on_one_side(write):
@@ -128,11 +119,8 @@ def test_any_file_name_can_be_listed(write, tmp_path):
 
 def test_what_spreadsheets_write_is_read(write):
     file = write("path,label", "IM-1-1.png,0", "person1_virus_1.png,1")
-    text = file.read_bytes()
-    windows = b"\xef\xbb\xbf" + text.replace(b"\n", b"\r\n")
-    for content in (windows, text.replace(b"\n", b"\n\n"), text.rstrip()):
-        file.write_bytes(content)
-        assert read_table(file).read("train").class_counts() == (1, 1)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes().replace(b"\n", b"\r\n\r\n"))
+    assert read_table(file).read("train").class_counts() == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -142,7 +130,7 @@ def test_what_spreadsheets_write_is_read(write):
         (b"path,label\n", "no rows"),
         (b"path;label\na.png;0\n", "path;label"),
         (b"path,label,label\na.png,0,1\n", "path,label,label"),
-        ("path,label\ngröße.png,0\n".encode("latin-1"), "UTF-8"),
+        (b"path,label\ngr\xf6\xdfe.png,0\n", "UTF-8"),
         (b'path,label\n"a.png,0\n', "line 2"),
         (b"path,label\na, b.png,0\n", "line 2: 3 cells"),
     ],
@@ -155,9 +143,8 @@ def test_an_invalid_table_is_refused(tmp_path, content, named):
 
 
 def test_a_missing_table_is_named(tmp_path):
-    for file in (tmp_path / "nowhere.csv", tmp_path):
-        with pytest.raises(DataError, match=f"data.table={file} "):
-            read_table(file)
+    with pytest.raises(DataError, match=f"data.table={tmp_path} "):
+        read_table(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -175,16 +162,15 @@ def test_the_first_three_invalid_rows_are_named(write, column, value):
     assert "line 6" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", ["gone.png", "folder", "loop.png", "a\0.png"])
+@pytest.mark.parametrize("name", ["gone.png", "folder", "a\0.png"])
 def test_a_missing_file_is_named(write, tmp_path, name):
     write("path,label", "a.png,0", "b.png,1")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "loop.png").symlink_to("loop.png")
     with pytest.raises(DataError, match="line 4: "):
         read_table(write("path,label", "a.png,0", "b.png,1", f"{name},0", images=False))
 
 
-@pytest.mark.parametrize("again", ["a.png", "sub/../a.png", "link.png"])
+@pytest.mark.parametrize("again", ["a.png", "link.png"])
 def test_a_file_listed_twice_is_refused(write, tmp_path, again):
     write("path,label", "a.png,0", "sub/b.png,1")
     (tmp_path / "link.png").symlink_to("a.png")

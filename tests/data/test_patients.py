@@ -22,15 +22,11 @@ def test_a_patient_is_a_stream_and_a_number(name, label, stream, number, subtype
     assert (found.number, found.subtype) == (number, subtype)
 
 
-@pytest.mark.parametrize(
-    "name", ["person1_fungus_2.jpeg", "XIM-0001-0001.jpeg", "person1_virus_2 (1).jpeg"]
-)
+@pytest.mark.parametrize("name", ["person1_fungus_2.jpeg", "XIM-0001-0001.jpeg"])
 def test_a_name_of_no_stream_is_refused_with_both_remedies(name):
     paths = ["/data/train/NORMAL/IM-0001-0001.jpeg", f"/data/train/PNEUMONIA/{name}"]
-    with pytest.raises(DataError) as refusal:
+    with pytest.raises(DataError, match=rf"{name}.*data\.patients=REGEX.*data\.patients=file"):
         identify_patients(paths, [0, 1])
-    for part in ("1 of 2", name, "/data/train/PNEUMONIA", "data.patients=REGEX", "=file"):
-        assert part in str(refusal.value)
 
 
 def test_an_expression_identifies_patients():
@@ -41,12 +37,9 @@ def test_an_expression_identifies_patients():
     assert [f.subtype for f in found] == ["unknown", "unknown", "normal"]
 
 
-@pytest.mark.parametrize(
-    ("expression", "name"), [(r"p(\d+)-", "/p12-/scan.png"), (r"p(\d*)", "p.png")]
-)
-def test_a_name_that_does_not_match_or_has_an_empty_group_is_named(expression, name):
-    with pytest.raises(DataError, match=name.rpartition("/")[2]):
-        identify_patients(["p1-.png", name], [0, 0], expression)
+def test_a_name_with_an_empty_group_is_named():
+    with pytest.raises(DataError, match=r"p\.png"):
+        identify_patients(["p1.png", "p.png"], [0, 0], r"p(\d*)")
 
 
 def test_with_file_each_file_is_a_patient():

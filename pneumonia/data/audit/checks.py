@@ -175,10 +175,7 @@ def _find_overlaps(entries: Sequence[Entry], readable: Sequence[Entry]) -> Itera
 
 
 def near_duplicates(fingerprints: Sequence[bytes]) -> list[list[int]]:
-    """Find groups of images that show the same picture.
-
-    Args:
-        fingerprints: From `pneumonia.data.audit.scan.fingerprint`.
+    """Find groups of images that show the same picture, given their fingerprints.
 
     Returns:
         For each group of two or more, the positions of its images. Each is near another one of
@@ -190,10 +187,9 @@ def near_duplicates(fingerprints: Sequence[bytes]) -> list[list[int]]:
     bits = np.unpackbits(packed, axis=1).astype(np.float32)
     # The squared distance of two rows is the number of bits that differ.
     graph = radius_neighbors_graph(bits, (MAX_DISTANCE + 0.5) ** 0.5)
-    groups: defaultdict[int, list[int]] = defaultdict(list)
-    for position, group in enumerate(connected_components(graph, directed=False)[1]):
-        groups[int(group)].append(position)
-    return [positions for positions in groups.values() if len(positions) > 1]
+    groups = connected_components(graph, directed=False)[1]
+    repeated = np.flatnonzero(np.bincount(groups) > 1)
+    return [np.flatnonzero(groups == group).tolist() for group in repeated]
 
 
 def _find_shortcuts(readable: Sequence[Entry]) -> list[Shortcut]:
@@ -263,7 +259,7 @@ def _check_files(inventory: Inventory, entries: Sequence[Entry]) -> Iterator[Fin
     )
     for severity, check, names, text in rules:
         if names:
-            yield Finding(severity, check, f"{_abridge(names)}: {text}", tuple(names))
+            yield Finding(severity, check, f"{abridge(names)}: {text}", tuple(names))
 
 
 def _check_overlaps(overlaps: Sequence[Overlap]) -> Iterator[Finding]:
@@ -273,7 +269,7 @@ def _check_overlaps(overlaps: Sequence[Overlap]) -> Iterator[Finding]:
     for (kind, where, is_error), found in kinds.items():
         files = [file for overlap in found for file in overlap.files]
         advice = "keep on one side only" if is_error else "counted more than once"
-        message = f"{len(found)} x {kind} {where}: {_abridge(files)}: {advice}"
+        message = f"{len(found)} x {kind} {where}: {abridge(files)}: {advice}"
         yield Finding("error" if is_error else "warning", f"{kind} {where}", message, tuple(files))
 
 
@@ -295,6 +291,7 @@ def _check_shortcuts(shortcuts: Sequence[Shortcut]) -> Iterator[Finding]:
         yield Finding("warning", "shortcut", message)
 
 
-def _abridge(names: Sequence[str]) -> str:
+def abridge(names: Sequence[str]) -> str:
+    """The first three names, and how many more there are."""
     more = len(names) - _NAMED
     return ", ".join(names[:_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -22,14 +21,6 @@ _DPI = 100
 _EPOCHS = 4
 _MIN_TILE, _MAX_TILE = 160, 384
 _SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
-
-
-class Row(NamedTuple):
-    """Grey images side by side, with a title (may be empty) and a caption for each."""
-
-    title: str
-    images: list[Image.Image]
-    captions: list[str]
 
 
 def check_picture_name(path: Path) -> None:
@@ -52,9 +43,7 @@ def draw_views(
     seed: int,
     out: Path,
 ) -> None:
-    """Draw what validation and training see of some images of each class.
-
-    They come from the first split with images, through the data set class of training.
+    """Draw what validation and training see of some images of the first split.
 
     Args:
         root: Folder with `train`, `val` and `test`, each with `NORMAL` and `PNEUMONIA`.
@@ -88,33 +77,31 @@ def draw_views(
     augmented = ChestXrayDataset(manifest, preprocessing, augmentation, seed)
     captions = ["original", f"validation: {preprocessing.resize_mode}"]
     captions += [f"augmented, epoch {epoch}" for epoch in range(_EPOCHS)]
-    rows = []
+    rows = {}
     for row, (path, label) in enumerate(zip(paths, labels, strict=True)):
         original = read_grey(path)
         items = [plain[row], *(augmented[epoch, row, 0] for epoch in range(_EPOCHS))]
-        views = [original, *(Image.fromarray(item["image"][0].numpy()) for item in items)]
         title = f"{CLASSES[label]}: {Path(path).name}, {original.width} x {original.height} px"
-        rows.append(Row(title, views, captions))
-    _draw_sheet(rows, min(max(preprocessing.image_size, _MIN_TILE), _MAX_TILE), out)
+        rows[title] = [original, *(Image.fromarray(item["image"][0].numpy()) for item in items)]
+    _draw_sheet(rows, captions, min(max(preprocessing.image_size, _MIN_TILE), _MAX_TILE), out)
 
 
-def _draw_sheet(rows: Sequence[Row], tile: int, out: Path) -> None:
-    """Draw rows of images below each other, each fitted into a square of `tile` pixels."""
-    columns = max(len(row.images) for row in rows)
-    size = (1.05 * columns * tile / _DPI, (1.1 * tile + 30) * len(rows) / _DPI)
+def _draw_sheet(
+    rows: dict[str, list[Image.Image]], captions: Sequence[str], tile: int, out: Path
+) -> None:
+    """Draw titled rows of images, each image fitted into a square of `tile` pixels."""
+    size = (1.05 * len(captions) * tile / _DPI, (1.1 * tile + 30) * len(rows) / _DPI)
     figure = Figure(figsize=size, dpi=_DPI)
-    grid = figure.subplots(len(rows), columns, squeeze=False)
+    grid = figure.subplots(len(rows), len(captions), squeeze=False)
     figure.subplots_adjust(0.01, 0.01, 0.99, 1 - 0.35 / size[1], 0.05, 0.3)
-    for row, axes in zip(rows, grid, strict=True):
-        for axis in axes:
-            axis.axis("off")
-        title = {"xy": (0, 1), "xytext": (0, 16), "textcoords": "offset points"}
-        axes[0].annotate(row.title, xycoords="axes fraction", **title)
-        for axis, image, caption in zip(axes, row.images, row.captions, strict=False):
+    for (title, images), axes in zip(rows.items(), grid, strict=True):
+        place = {"xy": (0, 1), "xytext": (0, 16), "textcoords": "offset points"}
+        axes[0].annotate(title, xycoords="axes fraction", **place)
+        for axis, image, caption in zip(axes, images, captions, strict=True):
             square = ImageOps.pad(image, (tile, tile), color=255)
             axis.imshow(np.asarray(square), cmap="gray", vmin=0, vmax=255)
-            # The end of a file name tells more than its start.
-            axis.set_title(caption[-tile // 6 :], loc="left", fontsize=6, parse_math=False)
+            axis.axis("off")
+            axis.set_title(caption, loc="left", fontsize=6)
     try:
         with atomic_replace(out) as partial:
             figure.savefig(partial, format=out.suffix.lower().removeprefix("."))

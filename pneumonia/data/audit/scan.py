@@ -13,7 +13,7 @@ from pneumonia.data.parallel import parallel_map
 from pneumonia.data.patients import Identity, identify_patients
 from pneumonia.data.safe_open import quiet
 from pneumonia.errors import DataError
-from pneumonia.labels import CLASSES, NORMAL, SPLITS, UNKNOWN_SUBTYPE, is_image_name
+from pneumonia.labels import CLASSES, NORMAL, SPLITS, UNKNOWN_SUBTYPE, is_hidden, is_image_name
 
 PUBLISHED: dict[str, dict[str, int]] = {
     "train": {"normal": 1341, "bacterial": 2530, "viral": 1345},
@@ -63,11 +63,11 @@ class Inventory:
 
     def _list_split(self, split: str) -> None:
         for entry in _entries(self.root / split):
-            if not (entry.is_dir() and entry.name in CLASSES):
-                stray = (
-                    self.misplaced if entry.is_dir() or is_image_name(entry.name) else self.ignored
-                )
-                stray.append(f"{split}/{entry.name}")
+            path = f"{split}/{entry.name}"
+            if is_image_name(entry.name) or (entry.is_dir() and entry.name not in CLASSES):
+                self.misplaced.append(path)
+            elif not entry.is_dir():
+                self.ignored.append(path)
         for label, name in enumerate(CLASSES):
             folder = self.root / split / name
             before = len(self.images)
@@ -88,7 +88,7 @@ def _entries(folder: Path) -> list[Path]:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise DataError(f"{folder} cannot be listed ({error.strerror}).") from error
-    return [e for e in entries if not e.name.startswith(".") and e.name != "__MACOSX"]
+    return [entry for entry in entries if not is_hidden(entry.name)]
 
 
 def _check_data_set(root: Path) -> None:
@@ -169,11 +169,7 @@ class Entry(ImageFile):
 
 
 def scan_images(inventory: Inventory, patients: str | None = None) -> list[Entry]:
-    """Read every image file of a data set; arguments as for `pneumonia.data.audit.checks.audit`.
-
-    Returns:
-        In the order of the inventory.
-    """
+    """Read every image file of an inventory, in its order; `patients` as for `audit`."""
     identities = [_identify(file, patients) for file in inventory.images]
     paths = [inventory.root / file.name for file in inventory.images]
     contents = parallel_map(inspect, paths, "reading images")
