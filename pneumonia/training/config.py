@@ -9,7 +9,7 @@ import os
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from hydra.errors import ConfigCompositionException
@@ -17,7 +17,6 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
     ConfigDict,
-    Field,
     PositiveInt,
     PydanticSchemaGenerationError,
     TypeAdapter,
@@ -74,7 +73,7 @@ def register_resolvers() -> None:
 
 
 ROOT_TYPES: dict[str, Any] = {
-    "seed": Annotated[int, Field(ge=0, lt=2**32)],
+    "seed": int,
     "monitor": str,
     "mode": Literal["min", "max"],
     "test": bool | None,

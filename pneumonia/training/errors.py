@@ -57,10 +57,12 @@ def check_run(config: DictConfig, sweep: bool) -> None:
         sweep: Whether this is one job of a multirun.
 
     Raises:
-        ConfigError: If the strategy cannot be used.
+        ConfigError: If the seed or the strategy cannot be used.
         CheckpointError: If `ckpt_path` cannot be trained further.
     """
     check_strategy(config.trainer, sweep)
+    if isinstance(config.seed, int) and not 0 <= config.seed < 2**32:
+        raise ConfigError(f"seed={config.seed} must lie in 0 to {2**32 - 1}.")
     if config.ckpt_path is None or config.resume:
         return
     if "optimizer_states" not in read_checkpoint(config.ckpt_path):
