@@ -18,24 +18,16 @@ def calibrate_command(
     ] = None,
     prevalence: Annotated[
         float | None,
-        typer.Option(
-            help="Fraction of pneumonia among the site's patients, if its labelled images have"
-            " another."
-        ),
+        typer.Option(help="Fraction of pneumonia at the site, if these images have another."),
     ] = None,
     policy: Annotated[
         str | None,
-        typer.Option(
-            help="sensitivity, specificity, youden, cost or fixed; by default the checkpoint's."
-        ),
+        typer.Option(help="sensitivity, specificity, youden, cost or fixed; else as before."),
     ] = None,
     target: Annotated[float | None, typer.Option(help="Target of the policy, as 0.95.")] = None,
     alpha: Annotated[
         float | None,
-        typer.Option(
-            help="Accepted fraction of a class's patients with a confident error; by default the"
-            " checkpoint's."
-        ),
+        typer.Option(help="Accepted fraction of a class's patients with a confident error."),
     ] = None,
     patients: Patients = None,
 ) -> None:

@@ -21,10 +21,7 @@ def evaluate_command(
     split: Annotated[str, typer.Option(help="Split to evaluate: train, val or test.")] = "test",
     predictions: Annotated[
         Path | None,
-        typer.Option(
-            help="Evaluate this table instead of a model (.csv): label, probability or logit, and"
-            " optionally path, patient, subtype."
-        ),
+        typer.Option(help="Table to evaluate instead (.csv): label, and probability or logit."),
     ] = None,
     threshold: Annotated[
         float | None,

@@ -6,6 +6,7 @@ import io
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal, TextIO
 
@@ -14,17 +15,7 @@ from pneumonia.inference.types import FailedPrediction, Prediction
 
 Result = Prediction | FailedPrediction
 
-COLUMNS = (
-    "path",
-    "probability",
-    "predicted_class",
-    "uncertain",
-    "is_ood",
-    "ood_score",
-    "warnings",
-    "error",
-    "model",
-)
+COLUMNS = (*(field.name for field in fields(Prediction)), "error", "model")
 """Columns of the CSV file; `model` is the digest of the checkpoint."""
 
 
@@ -68,8 +59,7 @@ class PredictionWriter:
         failed: Those of them whose row is an error.
 
     Raises:
-        ConfigError: If the file exists and `resume` is False, is not a table of predictions, was
-            written with another model, or cannot be written.
+        ConfigError: If the file cannot be written, or exists and cannot be resumed.
     """
 
     def __init__(self, path: Path, model: str, resume: bool = False) -> None:
@@ -81,9 +71,7 @@ class PredictionWriter:
         with self._writing():
             exists = path.exists() and path.stat().st_size > 0
             if exists and not resume:
-                raise ConfigError(
-                    f"{path} exists. Continue it with --resume, or name another file."
-                )
+                raise ConfigError(f"{path} exists. Add --resume, or name another file.")
             path.parent.mkdir(parents=True, exist_ok=True)
             end = self._read_rows() if exists else 0
             self._file = _open(path, "a")

@@ -49,9 +49,7 @@ def evaluate_checkpoint(
         The result, and the files written.
 
     Raises:
-        CheckpointError: If the checkpoint cannot be used.
-        DataError: If the folder or a file in it cannot be read.
-        EvaluationError: If the images cannot be evaluated, or a file cannot be written.
+        PneumoniaError: If checkpoint or images cannot be used, or a file cannot be written.
     """
     model = Predictor.load(checkpoint, finalized=False)
     samples = read_split(root, split, patients)
@@ -119,9 +117,8 @@ def describe_checkpoint(
     if tested is not None:
         fingerprint = tested.fingerprint()
         known = metadata.get("data")
-        metadata["data"] = (known if isinstance(known, dict) else {}) | {
-            "fingerprint of the tested images": fingerprint
-        }
+        tested_images = {"fingerprint of the tested images": fingerprint}
+        metadata["data"] = (known if isinstance(known, dict) else {}) | tested_images
         if any(entry.get("fingerprint") == fingerprint for entry in history):
             doubts.append(
                 "The checkpoint was recalibrated on these very images, which chose its threshold."

@@ -31,8 +31,7 @@ OPSET = 18
 """The lowest that torch's exporter writes; read by onnxruntime since 1.14."""
 
 TOLERANCE = 1e-4
-"""Allowed difference of a probability; of an OOD score, relative where it exceeds 1; of a logit,
-relative to the largest of the batch where that exceeds 1."""
+"""Allowed difference, relative for scores above 1 and for batches with logits above 1."""
 
 _METADATA_KEYS = (
     *describe(),
@@ -51,9 +50,6 @@ def export(checkpoint: str | Path, out: str | Path) -> Path:
     Args:
         checkpoint: The `best.ckpt` of a run.
         out: The file to write, ending in `.onnx`; an existing one is replaced.
-
-    Returns:
-        The file written.
 
     Raises:
         CheckpointError: If the checkpoint cannot be used or has no threshold.

@@ -63,8 +63,7 @@ class OnnxBackend:
 def open_onnx(path: str | Path) -> tuple[OnnxBackend, ModelMetadata]:
     """Open an `.onnx` file that `pneumonia export` wrote.
 
-    The file cannot run code of its own (ONNX Runtime looks operators up by name) and no other
-    file is opened. A hostile graph may still use any amount of time and memory.
+    No other file is opened, and the file cannot run code of its own.
 
     Raises:
         CheckpointError: If it is no such file, is damaged, or comes from another version.

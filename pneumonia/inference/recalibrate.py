@@ -42,8 +42,7 @@ def recalibrate_checkpoint(
 ) -> tuple[Calibration, OperatingPoint, Abstention]:
     """Refit temperature, threshold and abstention on a site's images, into a new checkpoint.
 
-    The values that are replaced are appended to the list `recalibration` of the new checkpoint,
-    with a record of the images.
+    Its list `recalibration` keeps the values that were replaced and a record of the images.
 
     Args:
         checkpoint: A `.ckpt` file of this project; it is not changed.
@@ -53,16 +52,11 @@ def recalibrate_checkpoint(
         patients: How patients are identified; see `pneumonia.data.patients.identify`.
         policy: Of the operating point; None for the checkpoint's, or `sensitivity`.
         target: Of the policy; None for the checkpoint's, if it has this policy.
-        prevalence: Fraction of PNEUMONIA among the site's patients, if its labelled images have
-            another.
+        prevalence: Fraction of PNEUMONIA at the site, if its labelled images have another.
         alpha: Of the abstention; None for the checkpoint's, or 0.05.
 
-    Returns:
-        The new calibration, operating point and abstention.
-
     Raises:
-        CheckpointError: If the checkpoint cannot be used, or `out` is the same file or cannot be
-            written.
+        CheckpointError: If the checkpoint cannot be used, or `out` cannot be written.
         DataError: If the folder cannot be used.
         EvaluationError: If the images cannot support the policy.
     """
@@ -116,10 +110,9 @@ def fit_calibration(
 ) -> Calibration:
     """Fit the temperature, and for a given prevalence the offset, by maximum likelihood.
 
-    With a prevalence, temperature and offset are fitted together at the fraction f of PNEUMONIA
-    among the labelled images. Then the offset grows by logit(prevalence) - logit(f): Elkan, IJCAI
-    2001, theorem 2; Saerens, Latinne and Decaestecker, Neural Computation 14 (2002), equation 2.4.
-    This assumes that images of a class look the same at the site as among the labelled images.
+    The offset is fitted at the fraction f of PNEUMONIA in `labels` and moved by logit(prevalence)
+    - logit(f), assuming that images of a class look the same everywhere (Saerens et al., Neural
+    Computation 14, 2002, equation 2.4).
 
     Args:
         labels: Shape (n,), 0 or 1, of both classes.

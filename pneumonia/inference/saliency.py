@@ -31,8 +31,7 @@ CAVEAT = (
     "A heat map is not evidence of reasoning: with the lungs masked, models trained on these X-rays"
     " still separate the classes far better than chance."
 )
-"""Published DenseNets kept an AUROC of 0.95 to 0.97 without the lungs, and an EfficientNet-Lite0
-of this package 0.87 of 0.997; `pneumonia evaluate --probe` measures it for any checkpoint."""
+"""`pneumonia evaluate --probe` measures it for any checkpoint."""
 
 GRAD_CAM, INTEGRATED_GRADIENTS = "Grad-CAM", "integrated gradients"
 
@@ -73,8 +72,8 @@ class Saliency:
             label: PNEUMONIA for what raises the logit, NORMAL for what lowers it.
 
         Returns:
-            float32 [S, S], 0 to 1, relative to the maximum of this image: maps of two images
-            cannot be compared. All 0 where nothing in the image supports the label.
+            float32 [S, S], 0 to 1, relative to the maximum of this image; all 0 if nothing in it
+            supports the label.
         """
         attribute = self._grad_cam if self._grid is None else self._integrated_gradients
         device = self._network.scale.device
@@ -181,8 +180,7 @@ class Explanation:
     Attributes:
         prediction: Of the image.
         image: The original, grey uint8 [H, W] in its own aspect ratio, at most 1024 a side.
-        heat: float32 [H, W], 0 to 1, relative to the maximum of this image. All 0 if nothing
-            supports the predicted class; NaN where the network saw nothing, as it crops.
+        heat: float32 [H, W], as of `Saliency`; NaN where the network saw nothing, as it crops.
         method: `Saliency.method`.
     """
 
@@ -230,16 +228,14 @@ class Explanation:
         Raises:
             OSError: If it cannot be written.
         """
-        content = self.to_png()
         with atomic_replace(path) as partial:
-            partial.write_bytes(content)
+            partial.write_bytes(self.to_png())
 
 
 def _header(prediction: Prediction) -> list[str]:
-    name = printable(PurePath(prediction.path).name)[-_NAME_CHARACTERS:]
     warnings = [*(["uncertain"] if prediction.uncertain else []), *prediction.warnings]
     return [
-        name,
+        printable(PurePath(prediction.path).name)[-_NAME_CHARACTERS:],
         f"predicted as {prediction.predicted_class}, probability {prediction.probability:.3f}",
         *(["OUT OF DISTRIBUTION: do not use this prediction"] if prediction.is_ood else []),
         *textwrap.wrap("; ".join(warnings), _HEADER_CHARACTERS),

@@ -1,7 +1,6 @@
 """Shortcut probe: AUROC with the lungs masked, and of the files' attributes alone.
 
-A classifier that reads the lungs loses its AUROC when they are masked. One that does not relies
-on something else: borders, positioning, the stretch of the frame, the compression of the file.
+A classifier that keeps its AUROC without the lungs relies on borders, positioning or the file.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,8 +23,7 @@ from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.types import Pixels
 
 BORDER = 0.1
-"""Fraction of the side that is outside the lung field at every edge. The middle 80% of width and
-height hold both lungs on nearly all Kaggle images."""
+"""Fraction of the side at every edge that is outside the lungs on nearly all Kaggle images."""
 
 BLUR = 8
 FOLDS = 5
@@ -67,12 +65,11 @@ def probe_shortcuts(
 
     Args:
         model: The model.
-        samples: Images of both classes.
+        samples: n images of both classes.
         logits: Of the unchanged images, shape (n,).
 
     Returns:
-        The unchanged images first, then each of `TRANSFORMS`; the attributes last, unless a class
-        has too few patients for them.
+        Unchanged images, each of `TRANSFORMS`, and the attributes if the patients suffice.
     """
     paths = [str(path) for path in samples.paths]
     example = model.preprocessing.read(paths[0])

@@ -1,8 +1,4 @@
-"""Resolvers of the configuration, and a check of it against the classes that it names.
-
-Hydra checks that a key exists in the files. `check_config` checks that a value has the type that
-the constructor of the class declares, so nothing has to be declared twice.
-"""
+"""Resolvers of the configuration, and a check of it against the classes that it names."""
 
 import contextlib
 import difflib
@@ -19,11 +15,17 @@ import torch
 from hydra.errors import ConfigCompositionException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
-from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    PositiveInt,
+    PydanticSchemaGenerationError,
+    TypeAdapter,
+    ValidationError,
+)
 
 from pneumonia.errors import ConfigError
 from pneumonia.evaluation.threshold import Policy
-from pneumonia.training.distributed import detect_launcher, log_handlers, output_subdir
+from pneumonia.training.distributed import detect_launcher, is_rank_zero
 
 
 def precision(accelerator: str) -> str:
@@ -38,9 +40,7 @@ def precision(accelerator: str) -> str:
 
 
 def run_name() -> str:
-    """Name a run after the time, or after the job of the scheduler.
-
-    All processes of a job must use the same name, and their clocks differ.
+    """Name a run after the time, or after the job that all its processes belong to.
 
     Raises:
         ConfigError: If torchrun was started without a job id.
@@ -61,8 +61,12 @@ def run_name() -> str:
 
 def register_resolvers() -> None:
     """Register `${precision:...}`, `${run_name:}` and the other resolvers that conf/ uses."""
-    OmegaConf.register_new_resolver("log_handlers", log_handlers, replace=True)
-    OmegaConf.register_new_resolver("output_subdir", output_subdir, replace=True)
+    resolvers = {  # only rank zero logs and keeps Hydra's own files
+        "log_handlers": lambda: ["console", "file"] if is_rank_zero() else ["nowhere"],
+        "output_subdir": lambda: ".hydra" if is_rank_zero() else None,
+    }
+    for name, resolver in resolvers.items():
+        OmegaConf.register_new_resolver(name, resolver, replace=True)
     OmegaConf.register_new_resolver("not", operator.not_, replace=True)
     OmegaConf.register_new_resolver("precision", precision, replace=True)
     OmegaConf.register_new_resolver("run_name", run_name, replace=True, use_cache=True)
@@ -76,7 +80,7 @@ ROOT_TYPES: dict[str, Any] = {
     "ckpt_path": str | None,
     "resume": bool,
     "repeat": str | None,
-    "checkpoint.every_n_steps": int | None,
+    "checkpoint.every_n_steps": PositiveInt | None,
     "evaluation.operating_point": Policy,
     "evaluation.target": float | None,
     "evaluation.alpha": float,
@@ -101,10 +105,7 @@ _HYDRA_KEYS = {"_target_", "_partial_", "_convert_", "_recursive_", "_args_"}
 
 
 def refuse_renamed_keys(overrides: Sequence[str]) -> None:
-    """Refuse a key or choice of an earlier release, before Hydra says that it does not exist.
-
-    Args:
-        overrides: Words of the command line.
+    """Refuse overrides with a key or choice of an earlier release.
 
     Raises:
         ConfigError: At the first one, with its new name.

@@ -47,12 +47,7 @@ class CSVLogger(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Append a row; the file is rewritten if there is a new column.
-
-        Args:
-            metrics: Numbers by name.
-            step: The optimiser step.
-        """
+        """Append the row of a step; the file is rewritten if there is a new column."""
         values = {key: v.item() if isinstance(v, Tensor) else v for key, v in metrics.items()}
         self.rows.append(values | {"step": step})
         if not self.rows[-1].keys() <= set(self._columns):
@@ -63,11 +58,7 @@ class CSVLogger(Logger):
             csv.DictWriter(file, self._columns).writerow(self.rows[-1])
 
     def truncate(self, rows: int) -> None:
-        """Rewrite the file without what was logged after a checkpoint.
-
-        Args:
-            rows: Number of rows when the checkpoint was saved.
-        """
+        """Rewrite the file with its first `rows` rows, those before a checkpoint."""
         self.rows = self.rows[:rows]
         with atomic_write(self.file) as file:
             writer = csv.DictWriter(file, self._columns, extrasaction="ignore")

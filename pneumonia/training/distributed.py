@@ -28,16 +28,6 @@ def detect_launcher() -> tuple[str, int]:
     return "srun", int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
 
 
-def log_handlers() -> list[str]:
-    """Hydra's log handlers for this process: `console` and `file`, or `nowhere`."""
-    return ["console", "file"] if is_rank_zero() else ["nowhere"]
-
-
-def output_subdir() -> str | None:
-    """Where Hydra keeps its own files; None for all processes but rank zero."""
-    return ".hydra" if is_rank_zero() else None
-
-
 def silence_other_ranks() -> None:
     """Keep processes other than rank zero from repeating what it logs."""
     if not is_rank_zero():
@@ -91,7 +81,7 @@ def check_strategy(trainer: Mapping[str, Any], sweep: bool) -> None:
 def check_devices(
     trainer: Trainer, settings: Mapping[str, Any], datamodule: ChestXrayDataModule
 ) -> None:
-    """Check that the processes can divide the work, before they are started.
+    """Check that the processes of a Trainer can divide the work, before they are started.
 
     Args:
         trainer: Before its fit.
@@ -113,6 +103,11 @@ def check_devices(
         raise ConfigError(
             f"data.batch_size={datamodule.batch_size} counts the images of all processes and"
             f" cannot be divided by {count}; use a multiple of {count}."
+        )
+    if count > 1 and settings.get("overfit_batches"):
+        raise ConfigError(
+            f"trainer.overfit_batches={settings['overfit_batches']} would give all {count}"
+            " processes the same images; use one device."
         )
     if count > 1 and settings.get("use_distributed_sampler"):
         raise ConfigError(

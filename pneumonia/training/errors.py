@@ -45,7 +45,6 @@ Main = Callable[[DictConfig], float | None]
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _SET_HERE = "PNEUMONIA_SET_HYDRA_FULL_ERROR"  # and not by the user; inherited by other ranks
-_MAX_SEED = 2**32 - 1
 _BEFORE_CONFIG = (".hydra", "train.log", "hparams.yaml", "events.out.tfevents")
 """What lies in a run directory before the run has written its configuration."""
 
@@ -62,8 +61,8 @@ def check_run(config: DictConfig, sweep: bool) -> None:
         CheckpointError: If `ckpt_path` cannot be trained further.
     """
     check_strategy(config.trainer, sweep)
-    if isinstance(config.seed, int) and not 0 <= config.seed <= _MAX_SEED:
-        raise ConfigError(f"seed={config.seed} must lie in 0 to {_MAX_SEED}.")
+    if isinstance(config.seed, int) and not 0 <= config.seed < 2**32:
+        raise ConfigError(f"seed={config.seed} must lie in 0 to {2**32 - 1}.")
     if config.ckpt_path is None or config.resume:
         return
     if "optimizer_states" not in read_checkpoint(config.ckpt_path):
@@ -76,11 +75,10 @@ def check_run(config: DictConfig, sweep: bool) -> None:
 def run(main: Callable[[], object]) -> None:
     """Run a Hydra entry point; on a user's mistake print one sentence and exit with 1.
 
-    With `HYDRA_FULL_ERROR=1` in the environment every error keeps its traceback. The exit codes
-    of a run that was asked to stop are in `pneumonia.training.callbacks.graceful_shutdown`.
+    With `HYDRA_FULL_ERROR=1` in the environment every error keeps its traceback.
 
     Args:
-        main: The function that `hydra.main` decorated, of one decorated by `handle_errors`.
+        main: The function that `hydra.main` and `handle_errors` decorated.
     """
     silence_other_ranks()
     exit_with_parent()
@@ -113,9 +111,6 @@ def handle_errors(main: Main) -> Main:
     """Record how a job failed, and say a user's mistake or a full disk in one sentence.
 
     A job of a multirun raises the error, so that the sweep goes on.
-
-    Args:
-        main: The function that `hydra.main` is to decorate.
     """
 
     @functools.wraps(main)

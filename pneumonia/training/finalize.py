@@ -1,8 +1,4 @@
-"""After the fit: choose everything but the weights on the validation set, and add it to best.ckpt.
-
-That is the temperature, the threshold, the abstention range and the OOD detector. All are chosen
-before the test split is read.
-"""
+"""Complete best.ckpt after the fit and before the test, from the validation set alone."""
 
 import logging
 import os
@@ -40,8 +36,7 @@ def finalize(run: RunComponents, path: str) -> dict[str, Any]:
 
     Args:
         run: After its fit; its model gets the weights of the checkpoint.
-        path: The best `.ckpt` of the run, replaced by the finalized one. A checkpoint that is
-            finalized already, before the run was interrupted, is left alone.
+        path: The best `.ckpt` of the run; it is replaced, unless it is finalized already.
 
     Returns:
         Content of the finalized checkpoint.

@@ -69,9 +69,6 @@ class RunComponents:
 def build_run(start: RunStart) -> RunComponents:
     """Check the configuration of a run, and build data module, model and Trainer.
 
-    Args:
-        start: What the run starts with.
-
     Raises:
         PneumoniaError: If a setting is unknown, of the wrong type, or cannot be used.
     """
@@ -185,13 +182,12 @@ def finish(
         report = {"Report": f"{directory}/report.html"}
         print_summary(result, report | outputs, {config.monitor.removeprefix("val/"): score})
         return
-    estimate = {
-        "Validation estimate (optimistic)": f"{config.monitor} {score:.3f}, recall"
-        f" {point['sensitivity']:.3f}, specificity {point['specificity']:.3f}; the test split was"
-        " not read"
-    }
-    for name, value in (estimate | outputs).items():
-        print(f"{name}: {value}")  # noqa: T201
+    print(  # noqa: T201
+        f"Validation estimate (optimistic): {config.monitor} {score:.3f}, recall"
+        f" {point['sensitivity']:.3f}, specificity {point['specificity']:.3f}",
+        *(f"{name}: {value}" for name, value in outputs.items()),
+        sep="\n",
+    )
 
 
 def to_container(config: DictConfig) -> dict[str, Any]:

@@ -63,8 +63,8 @@ def resolve_run_start(config: DictConfig, job: HydraConf) -> RunStart:
         job: Hydra's own configuration of the run.
 
     Raises:
-        PneumoniaError: If there is nothing to resume or repeat, if the command line contradicts
-            the recorded run, or if a new run would overwrite another one.
+        PneumoniaError: If there is nothing to resume or repeat, the command line contradicts the
+            recorded run, or a new run would overwrite another one.
     """
     start = RunStart(
         config,

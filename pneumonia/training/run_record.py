@@ -22,8 +22,8 @@ class RunSummary(TypedDict, total=False):
     """Content of `summary.json`; a failed run has only `status`, `error` and `traceback`.
 
     `score` is the monitored metric of the best checkpoint, `sensitivity` and `specificity` are
-    validation estimates at the chosen threshold, `seconds` and `images_per_second` (median over
-    the epochs) are of the fit, and `checkpoint` is relative to the run directory.
+    estimated on the validation set, `images_per_second` is the median over the epochs, and
+    `checkpoint` is relative to the run directory.
     """
 
     status: Literal["finished", "failed"]
@@ -44,21 +44,13 @@ class RunSummary(TypedDict, total=False):
 
 
 def write_run_summary(directory: str | Path, summary: RunSummary) -> None:
-    """Write `summary.json` atomically.
-
-    Args:
-        directory: The run directory.
-        summary: How the run ended.
-    """
+    """Write `summary.json` into the directory of a run, atomically."""
     with atomic_write(Path(directory) / SUMMARY_FILE) as file:
         json.dump(summary, file, indent=2)
 
 
 def read_run_summary(directory: str | Path) -> RunSummary | None:
-    """Read what `write_run_summary` wrote.
-
-    Args:
-        directory: A run directory.
+    """Read `summary.json` from the directory of a run.
 
     Returns:
         None for a run that is still running, was killed, or never started.
@@ -84,11 +76,7 @@ def commit() -> str:
 
 
 def git(*words: str) -> str:
-    """Output of a git command in the checkout; empty without git.
-
-    Args:
-        words: The command.
-    """
+    """Output of a git command in the checkout; empty without git."""
     try:
         done = subprocess.run(  # noqa: S603  fixed commands
             ["git", *words],  # noqa: S607

@@ -27,11 +27,8 @@ def test_predictions_equal_the_checkpoints_at_any_batch_size(exported, checkpoin
         for a, b in zip(found, expected, strict=True):
             assert a.probability == pytest.approx(b.probability, abs=1e-4)
             assert a.ood_score == pytest.approx(b.ood_score, rel=1e-3, abs=1e-4)
-            assert (a.predicted_class, a.uncertain, a.is_ood) == (
-                b.predicted_class,
-                b.uncertain,
-                b.is_ood,
-            )
+            assert a.predicted_class == b.predicted_class
+            assert (a.uncertain, a.is_ood) == (b.uncertain, b.is_ood)
 
 
 def test_graph_takes_grey_bytes_and_returns_the_calibrated_probability(exported, checkpoint_file):
@@ -122,13 +119,6 @@ def rewired(name: str, *nodes: tuple[str, list[str], list[str]], **constants: fl
 WRONG = {
     "an uncalibrated probability": rewired("probability", ("Sigmoid", ["logit"], ["probability"])),
     "a logit 0.1% too large": rewired("logit", ("Mul", ["was", "_by"], ["logit"]), _by=1.001),
-    "NaN for one image of a batch": rewired(
-        "logit",
-        ("ReduceMin", ["was"], ["least"]),
-        ("Sub", ["was", "least"], ["above"]),
-        ("Div", ["above", "above"], ["one"]),
-        ("Mul", ["was", "one"], ["logit"]),
-    ),
     "one value for a whole batch": rewired(
         "logit",
         ("Sub", ["was", "was"], ["none"]),

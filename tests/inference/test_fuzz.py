@@ -10,8 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from fuzzing import QUICK, SOAK, changes, damaged, soon
-from hypothesis import example, given, settings
+from fuzzing import cases, changes, damaged, soon
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pneumonia import cli
@@ -62,14 +62,6 @@ def ask_fixture(monkeypatch, capfd, checkpoint_file) -> Callable[..., int]:
         return code
 
     return ask
-
-
-def cases(quick: int, soak: int) -> pytest.MarkDecorator:
-    """Runs a test with some cases, and with thousands of them where soak tests are asked for."""
-    marks = [pytest.mark.soak, pytest.mark.timeout(1800)]
-    each = [pytest.param(settings(max_examples=quick, **QUICK), id="quick")]
-    each += [pytest.param(settings(max_examples=soak, **SOAK), id="soak", marks=marks)]
-    return pytest.mark.parametrize("some_cases", each)
 
 
 @cases(40, 2000)

@@ -58,7 +58,6 @@ def train(backbone: str, side: int, steps: int) -> PneumoniaNetwork:
     [
         ("test_efficientnet", 40, GRAD_CAM),
         pytest.param("test_vit", 160, INTEGRATED_GRADIENTS, marks=pytest.mark.slow),
-        pytest.param("test_vit2", 160, INTEGRATED_GRADIENTS, marks=pytest.mark.slow),
     ],
 )
 def test_map_of_a_trained_network_lies_on_the_evidence(backbone, steps, method):
@@ -94,15 +93,11 @@ def test_network_is_not_changed(backbone):
 @pytest.mark.parametrize(
     ("backbone", "size", "method"),
     [
-        ("resnetv2_50", 64, GRAD_CAM),
         ("tf_efficientnet_lite0", 64, GRAD_CAM),
         ("densenet121", 64, GRAD_CAM),
-        ("test_convnext", 64, GRAD_CAM),
         ("swin_tiny_patch4_window7_224", 224, GRAD_CAM),
         ("test_vit", 64, INTEGRATED_GRADIENTS),
-        ("deit_tiny_distilled_patch16_224", 64, INTEGRATED_GRADIENTS),
         ("eva02_tiny_patch14_224", 56, INTEGRATED_GRADIENTS),
-        ("cait_xxs24_224", 64, INTEGRATED_GRADIENTS),
     ],
 )
 def test_convolutional_networks_and_vision_transformers_have_maps(backbone, size, method):
@@ -117,7 +112,7 @@ def test_convolutional_networks_and_vision_transformers_have_maps(backbone, size
     assert not np.array_equal(*both)
 
 
-@pytest.mark.parametrize("backbone", ["mixer_s32_224", "levit_128s", "xcit_nano_12_p16_224"])
+@pytest.mark.parametrize("backbone", ["mixer_s32_224", "levit_128s"])
 def test_other_architectures_are_refused_by_name(backbone):
     with pytest.raises(ModelError, match=backbone):
         Saliency(PneumoniaNetwork(backbone, image_size=224).eval(), 224)
@@ -153,21 +148,13 @@ def test_overlay_is_proportional_to_the_heat_and_leaves_out_nan():
 
 
 SURE = Prediction("x.jpeg", 0.9, "PNEUMONIA", False, False, 0.1, ())
-DOUBTFUL = Prediction(
-    "x" * 90 + ".jpeg",
-    0.5,
-    "NORMAL",
-    True,
-    True,
-    9.0,
-    ("low contrast: 12 of 256 grey levels", "unusual shape: 400 x 1600 pixels", "too small " * 15),
-)
+WARNINGS = ("low contrast: 12 of 256 grey levels", "too small " * 15)
+DOUBTFUL = Prediction("x" * 90 + ".jpeg", 0.5, "NORMAL", True, True, 9.0, WARNINGS)
 
 
 @pytest.mark.parametrize(
     ("prediction", "shape"),
     [(SURE, (300, 400)), (DOUBTFUL, (100, 800)), (DOUBTFUL, (800, 200))],
-    ids=["usual", "wide", "tall"],
 )
 def test_picture_shows_everything_without_overlap_and_keeps_the_aspect_ratio(prediction, shape):
     image, heat = np.zeros(shape, np.uint8), np.full(shape, np.nan, np.float32)
@@ -190,11 +177,6 @@ def test_picture_shows_everything_without_overlap_and_keeps_the_aspect_ratio(pre
     assert prediction.predicted_class in words
     assert ("OUT OF DISTRIBUTION" in words) == bool(prediction.is_ood)
     assert all(warning.strip() in words for warning in prediction.warnings)
-
-
-def test_readme_states_the_caveat(pytestconfig):
-    readme = (pytestconfig.rootpath / "README.md").read_text(encoding="utf-8")
-    assert CAVEAT in " ".join(readme.split())
 
 
 def test_explanation_keeps_the_aspect_ratio_and_is_saved_as_one_file(checkpoint_file, tmp_path):

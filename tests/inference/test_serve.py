@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import logging
-import os
 import shutil
 import signal
 import socket
@@ -112,12 +111,6 @@ def test_limits_of_a_file_and_a_request(limited, contents, status):
         assert upload(limited, *contents).status_code == status
 
 
-def test_limits_of_all_requests_in_flight(predictor, checkpoint_file):
-    app = create_app(predictor, checkpoint_file, limits=Limits(total_bytes=1000))
-    with TestClient(app, ADDRESS) as client:
-        assert upload(client, b"x" * 2000).status_code == 503
-
-
 def send(app, chunks):
     """Send a body in chunks; gives the response's status and the number of bytes it took."""
     sent = []
@@ -145,6 +138,8 @@ HEAD = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r
 
 
 def test_an_endless_body_is_cut_at_the_limit_and_a_stalled_one_in_time(predictor, checkpoint_file):
+    few = create_app(predictor, checkpoint_file, limits=Limits(total_bytes=1000))
+    assert send(few, iter([HEAD, b"x" * 2000]))[0] == 503  # in all requests together
     app = create_app(predictor, checkpoint_file, limits=SMALL)
     status, taken = send(app, itertools.chain([HEAD], itertools.repeat(b"x" * 100)))
     assert status == 413
@@ -172,13 +167,11 @@ FORM = "multipart/form-data; boundary=b"
         (415, "application/json", b"{}"),
         (400, "multipart/form-data", HEAD + b"x\r\n--b--\r\n"),
         (422, FORM, HEAD.replace(b"files", b"other") + b"x\r\n--b--\r\n"),
-        (400, FORM, HEAD.replace(b'; filename="a"', b"") + b"x\r\n--b--\r\n"),
         (422, FORM, b"--b--\r\n"),
         (422, FORM, HEAD + b"x"),
-        (400, FORM, b"no form"),
         (400, FORM, b"--b\r\n" + b"x: y\r\n" * 1000),
     ],
-    ids=range(8),
+    ids=range(6),
 )
 def test_what_is_not_an_upload_is_refused(client, status, kind, content):
     found = client.post("/predict", content=content, headers={"Content-Type": kind})
@@ -278,7 +271,7 @@ def test_a_port_in_use_is_named(checkpoint_file, run, capsys):
     assert f"--port {port}" in capsys.readouterr().err
 
 
-async def browse(address, files, profile, width, mode, screenshot):
+async def browse(address, files, profile, width):
     """Choose files in a real browser, ask for a heat map, and tell what is seen."""
     websockets = pytest.importorskip("websockets")
     with socket.socket() as probe:
@@ -321,8 +314,6 @@ async def browse(address, files, profile, width, mode, screenshot):
                 await call(f"{domain}.enable")
             size = {"width": width, "height": 1800, "deviceScaleFactor": 1, "mobile": width < 600}
             await call("Emulation.setDeviceMetricsOverride", **size)
-            scheme = [{"name": "prefers-color-scheme", "value": mode}]
-            await call("Emulation.setEmulatedMedia", features=scheme)
             await call("Page.navigate", url=address)
             await wait_for("!!document.querySelector('#files')")
             root = (await call("DOM.getDocument"))["root"]["nodeId"]
@@ -334,8 +325,6 @@ async def browse(address, files, profile, width, mode, screenshot):
             )
             await value("document.querySelector('article button').click()")
             await wait_for("!!document.querySelector('img[src^=\"data:image/png\"]')")
-            picture = await call("Page.captureScreenshot")
-            screenshot.write_bytes(base64.b64decode(picture["data"]))
             return {
                 "text": await value("document.body.innerText"),
                 "width": await value("document.documentElement.scrollWidth"),
@@ -354,22 +343,20 @@ async def browse(address, files, profile, width, mode, screenshot):
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="needs Chromium")
-@pytest.mark.parametrize(("width", "mode"), [(390, "dark"), (1200, "light")])
-def test_in_a_browser_without_network(checkpoint_file, xray, tmp_path, width, mode):
+@pytest.mark.parametrize("width", [390, 1200])
+def test_in_a_browser_without_network(checkpoint_file, xray, tmp_path, width):
     hostile = tmp_path / "${window.hacked=1} {{x}} <img src=x onerror=window.hacked=1>.jpeg"
     hostile.write_bytes(xray.read_bytes())
     noise = tmp_path / f"{'noise' * 30}.png"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 99), np.uint8)).save(noise)
     broken = tmp_path / "broken.jpeg"
     broken.write_bytes(b"no image")
-    files, shot = [hostile, noise, broken], tmp_path / f"{width}-{mode}.png"
+    files = [hostile, noise, broken]
     with served(checkpoint_file, tmp_path) as (_, address, _):
-        seen = asyncio.run(browse(address, files, tmp_path / "profile", width, mode, shot))
+        seen = asyncio.run(browse(address, files, tmp_path / "profile", width))
     for words in ("not a medical device", "Predicted class: ", "Cannot be read", hostile.name):
         assert words in seen["text"]
     assert (seen["hacked"], seen["log"]) == (None, [])
     assert seen["width"] <= width
     assert {url.split(":")[0] for url in seen["asked"]} <= {"http", "data", "blob", "about"}
     assert all(url.startswith(address) for url in seen["asked"] if url.startswith("http"))
-    if folder := os.environ.get("PNEUMONIA_SCREENSHOTS"):
-        shutil.copy(shot, folder)

@@ -34,9 +34,8 @@ def test_masks_cover_the_middle_80_percent_and_blurring_keeps_the_mean():
 def write_samples(folder, widths, patients=None) -> Manifest:
     paths, labels = [], np.arange(len(widths)) % 2
     for number, width in enumerate(widths):
-        paths.append(
-            str(folder / f"p{number if patients is None else patients[number]}_{number}.png")
-        )
+        patient = number if patients is None else patients[number]
+        paths.append(str(folder / f"p{patient}_{number}.png"))
         Image.new("L", (int(width), 40)).save(paths[-1])
     return Manifest.from_paths(paths, labels, r"^(\w+)_")
 

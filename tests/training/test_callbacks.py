@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning import Callback, Trainer
 
-from pneumonia.errors import ConfigError, TrainingError
+from pneumonia.errors import TrainingError
 from pneumonia.training.callbacks.checkpoint import (
     AtomicCheckpointIO,
     BestCheckpoint,
@@ -103,8 +103,6 @@ def test_last_checkpoint_waits_for_accumulated_gradients(three_steps, tmp_path):
 
     three_steps(Saved(str(tmp_path), every_n_steps=1), accumulate_grad_batches=2)
     assert batches == [2, 3]
-    with pytest.raises(ConfigError, match=r"checkpoint\.every_n_steps=0"):
-        LastCheckpoint(str(tmp_path), every_n_steps=0)
 
 
 def test_best_checkpoint_keeps_its_score_in_a_moved_directory(three_steps, tmp_path):
@@ -196,7 +194,7 @@ def test_the_epoch_log_has_one_line_per_epoch(three_steps, caplog):
     assert len(log.rates) == 2
 
 
-@pytest.mark.parametrize(("epochs", "between"), [(1, 1), (15, 1), (16, 1), (200, 3), (8, 3)])
+@pytest.mark.parametrize(("epochs", "between"), [(1, 1), (16, 1), (200, 3)])
 def test_figures_are_drawn_from_the_first_epoch_on_and_at_most_15_times(epochs, between):
     trainer = Trainer(
         max_epochs=epochs, check_val_every_n_epoch=between, logger=False, accelerator="cpu"
@@ -208,8 +206,3 @@ def test_figures_are_drawn_from_the_first_epoch_on_and_at_most_15_times(epochs, 
     planned = epochs // between
     assert sum(drawn) == planned if planned <= MAX_DRAWN else 8 <= sum(drawn) <= MAX_DRAWN
     assert not planned or drawn[0]
-
-
-def test_figures_refuse_an_impossible_interval():
-    with pytest.raises(ConfigError, match=r"callbacks\.figures\.every_n_epochs=0"):
-        Figures(every_n_epochs=0)

@@ -155,10 +155,6 @@ def said_twice(text):
     return {line for line in lines if lines.count(line) > 1}
 
 
-def sentences(text):
-    return [line.removeprefix("Error: ") for line in text.splitlines() if line.startswith("Error")]
-
-
 @pytest.fixture(scope="module", name="root")
 def root_fixture(tmp_path_factory):
     """Synthetic X-rays whose splits no number of processes divides."""
@@ -182,7 +178,7 @@ def alone_fixture(root, tmp_path_factory):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.soak)])
 def test_several_processes_equal_one_and_only_rank_zero_writes(alone, new, root, processes):
-    run = new.run(*TWO, f"trainer.devices={processes}") if processes != 2 else new.run(*TWO)
+    run = new.run(*TWO[:2], f"trainer.devices={processes}")
     assert_same(alone, run)
     held = len((run.directory / "validation.csv").read_text().splitlines()) - 1
     tested = len(list((root / "test").rglob("*.jpeg")))
@@ -232,16 +228,6 @@ def test_two_processes_under_slurm_stop_on_a_signal_and_one_resumes(alone, new):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_killed_run_of_one_process_is_resumed_by_two(alone, new):
-    new.run("trainer=cpu", code=-signal.SIGKILL, environment={"FAULT": "SIGKILL"})
-    kept = checkpoint_of(new.directory)
-    assert kept["KaggleDataModule"] == {"epoch": 1, "batches": 2}
-    new.run("resume=true", *TWO)
-    assert_same(alone, new, ROUNDED)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
 def test_two_nodes_under_torchrun_equal_one_process(alone, new):
     new.directory = new.folder / "runs" / "job-trial-7"
     endpoint = f"--rdzv-endpoint=127.0.0.1:{free_port()}"
@@ -260,11 +246,7 @@ def test_two_nodes_under_torchrun_equal_one_process(alone, new):
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("fault", "message"),
-    [
-        ("SIGKILL", None),
-        ("error", "x.jpeg is damaged"),
-        ("loss", "NaN or infinite in step 5"),
-    ],
+    [("SIGKILL", None), ("error", "x.jpeg is damaged"), ("loss", "NaN or infinite in step 5")],
 )
 def test_when_one_process_fails_all_end_and_its_sentence_is_on_stderr(new, fault, message):
     started = new.start(*TWO, f"hydra.run.dir={new.directory}", environment={"FAULT": fault})
@@ -278,7 +260,7 @@ def test_when_one_process_fails_all_end_and_its_sentence_is_on_stderr(new, fault
     assert time.monotonic() - began < 60  # the fault comes some seconds after the checkpoint
     assert started.returncode != 0
     if message is not None:
-        assert any(message in sentence for sentence in sentences(errors))
+        assert any(s.startswith("Error") and message in s for s in errors.splitlines())
     read_checkpoint(last)
     (run,) = read_runs(new.directory.parent)
     assert run.status in ("failed", "unfinished")  # killed by Lightning: no summary
@@ -298,21 +280,20 @@ def free_port():
         (["data.batch_size=9"], r"data\.batch_size=9"),
         (["trainer.use_distributed_sampler=true"], r"trainer\.use_distributed_sampler"),
         (["trainer.num_nodes=3"], r"trainer\.num_nodes=3"),
+        (["trainer.overfit_batches=2"], r"trainer\.overfit_batches=2"),
     ],
 )
 def test_what_several_processes_cannot_do_is_refused_before_they_start(
     composed, words, message, synthetic, tmp_path
 ):
     config = composed(*SMALL, *TWO, f"data.root={synthetic}", *words)
-    with pytest.raises(ConfigError, match=message) as refused:
+    with pytest.raises(ConfigError, match=message):
         build_run(RunStart(config, str(tmp_path)))
-    assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize("strategy", ["ddp_spawn", "fsdp"])
-def test_an_untested_strategy_is_refused_by_name(composed, strategy):
-    config = composed(*SMALL, f"trainer.strategy={strategy}")
-    with pytest.raises(ConfigError, match=rf"trainer\.strategy={strategy}"):
+def test_an_untested_strategy_is_refused_by_name(composed):
+    config = composed(*SMALL, "trainer.strategy=fsdp")
+    with pytest.raises(ConfigError, match=r"trainer\.strategy=fsdp"):
         check_run(config, sweep=False)
 
 
@@ -339,11 +320,7 @@ def test_processes_that_would_not_train_together_are_refused(
         ({}, 0, None),
         ({"LOCAL_RANK": "1", "SLURM_PROCID": "0"}, 1, None),
         (SRUN | {"SLURM_PROCID": "1"}, 1, "job-4242-0"),
-        (
-            {"TORCHELASTIC_RUN_ID": "t", "WORLD_SIZE": "4", "RANK": "2", "LOCAL_RANK": "0"},
-            2,
-            "job-t",
-        ),
+        ({"TORCHELASTIC_RUN_ID": "t", "WORLD_SIZE": "4", "RANK": "2"}, 2, "job-t"),
     ],
 )
 def test_a_process_knows_its_number_and_the_run_from_who_started_it(

@@ -59,11 +59,6 @@ def train_with_fixture(train):
     [
         (torch.OutOfMemoryError("CUDA out of memory."), TrainingError, r"data\.batch_size"),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), TrainingError, "batch_size"),
-        (
-            RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."),
-            DataError,
-            r"data\.num_workers",
-        ),
         (OSError(28, "No space left on device", "x.ckpt"), TrainingError, r"x\.ckpt"),
         (OSError(30, "Read-only file system", "x"), TrainingError, r"hydra\.run\.dir"),
     ],
@@ -73,7 +68,6 @@ def test_a_system_error_is_explained(error, kind, named):
     assert type(explained) is kind
     with pytest.raises(kind, match=named):
         raise explained
-    assert "\n" not in str(explained)
 
 
 def test_a_bug_is_not_explained():

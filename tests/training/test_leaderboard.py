@@ -11,43 +11,23 @@ from typer.testing import CliRunner
 from pneumonia.cli import app
 from pneumonia.errors import DataError
 from pneumonia.training.run_record import RunSummary, write_run_summary
-from pneumonia.training.sweep.leaderboard import (
-    differing_keys,
-    group_runs,
-    read_runs,
-    write_table,
-)
+from pneumonia.training.sweep.leaderboard import differing_keys, group_runs, read_runs, write_table
 
 
 @pytest.fixture(name="make")
 def make_fixture(tmp_path):
     """Writes a run directory as training leaves it; `score=None` leaves it unfinished."""
 
-    def make(name, score=0.9, seed=0, monitor="val/auroc", mode="max"):
+    def make(name, score=0.9, monitor="val/auroc", mode="max"):
         directory = tmp_path / "runs" / name
         (directory / "checkpoints").mkdir(parents=True)
         (directory / ".hydra").mkdir()
-        config = {
-            "seed": seed,
-            "monitor": monitor,
-            "mode": mode,
-        }
+        config = {"monitor": monitor, "mode": mode}
         (directory / "config.yaml").write_text(yaml.safe_dump(config))
         (directory / "checkpoints" / "last.ckpt").touch()
         if score is not None:
             (directory / "checkpoints" / "best.ckpt").touch()
-            summary = RunSummary(
-                status="finished",
-                monitor=monitor,
-                mode=mode,
-                score=score,
-                sensitivity=0.95,
-                specificity=0.8,
-                started=f"2026-01-0{seed % 9 + 1}T00:00:00+00:00",
-                seconds=90.0,
-                images_per_second=120.0,
-                epochs=8,
-            )
+            summary = RunSummary(status="finished", monitor=monitor, mode=mode, score=score)
             write_run_summary(directory, summary)
         return directory
 
@@ -145,11 +125,6 @@ def test_unusable_metrics_are_left_blank(make, tmp_path, summary):
     show(tmp_path, "--out", tmp_path / "runs.csv")
 
 
-def test_a_missing_checkpoint_is_named(make, tmp_path):
-    (make("a") / "checkpoints" / "best.ckpt").unlink()
-    assert "best.ckpt" in show(tmp_path)
-
-
 def test_the_csv_holds_every_run_with_everything_that_differs(make, tmp_path):
     for i in range(9):
         file = make(f"r{i}", 0.9 + i / 100) / ".hydra" / "overrides.yaml"
@@ -195,4 +170,3 @@ def test_a_real_run_records_what_the_table_needs(train, tmp_path):
     assert found.metrics["score"] == pytest.approx(score)
     assert found.metrics["seconds"] > 0
     assert found.checkpoint == tmp_path / "run" / "checkpoints" / "best.ckpt"
-    assert found.settings["trainer.max_epochs"] == "1"

@@ -23,13 +23,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from pneumonia.errors import (
-    ConfigError,
-    DataError,
-    ExtraError,
-    PneumoniaError,
-    TrainingError,
-)
+from pneumonia.errors import ConfigError, DataError, ExtraError, PneumoniaError, TrainingError
 from pneumonia.training.config import register_resolvers
 from pneumonia.training.errors import run
 from pneumonia.training.run_record import RunSummary, read_run_summary, write_run_summary
@@ -111,14 +105,9 @@ def test_a_search_runs_each_trial_in_its_own_directory_and_follows_the_mode(swee
     assert study(directory).best_value == best(scores)
 
 
-def finish_then_kill(config):
-    job(config)
-    kill(config)
-
-
 @pytest.mark.parametrize(
     ("end", "counted"),
-    [(kill, [0, 2, 3]), (finish_then_kill, [0, 1, 2])],
+    [(kill, [0, 2, 3]), (lambda config: kill(job(config)), [0, 1, 2])],
     ids=["killed", "finished"],
 )
 def test_a_killed_search_continues_and_counts_only_trials_that_finished(sweep, end, counted):
@@ -164,14 +153,12 @@ def test_a_trial_without_a_finite_score_has_failed(sweep):
     ("words", "message"),
     [
         ([f"{LR}=interval(1e-2,1e-4)"], LR),
-        ([f"{LR}=1e-3"], "hydra.sweeper.params"),
         (["model.optimizer.lrr=interval(0,1)"], "optimizer.lrr"),
         (["data.batch_size=interval(8,16)"], "data.batch_size=8.0"),
         (["data.split.seed=0,1"], "data.split"),
         (["model=resnetv2_50,nonesuch"], "nonesuch"),
         (["experiment=quickstart,keras_notebook"], "monitor=val/loss"),
         (["trainer=ddp"], "multirun"),
-        (["hydra.sweeper.n_jobs=many"], "n_jobs='many'"),
     ],
 )
 def test_an_invalid_search_is_refused_before_any_trial(sweep, tmp_path, words, message):
@@ -210,9 +197,6 @@ def test_a_search_and_a_grid_cannot_share_a_directory(sweep):
     sweep(f"{LR}=1e-3,1e-4")
     with pytest.raises(TrainingError, match=r"hydra\.sweep\.dir"):
         sweep(*SEARCH)
-    sweep(*SEARCH, "hydra.sweep.dir=search")
-    with pytest.raises(TrainingError, match=r"hydra\.sweep\.dir"):
-        sweep(f"{LR}=1e-3,1e-4", "hydra.sweep.dir=search")
 
 
 def test_without_optuna_the_extra_is_named(sweep, monkeypatch):
@@ -224,11 +208,6 @@ def test_without_optuna_the_extra_is_named(sweep, monkeypatch):
 def test_a_grid_runs_every_combination_once(sweep):
     directory = sweep(f"{LR}=1e-3,1e-4,1e-3", "seed=range(0,2)", "~model.schedule.pct_start")
     assert numbers(directory) == [0, 1, 2, 3]
-
-
-def test_params_and_command_line_together_give_the_grid(sweep):
-    directory = sweep("hparams_search=grid", f"{LR}=1e-3", "seed=5,6")
-    assert numbers(directory) == [0, 1]
 
 
 def test_failed_jobs_of_a_grid_are_all_named_at_the_end_and_run_again(sweep, tmp_path):
@@ -296,8 +275,6 @@ def space(*words):
         ("interval(0,1)", FloatDistribution(0, 1)),
         ("tag(log,interval(1e-5,1e-2))", FloatDistribution(1e-5, 1e-2, log=True)),
         ("int(interval(8,64))", IntDistribution(8, 64)),
-        ("tag(log,int(interval(8,64)))", IntDistribution(8, 64, log=True)),
-        ("range(0.0,0.3,0.1)", CategoricalDistribution(["0.0", "0.1", "0.2"])),
         ("null,balanced", CategoricalDistribution(["null", "balanced"])),
         ("choice(a,b,a)", CategoricalDistribution(["a", "b"])),
     ],
@@ -306,14 +283,7 @@ def test_a_sweep_override_becomes_a_distribution(value, distribution):
     assert space(f"x={value}") == ([], {"x": distribution})
 
 
-def test_an_override_with_a_single_value_is_kept_as_typed():
-    fixed, searched = space("~model.schedule.pct_start", "+data.odd='a b'", "++x=interval(0,1)")
-    assert (fixed, list(searched)) == (["~model.schedule.pct_start", "+data.odd='a b'"], ["++x"])
-
-
-@pytest.mark.parametrize(
-    "override", ["x=tag(logarithmic,interval(1,2))", "x=tag(log,choice(1,2))", "x=range(3,3)"]
-)
+@pytest.mark.parametrize("override", ["x=tag(log,choice(1,2))", "x=range(3,3)"])
 def test_an_override_that_cannot_be_searched_is_named(override):
     with pytest.raises(ConfigError, match=re.escape(override)):
         space(override)

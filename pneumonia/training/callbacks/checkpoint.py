@@ -6,8 +6,9 @@ from typing import Any
 from lightning import LightningModule, Trainer
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from pydantic import PositiveInt
 
-from pneumonia.errors import ConfigError, TrainingError
+from pneumonia.errors import TrainingError
 from pneumonia.model.checkpoint import write_checkpoint
 
 
@@ -56,14 +57,12 @@ class LastCheckpoint(Checkpoint):
     Args:
         dirpath: Folder of the file.
         filename: Name without `.ckpt`.
-        every_n_steps: Also save within epochs, every so many optimiser steps, at least 1.
+        every_n_steps: Also save within epochs, every so many optimiser steps.
     """
 
     def __init__(
-        self, dirpath: str, filename: str = "last", every_n_steps: int | None = None
+        self, dirpath: str, filename: str = "last", every_n_steps: PositiveInt | None = None
     ) -> None:
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ConfigError(f"checkpoint.every_n_steps={every_n_steps} must be at least 1.")
         self.path = Path(dirpath) / f"{filename}.ckpt"
         self.every_n_steps = every_n_steps
         self._seen = 0
@@ -109,9 +108,6 @@ def is_step_complete(trainer: Trainer) -> bool:
 
 def best_checkpoint(trainer: Trainer) -> tuple[str, float]:
     """Path of the best checkpoint of a finished fit, and its monitored metric.
-
-    Args:
-        trainer: After its fit.
 
     Raises:
         TrainingError: If none was saved.

@@ -47,8 +47,7 @@ class ModelSummary(Callback):
 class EpochLog(Callback):
     """Log a line for each epoch, and `train/images_per_second` over all processes.
 
-    The line goes to the log file, and to a console without a progress bar. Lightning's
-    `ThroughputMonitor` waits for the GPU at every step, this only reads a clock.
+    The line goes to the log file, and to a console without a progress bar.
 
     Attributes:
         rates: Images per second of each epoch so far, without validation.

@@ -11,9 +11,10 @@ from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from pydantic import PositiveInt
 
 from pneumonia.data.datamodule import ChestXrayDataModule
-from pneumonia.errors import ConfigError, ExtraError, ModelError
+from pneumonia.errors import ExtraError, ModelError
 from pneumonia.evaluation import metrics, plots
 from pneumonia.evaluation.calibration import fit_temperature
 from pneumonia.evaluation.predictions import sigmoid
@@ -36,26 +37,18 @@ class Figures(Callback):
     after the fit, and logged as `operating_point/*`.
 
     Args:
-        every_n_epochs: How often figures are drawn, counted in epochs that validate, at least 1.
-            None: such that each is drawn at most `MAX_DRAWN` times in the run.
+        every_n_epochs: How often figures are drawn, counted in epochs that validate; None: at
+            most `MAX_DRAWN` times in the run.
         policy: How the operating point is chosen; see `pneumonia.evaluation.threshold`.
         target: Target of the policy.
-
-    Raises:
-        ConfigError: If `every_n_epochs` is below 1.
     """
 
     def __init__(
         self,
-        every_n_epochs: int | None = None,
+        every_n_epochs: PositiveInt | None = None,
         policy: str = "sensitivity",
         target: float | None = None,
     ) -> None:
-        if every_n_epochs is not None and every_n_epochs < 1:
-            raise ConfigError(
-                f"callbacks.figures.every_n_epochs={every_n_epochs} must be at least 1;"
-                " callbacks.figures=null draws nothing."
-            )
         self.every_n_epochs = every_n_epochs
         self.policy = policy
         self.target = target

@@ -58,10 +58,6 @@ class CollectLogits(Callback):
 
 
 def latest_logits(trainer: Trainer) -> SplitLogits:
-    """The outputs of the latest validation, test or predict pass.
-
-    Args:
-        trainer: With `CollectLogits` among its callbacks.
-    """
+    """The outputs of the latest validation, test or predict pass, from `CollectLogits`."""
     callbacks = trainer.callbacks  # type: ignore[attr-defined]
     return next(c.latest for c in callbacks if isinstance(c, CollectLogits))

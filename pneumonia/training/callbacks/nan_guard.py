@@ -12,9 +12,8 @@ from pneumonia.errors import TrainingError
 class NanGuard(Callback):
     """Stop when the loss or a weight becomes NaN or infinite.
 
-    Losses are compared on their device and read together: every `trainer.log_every_n_steps`
-    steps, before a validation, and before a checkpoint is written. A GPU is not waited for in
-    between.
+    Losses are read every `trainer.log_every_n_steps` steps, before a validation, and before a
+    checkpoint is written, so that a GPU is not waited for in between.
     """
 
     def __init__(self) -> None:

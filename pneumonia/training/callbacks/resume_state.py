@@ -17,16 +17,13 @@ _KEY = "resume_state"
 class ResumeState(Callback):
     """Save in each checkpoint what Lightning leaves out, and restore it.
 
-    - At the end of an epoch Lightning saves before it logs the training metrics and steps a
-      plateau schedule, and does neither after a resume; it also forgets an early stop.
-    - Within an epoch it forgets what the training metrics have counted so far.
-    - Torch is seeded before every step, so that dropout and stochastic depth draw the same
-      numbers, and no random state has to be saved.
+    - At the end of an epoch: the training metrics, the step of a plateau schedule, an early stop.
+    - Within an epoch: what the training metrics have counted so far.
+    - Torch is seeded before every step, so that no random state has to be saved.
 
     Args:
         seed: The seed of the run.
-        resumed: Whether the run continues itself. A new run from the checkpoint of another
-            (`ckpt_path`) trains on where that one stopped early.
+        resumed: Whether the run continues itself; only then an early stop is restored.
     """
 
     def __init__(self, seed: int, resumed: bool) -> None:

@@ -28,7 +28,7 @@ class RunFiles(Callback):
 
     Args:
         start: What the run starts with.
-        config: Its composed and resolved configuration, plain values.
+        config: Its resolved configuration, plain values.
     """
 
     def __init__(self, start: RunStart, config: Mapping[str, Any]) -> None:
@@ -62,14 +62,13 @@ class RunFiles(Callback):
             writer.writerows((p, CLASSES[label], patient, s) for p, label, patient, s in rows)
         with atomic_write(directory / "changes.diff") as file:
             file.write(git("diff", "HEAD", "--", ".")[:_MAX_DIFF])
-        packages = {d.name: d.version for d in distributions()}
         record = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "overrides": list(self.start.overrides),
             "fingerprint": found,
             "commit": commit(),
             "python": platform.python_version(),
-            "packages": dict(sorted(packages.items())),
+            "packages": dict(sorted((d.name, d.version) for d in distributions())),
         }
         with atomic_write(directory / RECORD_FILE) as file:
             json.dump(record, file, indent=2)

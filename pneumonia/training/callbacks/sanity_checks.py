@@ -16,11 +16,7 @@ from pneumonia.training.resume import RunStart
 
 
 class SanityChecks(Callback):
-    """Check splits, batch size, monitors and the operating point before a fit.
-
-    Args:
-        start: What the run starts with.
-    """
+    """Check splits, batch size, monitors and the operating point before a fit."""
 
     def __init__(self, start: RunStart) -> None:
         self.start = start

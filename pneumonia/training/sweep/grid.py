@@ -120,8 +120,7 @@ class RecordingSweeper(Sweeper):
     def launch(self, jobs: Mapping[int, Sequence[str]]) -> dict[int, RunSummary]:
         """Run jobs, given as overrides by number, and return how each of them ended.
 
-        Each is launched on its own: submitit, given several, stops waiting for the others as soon
-        as one was killed.
+        Each is launched on its own: given several, submitit gives up on all once one is killed.
 
         Raises:
             TrainingError: If a job could not be started.
@@ -164,12 +163,9 @@ class RecordingSweeper(Sweeper):
         """
         log.info("Compare the runs: pneumonia runs %s", self.directory)
         if errors:
-            sentences = [
-                f"{self.directory / str(number)}: {error.rstrip('.')}."
-                for number, error in errors.items()
-            ]
+            found = [f"{self.directory / str(n)}: {e.rstrip('.')}." for n, e in errors.items()]
             raise TrainingError(
-                f"{len(errors)} of {total} jobs failed. {' '.join([*sentences, advice])}".rstrip()
+                f"{len(errors)} of {total} jobs failed. {' '.join([*found, advice])}".rstrip()
             )
 
 
@@ -177,14 +173,10 @@ class GridSweeper(RecordingSweeper):
     """Run every combination of the given values: `hydra/sweeper=grid`."""
 
     def sweep(self, arguments: list[str]) -> dict[int, RunSummary]:
-        """Run every combination that has not finished in the directory yet.
-
-        Returns:
-            How the jobs of this process ended, by job number.
+        """Run every combination that has not finished yet; return how its job ended, by number.
 
         Raises:
-            PneumoniaError: Before any job if a configuration is invalid; at the end if a job
-                failed.
+            PneumoniaError: Before any job if a configuration is invalid; at the end if one failed.
         """
         values = [_values(override) for override in self.parse(arguments)]
         points = list(dict.fromkeys(itertools.product(*values)))

@@ -1,8 +1,4 @@
-"""The table of `pneumonia runs`: settings that differ and validation metrics.
-
-Runs are ranked by their validation score only. Test metrics stay in the report of each run, so
-that nobody chooses a run by the test split.
-"""
+"""The table of `pneumonia runs`, by validation score: nobody should choose a run by its test."""
 
 import csv
 import os
@@ -136,8 +132,7 @@ def group_runs(runs: Iterable[Run]) -> list[list[Run]]:
     """Group runs by monitor and mode, because only the same metric can be ranked.
 
     Returns:
-        The largest group first; in each the best run first, then unfinished, failed and damaged
-        ones.
+        The largest group first; in each the best run first, by status (`STATUSES`) and score.
     """
 
     def rank(run: Run) -> tuple[int, float, str]:
@@ -159,12 +154,7 @@ def differing_keys(runs: Iterable[Run]) -> list[str]:
 
 
 def leaderboard_tables(runs: Sequence[Run], root: Path) -> Iterator[Table | Text]:
-    """Show one group of `group_runs`: table, notes and the best checkpoint.
-
-    Args:
-        runs: The group.
-        root: The directory that was searched; names are relative to it.
-    """
+    """Show one group of `group_runs` below `root`: table, notes and the best checkpoint."""
     all_keys = differing_keys(runs)
     keys = all_keys[:_MAX_COLUMNS]
     last = [key.rpartition(".")[2] for key in keys]

@@ -62,10 +62,7 @@ class OptunaSweeper(RecordingSweeper):
         self.n_trials, self.batch, self.n_startup, self.seed = n_trials, n_jobs, n_startup, seed
 
     def sweep(self, arguments: list[str]) -> list[FrozenTrial]:
-        """Run trials until `n_trials` have finished or failed.
-
-        Returns:
-            All trials that finished or failed, in this process or before.
+        """Run trials until `n_trials` have finished or failed, and return all that have.
 
         Raises:
             PneumoniaError: Before any trial if the search space is invalid or the directory holds
