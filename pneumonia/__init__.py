@@ -20,7 +20,7 @@ __version__ = "0.2.0"
 __all__ = ["Prediction", "Predictor", "__version__", "load"]
 
 
-def load(path: "str | Path", device: str = "auto") -> "Predictor":
+def load(path: "str | Path", device: str | None = "auto") -> "Predictor":
     """Load a finalized checkpoint; see `Predictor.load`."""
     from pneumonia.inference.predictor import Predictor  # noqa: PLC0415 - torch takes seconds
 

@@ -1,4 +1,4 @@
-"""The vocabulary of the task: classes, subtypes, splits, and what counts as an image file."""
+"""The vocabulary of the task: classes, subtypes and splits."""
 
 NORMAL, PNEUMONIA = 0, 1
 
@@ -13,16 +13,12 @@ UNKNOWN_SUBTYPE = "unknown"
 
 SPLITS: tuple[str, str, str] = ("train", "val", "test")
 
-IMAGE_SUFFIXES = (
-    *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),
-    *(".dcm", ".dicom"),
-)
-"""Suffixes that make a file in a data set an image; the format itself is told by its content."""
-
-
-def is_image_name(path: str) -> bool:
-    """Whether a file is listed as an image, by its name alone."""
-    return path.lower().endswith(IMAGE_SUFFIXES)
+SPLIT_NAMES = {name: name for name in SPLITS} | {
+    **dict.fromkeys(("valid", "validation", "dev"), "val"),
+    "training": "train",
+    "testing": "test",
+}
+"""The split by the names, in lower case, that other data sets give it."""
 
 
 def is_hidden(name: str) -> bool:

@@ -10,7 +10,16 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ABSENT = (
-    *("pydicom", "openjpeg", "jpeg_ls", "captum", "onnx", "onnxscript", "onnxruntime"),
+    *(
+        "pydicom",
+        "imagecodecs",
+        "openjpeg",
+        "jpeg_ls",
+        "captum",
+        "onnx",
+        "onnxscript",
+        "onnxruntime",
+    ),
     *("fastapi", "uvicorn", "python_multipart", "optuna", "submitit", "hydra_plugins"),
 )
 BARE = f"""

@@ -27,7 +27,8 @@ def predict_command(
     images: Annotated[
         list[str],
         typer.Argument(
-            help="Files and folders: JPEG, PNG, TIFF, BMP, WebP, PGM, DICOM.", metavar="PATH..."
+            help="Files and folders: JPEG, PNG, TIFF, BMP, WebP, GIF, PGM, DICOM.",
+            metavar="PATH...",
         ),
     ],
     out: Annotated[
@@ -50,13 +51,16 @@ def predict_command(
     Exit code 0: all were predicted; 1: some could not be read, the others were predicted; 2: none
     was predicted.
     """
+    from pneumonia.data.image_io import skipped_line
     from pneumonia.errors import ConfigError
     from pneumonia.inference.batch_predict import PredictionWriter, model_digest
     from pneumonia.inference.image_loading import list_images, take_shard
 
     if resume and out is None:
         raise ConfigError("--resume needs --out FILE, the CSV file to continue.")
-    paths = list_images(images)
+    paths, skipped = list_images(images)
+    if skipped:
+        typer.echo(skipped_line(skipped), err=True)
     if shard is not None:
         paths = take_shard(paths, shard)
     predictor = _load(checkpoint, device)

@@ -21,6 +21,7 @@ from pneumonia.data.split import ValidationSplit, check_disjoint
 from pneumonia.data.synthetic import write_synthetic
 from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import DataError, check_setting
+from pneumonia.labels import SPLIT_NAMES
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,10 @@ class ChestXrayDataModule(LightningDataModule):
 
     def check_root(self) -> None:
         """Raise a DataError unless the data set exists or can be made; changes nothing."""
+        for entry in self.root.iterdir() if self.root.is_dir() else ():
+            name = SPLIT_NAMES.get(entry.name.lower())
+            if name and entry.is_dir() and not (self.root / name).is_dir():
+                raise DataError(f"{entry} is no split; rename it to {name}.")
         if not self._can_be_made() and not (self.root / "train").is_dir():
             found = "holds no folder train" if self.root.is_dir() else "does not exist"
             raise DataError(

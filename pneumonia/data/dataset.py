@@ -1,5 +1,6 @@
 """One split on disk, in Kaggle's layout: `SPLIT/NORMAL/*` and `SPLIT/PNEUMONIA/*`."""
 
+import logging
 from pathlib import Path
 from typing import TypedDict
 
@@ -10,17 +11,20 @@ from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
 from pneumonia.data.cache import Cache
-from pneumonia.data.image_io import Preprocessing
+from pneumonia.data.image_io import Preprocessing, is_image_file, skipped_line
 from pneumonia.data.manifest import Manifest
 from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import DataError
-from pneumonia.labels import CLASSES, IMAGE_SUFFIXES, is_hidden, is_image_name
+from pneumonia.labels import CLASSES, is_hidden
+
+log = logging.getLogger(__name__)
 
 
 class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no types
     """torchvision's `ImageFolder` with exactly the classes NORMAL = 0 and PNEUMONIA = 1.
 
-    Hidden files, `__MACOSX` and files that are not images are ignored.
+    The folders may have these names in any case. Hidden files, `__MACOSX` and files without an
+    image are skipped, counted and named in the log. Images in any other place are an error.
 
     Raises:
         DataError: If the folder or a class folder is missing or empty, or holds folders or
@@ -28,35 +32,41 @@ class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no 
     """
 
     def __init__(self, root: str | Path) -> None:
+        self._skipped: list[str] = []
         super().__init__(root, is_valid_file=self._is_listed, allow_empty=True)
+        if self._skipped:
+            log.info("%s: %s", root, skipped_line(self._skipped))
         for name, label in self.class_to_idx.items():
             if label not in self.targets:
-                raise DataError(
-                    f"{Path(root, name)} holds no image ({', '.join(IMAGE_SUFFIXES)}); a split"
-                    " needs both classes."
-                )
+                raise DataError(f"{Path(root, name)} holds no image; a split needs both classes.")
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Check the split's folder and return the two classes with their labels."""
         directory = Path(directory)
-        unexpected = [
-            entry.name
-            for entry in (sorted(directory.iterdir()) if directory.is_dir() else ())
-            if not is_hidden(entry.name)
-            and (entry.name not in CLASSES if entry.is_dir() else is_image_name(entry.name))
-        ]
-        missing = [name for name in CLASSES if not (directory / name).is_dir()]
-        if unexpected or missing:
-            found = f"has no folder {missing[0]}" if missing else f"holds {unexpected[0]}"
+        found: dict[str, str] = {}  # name of the class -> of the folder
+        for entry in sorted(directory.iterdir()) if directory.is_dir() else ():
+            name = entry.name.upper()
+            if is_hidden(entry.name) or not (entry.is_dir() or is_image_file(entry)):
+                self._skipped.append(str(entry))
+            elif not entry.is_dir() or name not in CLASSES or name in found:
+                raise DataError(
+                    f"{directory} holds {entry.name}; expected the folders"
+                    f" {' and '.join(CLASSES)} in it, and images nowhere else."
+                )
+            else:
+                found[name] = entry.name
+        missing = [name for name in CLASSES if name not in found]
+        if missing:
             raise DataError(
-                f"{directory} {found}; expected the folders {' and '.join(CLASSES)} in it, and"
-                " images nowhere else."
+                f"{directory} has no folder {missing[0]}; expected {' and '.join(CLASSES)} in it."
             )
-        return list(CLASSES), {name: label for label, name in enumerate(CLASSES)}
+        names = [found[name] for name in CLASSES]
+        return names, {name: label for label, name in enumerate(names)}
 
     def _is_listed(self, path: str) -> bool:
         folder, *nested, name = Path(path).relative_to(self.root).parts
-        if not is_image_name(name) or any(map(is_hidden, (*nested, name))):
+        if any(map(is_hidden, (*nested, name))) or not is_image_file(path):
+            self._skipped.append(path)
             return False
         if nested:
             raise DataError(

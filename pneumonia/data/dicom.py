@@ -1,31 +1,39 @@
 """DICOM files -> the grey pixels that a workstation would show; needs the extra `dicom`.
 
-No patient attribute is parsed, and no message of pydicom is passed on, since it may quote one.
+Of the patient's attributes only the age is parsed, and no message of pydicom is passed on, since
+it may quote another.
 """
 
+import contextlib
 import logging
 import re
 import struct
 import zlib
 from io import BytesIO
+from typing import Any, BinaryIO
 
 import numpy as np
+from imagecodecs import jpeg8_decode
 from numpy.typing import NDArray
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import get_frame
-from pydicom.filereader import read_dataset
-from pydicom.pixels.decoders.base import Decoder, get_decoder
+from pydicom.filereader import dcmread, read_dataset
+from pydicom.pixels.decoders.base import get_decoder
 from pydicom.tag import Tag
 from pydicom.uid import (
     UID,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ImplicitVRLittleEndian,
+    JPEGExtended12Bit,
+    JPEGLossless,
+    JPEGLosslessSV1,
     JPEGLSTransferSyntaxes,
     RLELossless,
 )
 
+from pneumonia.data.bit_depth import bit_depth
 from pneumonia.data.safe_open import AFTER_PREAMBLE, MAX_BYTES, MAX_PIXELS, is_quiet, quiet
 
 _KEYWORDS = (
@@ -33,7 +41,8 @@ _KEYWORDS = (
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "WindowCenter", "WindowWidth", "RescaleIntercept", "RescaleSlope",
     "VOILUTFunction", "ModalityLUTSequence", "VOILUTSequence", "PresentationLUTShape",
-    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PixelData",
+    "ExtendedOffsetTable", "ExtendedOffsetTableLengths", "PatientAge",
+    "PixelData",
 )  # fmt: skip
 """The attributes that are parsed."""
 
@@ -48,6 +57,12 @@ for _name in _LOGGERS:
 
 _UINT16 = 1 << 16
 
+_BY_IMAGECODECS = (JPEGExtended12Bit, JPEGLossless, JPEGLosslessSV1)
+"""JPEG with 12 or 16 bits, which pydicom leaves to GDCM: that ends the process on damaged files."""
+
+_AGES = (1, 5)
+_YEARS = {"Y": 1.0, "M": 1 / 12, "W": 1 / 52.18, "D": 1 / 365.25}
+
 
 class _UnusableError(ValueError):
     """A message that quotes nothing about the patient."""
@@ -57,14 +72,15 @@ def read_dicom(content: bytes) -> Image.Image:
     """Decode a single grey frame and map it to 8 bits as PS3.3 C.11 and PS3.4 N.2 say.
 
     The steps: modality LUT or rescale; VOI LUT, else the first window; inversion. Padding is
-    black. Without window and VOI LUT the full range of the stored bits (or of the modality LUT)
-    becomes 0..255: with the pixels' own range, a marker or a dead pixel would set the contrast.
+    black. Without window and VOI LUT the range of `pneumonia.data.bit_depth.bit_depth` becomes
+    0..255: with the pixels' own range, a marker or a dead pixel would set the contrast.
 
     Args:
         content: A DICOM file, see `pneumonia.data.safe_open.is_dicom`.
 
     Returns:
-        Mode `L`, 0 black to 255 white.
+        Mode `L`, 0 black to 255 white. `info["warnings"]` lists what a user should know: a guessed
+        bit depth, and a patient older or younger than those of the Kaggle set.
 
     Raises:
         ValueError: If it holds no pixels, colour, or several frames; is too large, damaged, or
@@ -80,6 +96,16 @@ def read_dicom(content: bytes) -> Image.Image:
     raise ValueError(reason)  # outside the handler: a chained error may quote the file
 
 
+def has_pixels(file: BinaryIO) -> bool:
+    """Tell whether a DICOM file describes an image, from its header; True if that is damaged."""
+    file.seek(0)
+    try:
+        with quiet():
+            return "Rows" in dcmread(file, stop_before_pixels=True, specific_tags=["Rows"])
+    except Exception:  # noqa: BLE001  pydicom raises anything; `read_dicom` will say what is wrong
+        return True
+
+
 def _read(content: bytes) -> Image.Image:
     file = BytesIO(content)
     file.seek(AFTER_PREAMBLE)
@@ -91,7 +117,8 @@ def _read(content: bytes) -> Image.Image:
         specific_tags=[Tag("TransferSyntaxUID")],
     )
     syntax = str(meta.get("TransferSyntaxUID", ""))
-    decoder = _decoder(syntax)
+    if not re.fullmatch(r"[0-9.]{1,64}", syntax):
+        raise _UnusableError("it names no transfer syntax")
     if syntax == DeflatedExplicitVRLittleEndian:
         file = BytesIO(_inflate(file.read()))
     dataset = read_dataset(
@@ -102,34 +129,54 @@ def _read(content: bytes) -> Image.Image:
     )
     dataset.file_meta = FileMetaDataset(meta)
     bits, signed = _check_header(dataset)
-    _check_pixel_data(dataset, decoder, syntax)
-    try:
-        pixels, _ = decoder.as_array(dataset, index=0, raw=True)
-    except Exception:  # noqa: BLE001  decoders raise anything
-        raise _UnusableError(
-            f"its pixels cannot be decoded as {UID(syntax).name}; export it uncompressed"
-        ) from None
+    pixels = _decode(dataset, UID(syntax), bits, signed)
     lowest = -(1 << (bits - 1)) if signed else 0
     stored = np.arange(lowest, lowest + (1 << bits))
     rows = pixels.astype(np.int32) - lowest
     if rows.min() < 0 or rows.max() >= len(stored):
         raise _UnusableError(f"its pixels take more than the {bits} bits that its header says")
-    return Image.fromarray(_grey_levels(dataset, stored)[rows])
+    levels, warning = _grey_levels(dataset, stored, np.bincount(rows.ravel(), minlength=1 << bits))
+    image = Image.fromarray(levels[rows])
+    image.info["warnings"] = [text for text in (warning, _age_warning(dataset)) if text]
+    return image
 
 
-def _decoder(syntax: str) -> Decoder:
-    if not re.fullmatch(r"[0-9.]{1,64}", syntax):
-        raise _UnusableError("it names no transfer syntax")
+def _decode(dataset: Dataset, syntax: UID, bits: int, signed: bool) -> NDArray[np.integer[Any]]:
+    """The stored values [H, W]."""
+    decoder = None
+    if syntax not in _BY_IMAGECODECS:
+        with contextlib.suppress(NotImplementedError):
+            decoder = get_decoder(syntax)
+        if decoder is None or not decoder.is_available:
+            raise _UnusableError(
+                f"its pixels are encoded as {syntax.name}, which no installed decoder reads;"
+                " export it uncompressed"
+            )
+    _check_pixel_data(dataset, syntax)
     try:
-        decoder = get_decoder(syntax)
-    except NotImplementedError:
-        decoder = None
-    if decoder is None or not decoder.is_available:
+        if decoder is not None:
+            pixels, _ = decoder.as_array(dataset, index=0, raw=True)
+            return pixels
+        values = jpeg8_decode(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    except Exception:  # noqa: BLE001  decoders raise anything
         raise _UnusableError(
-            f"its pixels are encoded as {UID(syntax).name}, which no installed decoder reads;"
-            " export it uncompressed"
-        )
-    return decoder
+            f"its pixels cannot be decoded as {syntax.name}; export it uncompressed"
+        ) from None
+    sign = 1 << (bits - 1) if signed else 0
+    return (values.astype(np.int32) ^ sign) - sign
+
+
+def _age_warning(dataset: Dataset) -> str | None:
+    age = re.fullmatch(r"(\d{3})([DWMY])", str(dataset.get("PatientAge", "")).strip())
+    if age is None:
+        return None
+    years = int(age[1]) * _YEARS[age[2]]
+    if _AGES[0] <= years < _AGES[1] + 1:
+        return None
+    return (
+        f"the patient is {years:.3g} years old; the children of the Kaggle set are {_AGES[0]} to"
+        f" {_AGES[1]}"
+    )
 
 
 def _inflate(deflated: bytes) -> bytes:
@@ -163,10 +210,10 @@ def _check_header(dataset: Dataset) -> tuple[int, bool]:
     return bits, _integer(dataset, "PixelRepresentation", 0) == 1
 
 
-def _check_pixel_data(dataset: Dataset, decoder: Decoder, syntax: str) -> None:
+def _check_pixel_data(dataset: Dataset, syntax: UID) -> None:
     """Compare the size of the pixels with the header before a decoder allocates memory."""
     expected = dataset.Rows * dataset.Columns * dataset.BitsAllocated // 8
-    if decoder.is_native:
+    if not syntax.is_encapsulated:
         if len(dataset.PixelData) < expected:
             raise _UnusableError("its pixels are truncated")
         return
@@ -177,8 +224,8 @@ def _check_pixel_data(dataset: Dataset, decoder: Decoder, syntax: str) -> None:
         same = _frame_size(frame) == (dataset.Columns, dataset.Rows, 1)
     if not same:
         raise _UnusableError("the size of its compressed pixels is not that of its header")
-    # Without an end marker, CharLS reads for 8 s, and beyond the stream.
-    if syntax in JPEGLSTransferSyntaxes and b"\xff\xd9" not in frame[-16:]:
+    # Without an end marker, CharLS reads for 8 s, and beyond the stream; JPEG goes on with grey.
+    if syntax in (*JPEGLSTransferSyntaxes, *_BY_IMAGECODECS) and b"\xff\xd9" not in frame[-16:]:
         raise _UnusableError("its compressed pixels are truncated")
 
 
@@ -208,42 +255,67 @@ def _frame_size(frame: bytes) -> tuple[int, int, int]:
     raise _UnusableError("its compressed pixels are damaged")
 
 
-def _grey_levels(dataset: Dataset, stored: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Grey levels of all possible stored values: PS3.3 C.11, in the order of PS3.4 N.2."""
-    levels = np.minimum(256 * _brightness(dataset, stored), 255).astype(np.uint8)
-    inverse = str(dataset.get("PresentationLUTShape", "")).strip().upper() == "INVERSE"
-    # One inversion, not two: PS3.3 C.8.11.3 asks for both attributes in an inverted image.
-    if str(dataset.get("PhotometricInterpretation")) == "MONOCHROME1" or inverse:
-        levels = 255 - levels
+def _grey_levels(
+    dataset: Dataset, stored: NDArray[np.int64], counts: NDArray[np.int64]
+) -> tuple[NDArray[np.uint8], str | None]:
+    """Grey levels of all possible stored values: PS3.3 C.11, in the order of PS3.4 N.2.
+
+    `counts` are the pixels with each value. The second result is a warning of a guessed depth.
+    """
+    padding = np.zeros(len(stored), np.bool_)
     first = _stored_value(dataset, "PixelPaddingValue", stored)
     if first is not None:
         last = _stored_value(dataset, "PixelPaddingRangeLimit", stored)
         last = first if last is None else last
-        levels[(min(first, last) <= stored) & (stored <= max(first, last))] = 0
-    return levels
+        padding = (min(first, last) <= stored) & (stored <= max(first, last))
+    brightness, warning = _brightness(dataset, stored, (counts > 0) & ~padding)
+    levels = (256 * brightness).clip(0, 255).astype(np.uint8)
+    inverse = str(dataset.get("PresentationLUTShape", "")).strip().upper() == "INVERSE"
+    # One inversion, not two: PS3.3 C.8.11.3 asks for both attributes in an inverted image.
+    if str(dataset.get("PhotometricInterpretation")) == "MONOCHROME1" or inverse:
+        levels = 255 - levels
+    levels[padding] = 0
+    return levels, warning
 
 
-def _brightness(dataset: Dataset, stored: NDArray[np.int64]) -> NDArray[np.float64]:
+def _brightness(
+    dataset: Dataset, stored: NDArray[np.int64], used: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], str | None]:
     """Modality LUT or rescale, then VOI LUT or window; 0 to 1."""
     values = stored.astype(np.float64)
-    full_range: NDArray[np.float64] = (values - values[0]) / len(values)
+    stated = len(values).bit_length() - 1
     slope, intercept = _number(dataset, "RescaleSlope"), _number(dataset, "RescaleIntercept")
     if table := dataset.get("ModalityLUTSequence"):
-        values, depth = _look_up(dataset, table[0], values)
-        full_range = values / (1 << depth)
-    elif slope is not None and intercept is not None:
+        values, stated = _look_up(dataset, table[0], values)
+        slope = None
+    full_range, warning = _full_range(values, stated, used, (slope or 0) < 0)
+    if slope is not None and intercept is not None:
         if not slope:
             raise _UnusableError("its RescaleSlope is 0")
         values = values * slope + intercept
-        if slope < 0:
-            full_range = (len(values) - 1) / len(values) - full_range
     if table := dataset.get("VOILUTSequence"):
         values, depth = _look_up(dataset, table[0], values)
-        return values / (1 << depth)
+        return values / (1 << depth), None
     centre, width = _number(dataset, "WindowCenter"), _number(dataset, "WindowWidth")
     if centre is None or width is None:
-        return full_range
-    return _window(values, centre, width, str(dataset.get("VOILUTFunction") or "LINEAR"))
+        return full_range, warning
+    function = str(dataset.get("VOILUTFunction") or "LINEAR")
+    return _window(values, centre, width, function), None
+
+
+def _full_range(
+    values: NDArray[np.float64], stated: int, used: NDArray[np.bool_], descending: bool
+) -> tuple[NDArray[np.float64], str | None]:
+    """The values from 0 to below 1 by the depth of those that occur."""
+    found = values[used] if used.any() else values[-1:]
+    low, high = int(found.min()), int(found.max())
+    if low >= 0:
+        depth, warning = bit_depth(high, stated - int(values[0] < 0))
+        levels = values
+    else:
+        depth, warning = bit_depth(2 * max(high, -1 - low) + 1, stated)
+        levels = values + (1 << (depth - 1))
+    return (((1 << depth) - 1 - levels) if descending else levels) / (1 << depth), warning
 
 
 def _window(

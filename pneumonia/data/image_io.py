@@ -1,14 +1,26 @@
 """Image files, their bytes, PIL images and arrays -> the grey square that the network sees."""
 
 import os
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from pathlib import Path
+from typing import Any, Literal, get_args
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
+from pneumonia.data.bit_depth import (
+    PHOTOMETRIC,
+    PNG,
+    TIFF,
+    WHITE_IS_ZERO,
+    bit_depth,
+    open_tiff,
+    png_bits,
+)
 from pneumonia.data.safe_open import (
     AFTER_PREAMBLE,
     MAX_PIXELS,
@@ -17,7 +29,7 @@ from pneumonia.data.safe_open import (
     open_bounded,
     quiet,
 )
-from pneumonia.errors import DataError, ExtraError, check_setting
+from pneumonia.errors import DataError, ExtraError, check_setting, printable
 
 ResizeMode = Literal["squash", "pad", "crop"]
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
@@ -27,6 +39,23 @@ FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM", "GIF")
 
 DECODER = f"3/{PIL.__version__}"
 """Changes when the same file may decode to other pixels; part of a cache's key."""
+
+_DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
+_SUFFIXES = {
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
+    *(".pgm", ".ppm"),
+}
+_OTHER_SUFFIXES = {
+    *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".htm", ".md", ".pdf", ".log"),
+    *(".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".zip", ".gz", ".tar", ".7z", ".rar"),
+    *(".py", ".ipynb", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".db", ".sqlite", ".npy", ".npz"),
+    *(".ckpt", ".pth", ".pt", ".onnx", ".safetensors", ".mp4", ".avi", ".mov", ".lnk", ".exe"),
+}
+_MAGIC = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n|II[*+]\0|MM\0[*+]|BM.{4}\0{4}|RIFF.{4}WEBP|GIF8[79]a|P[2356]\s",
+    re.DOTALL,
+)
+"""How files of `FORMATS` start."""
 
 _TRANSPOSE: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,6 +67,9 @@ _TRANSPOSE: dict[object, Image.Transpose] = {
     8: Image.Transpose.ROTATE_90,
 }
 """What turns an image upright, by its Exif orientation (Exif 2.3, tag 0x0112)."""
+
+_CHANNELS = {1, 3, 4}
+_MAX_BITS, _HALF = 16, 128
 
 _MIN_SIZE, _MAX_SIZE = 16, 4096  # the deepest backbones divide by 32, twice halved
 
@@ -88,18 +120,52 @@ class Preprocessing:
         return np.asarray(ImageOps.fit(image, size, resample))
 
 
+def is_image_file(path: str | os.PathLike[str]) -> bool:
+    """Tell whether a folder's file is an image: by its suffix if that is known, else by its start.
+
+    A file with the suffix of an image is one even if it is damaged; a DICOM file without pixels,
+    such as a DICOMDIR or a report, is none.
+
+    Args:
+        path: An existing file.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in _SUFFIXES or suffix in _OTHER_SUFFIXES:
+        return suffix in _SUFFIXES
+    try:
+        with open_bounded(path) as file:
+            start = file.read(AFTER_PREAMBLE)
+            if not is_dicom(start):
+                return suffix in _DICOM_SUFFIXES or _MAGIC.match(start) is not None
+            from pneumonia.data.dicom import has_pixels  # noqa: PLC0415  an extra
+
+            return has_pixels(file)
+    except (OSError, ValueError):
+        return suffix in _DICOM_SUFFIXES
+    except ImportError:
+        return True
+
+
+def skipped_line(paths: Sequence[str]) -> str:
+    """Say in one line how many files a walk through a folder passed over, with the first names."""
+    names = ", ".join(printable(os.path.basename(path)) for path in paths[:3])  # noqa: PTH119
+    more = ", ..." if len(paths) > 3 else ""  # noqa: PLR2004
+    return f"Skipped {len(paths)} file{'s' * (len(paths) > 1)} without an image: {names}{more}"
+
+
 def read_grey(source: Source, name: str | None = None) -> Image.Image:
     """Decode an image file as one grey channel of 8 bits, whatever its mode.
 
-    16 bits are scaled, transparent pixels are black, and images are turned upright by their Exif
-    orientation. Colour, a shortcut in this data set, never reaches the network.
+    More than 8 bits are scaled by the depth of `pneumonia.data.bit_depth.bit_depth`, transparent
+    pixels are black, and images are turned upright by their Exif orientation. Colour, a shortcut
+    in this data set, never reaches the network.
 
     Args:
         source: Path or content of a file in one of `FORMATS`, or DICOM; its name does not matter.
         name: Its name in messages. None: its path; for bytes, "the image".
 
     Returns:
-        The decoded image, mode `L`.
+        The decoded image, mode `L`. `info["warnings"]` lists what a user should know about it.
 
     Raises:
         DataError: If it cannot be read, is no image, is damaged or too large, has several frames,
@@ -114,8 +180,14 @@ def read_grey(source: Source, name: str | None = None) -> Image.Image:
                 from pneumonia.data.dicom import read_dicom  # noqa: PLC0415  an extra
 
                 return read_dicom(start + file.read())
+            if start.startswith(TIFF):
+                tiff, depth, inverted = open_tiff(start + file.read())
+                return _to_grey(tiff, name, depth, inverted)
+            bits = png_bits(start + file.read()) if start.startswith(PNG) else None
             with Image.open(file, formats=FORMATS) as image:
-                return _to_grey(image)
+                return _to_grey(image, name, bits)
+    except DataError:
+        raise
     except Exception as error:  # Pillow raises anything on damaged bytes
         raise _refusal(error, name) from error
 
@@ -132,36 +204,48 @@ def to_grey(image: Image.Image, name: str | None = None) -> Image.Image:
     """
     try:
         with quiet():
-            return _to_grey(image)
+            return _to_grey(image, name)
+    except DataError:
+        raise
     except Exception as error:  # as above: lazy images are decoded here
         raise _refusal(error, name) from error
 
 
-def from_array(
-    array: NDArray[np.uint8] | NDArray[np.uint16], name: str | None = None
-) -> Image.Image:
+def from_array(array: NDArray[Any], name: str | None = None) -> Image.Image:
     """Convert an array to one grey channel of 8 bits, as `read_grey` does.
 
     Args:
-        array: uint8 or uint16 [H, W]; or uint8 [H, W, 3] or [H, W, 4], RGB or RGBA. 0 is black.
+        array: Grey [H, W] or [1, H, W], uint8, uint16, or floats from 0 (black) to 1; or RGB
+            [H, W, 3] or [3, H, W], or RGBA, uint8 or such floats.
         name: Its name in messages.
 
     Raises:
-        DataError: If it is anything else, such as floats or booleans.
+        DataError: If it is anything else, such as booleans, or holds NaN.
     """
+    shape, kind = array.shape, array.dtype
+    if array.ndim == 3 and shape[0] in _CHANNELS and shape[2] not in _CHANNELS:  # noqa: PLR2004
+        array = np.moveaxis(array, 0, 2)
+    if array.ndim == 3 and array.shape[2] == 1:  # noqa: PLR2004
+        array = array[:, :, 0]
     grey = array.ndim == 2  # noqa: PLR2004  [H, W]
-    colour = array.ndim == 3 and array.shape[2] in {3, 4}  # noqa: PLR2004  [H, W, channels]
-    deep = array.dtype.newbyteorder("=") == np.uint16 and grey
-    if not array.size or not (deep or (array.dtype == np.uint8 and (grey or colour))):
+    deep = kind.newbyteorder("=") == np.uint16
+    known = grey or (array.ndim == 3 and array.shape[2] in {3, 4} and not deep)  # noqa: PLR2004
+    if not (array.size and known and (deep or kind == np.uint8 or kind.kind == "f")):
         raise DataError(
-            f"{name or 'The image'} is an array of {array.dtype} and shape {list(array.shape)},"
-            " expected uint8 or uint16 of shape [H, W], or uint8 of shape [H, W, 3] or [H, W, 4];"
-            " scale floats to 0..255 first."
+            f"{name or 'The image'} is an array of {kind} and shape {list(shape)}, expected uint8,"
+            " uint16 or floats from 0 to 1 of shape [H, W], or uint8 or floats of shape [H, W, 3]."
         )
+    if kind.kind == "f":
+        if not (array.min() >= 0 and array.max() <= 1):  # NaN fails both
+            raise DataError(f"{name or 'The image'} is an array of floats outside of 0 to 1.")
+        array = np.rint(255 * array).astype(np.uint8)
     return to_grey(Image.fromarray(array.astype(np.uint16) if deep else array), name)
 
 
-def _to_grey(image: Image.Image) -> Image.Image:
+def _to_grey(
+    image: Image.Image, name: str | None, bits: int | None = None, inverted: bool = False
+) -> Image.Image:
+    """Convert an image of some stated depth, in which 0 may be white."""
     if image.width * image.height > MAX_PIXELS:
         raise ValueError(
             f"it has {image.width:,} x {image.height:,} pixels, more than the limit of"
@@ -170,28 +254,45 @@ def _to_grey(image: Image.Image) -> Image.Image:
     # A camera's MPO holds its photograph first, then the same one smaller.
     if getattr(image, "is_animated", False) and image.format != "MPO":
         raise ValueError(f"it has {getattr(image, 'n_frames', 'several')} frames, expected one")
-    if image.mode.startswith("I"):  # 16 bits, which `convert` would clip
+    warning = None
+    if image.mode.startswith("I"):  # which `convert` would clip
         pixels = np.asarray(image)
         if pixels.size and not 0 <= pixels.min() <= pixels.max() <= np.iinfo(np.uint16).max:
             raise ValueError("its pixels take more than 16 bits")
-        grey = Image.fromarray((pixels >> 8).astype(np.uint8))
+        maximum = int(pixels.max(initial=0))
+        stated = bits if bits and maximum < 1 << bits else _MAX_BITS
+        depth, warning = bit_depth(maximum, stated)
+        grey = Image.fromarray((pixels >> (depth - 8)).astype(np.uint8))
+        inverted = inverted or getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO
     elif image.mode == "F":
-        raise ValueError("its pixels are floats, of unknown range")
+        grey = from_array(np.asarray(image), name)
     elif image.has_transparency_data:
         straight = image.convert("LA") if image.mode == "La" else image
         black = Image.new("RGBA", image.size, "black")
         grey = Image.alpha_composite(black, straight.convert("RGBA")).convert("L")
     else:
         grey = image.convert("L")
+    if (
+        bits == _MAX_BITS
+        and not image.mode.startswith("I")
+        and grey.histogram()[_HALF:] == [0] * _HALF
+    ):
+        raise ValueError("its channels of 16 bits are filled to less than a half; save it as grey")
+    if inverted:
+        grey = ImageOps.invert(grey)
     try:
         transpose = _TRANSPOSE.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # noqa: BLE001  damaged metadata of a sound image
         transpose = None
-    return grey if transpose is None else grey.transpose(transpose)
+    upright = grey if transpose is None else grey.transpose(transpose)
+    upright.info["warnings"] = [warning] if warning else []
+    return upright
 
 
 def _refusal(error: Exception, name: str | None) -> DataError:
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith("pydicom"):
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").startswith(
+        ("pydicom", "imagecodecs")
+    ):
         return DataError(str(ExtraError(f"{name or 'The image'} is a DICOM file, which", "dicom")))
     if name is None:
         return DataError(f"The image cannot be read ({_reason(error, '')}); use another one.")

@@ -3,7 +3,6 @@
 Its columns are explained in `conf/data/table.yaml`; other ones are ignored.
 """
 
-import csv
 import hashlib
 import logging
 import os
@@ -18,7 +17,8 @@ from numpy.typing import NDArray
 
 from pneumonia.data.patients import identify_patients
 from pneumonia.errors import DataError
-from pneumonia.labels import CLASSES, NORMAL, SPLITS, SUBTYPES, UNKNOWN_SUBTYPE
+from pneumonia.labels import CLASSES, NORMAL, SPLIT_NAMES, SPLITS, SUBTYPES, UNKNOWN_SUBTYPE
+from pneumonia.tables import CsvTable, parse_label, read_csv
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,6 @@ COLUMN = "column"
 """The value of `data.patients` that takes patients from the table's column `patient`."""
 
 _COLUMNS = ("path", "label", "split", "patient", "subtype")
-_LABELS = {name: label for label, name in enumerate(CLASSES)} | {"0": 0, "1": 1}
 _SUBTYPES = (*SUBTYPES, UNKNOWN_SUBTYPE)
 
 
@@ -150,7 +149,7 @@ def read_table(file: str | Path, root: str | Path | None = None) -> Table:
     """Read and validate a CSV file of images, and check that its files exist.
 
     Args:
-        file: CSV in UTF-8, with commas and a header line.
+        file: See `pneumonia.tables.read_csv`.
         root: Folder that relative paths start from. None: the table's own.
 
     Raises:
@@ -159,13 +158,13 @@ def read_table(file: str | Path, root: str | Path | None = None) -> Table:
     """
     file = Path(file).expanduser()
     root = file.parent if root is None else Path(root).expanduser()
-    header, lines = _parse(file)
+    table = _read_csv(file)
     rows: list[TableRow] = []
     invalid: list[str] = []
     seen: dict[tuple[int, int], int] = {}  # files by device and inode -> line
-    for line, cells in lines:
+    for line, cells in zip(table.lines, table.rows, strict=True):
         try:
-            row = _read_row(line, header, cells, root)
+            row = _read_row(line, dict(zip(table.columns, cells, strict=True)), root)
             status = os.stat(row.path)  # noqa: PTH116  a table may have 100,000 rows
             if not stat.S_ISREG(status.st_mode):
                 raise ValueError(f"{row.path} is not a file")
@@ -184,51 +183,39 @@ def read_table(file: str | Path, root: str | Path | None = None) -> Table:
         )
     if not rows:
         raise DataError(f"{file} has a header and no rows; expected one row for each image.")
-    return Table(file, header, rows)
+    return Table(file, table.columns, rows)
 
 
-def _parse(file: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """The header; and the other lines that are not blank, with their numbers."""
+def _read_csv(file: Path) -> CsvTable:
     try:
-        with file.open(encoding="utf-8-sig", newline="") as text:
-            reader = csv.reader(text, strict=True)
-            lines = [(reader.line_num, cells) for cells in reader if cells]
+        table = read_csv(file)
     except OSError as error:
         raise DataError(
             f"data.table={file} cannot be read ({error.strerror}); expected a CSV file."
         ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
-    except csv.Error as error:
-        raise DataError(f"{file} is not a CSV file: line {reader.line_num}, {error}.") from error
-    header = [name.strip() for name in lines[0][1]] if lines else []
-    if not {"path", "label"} <= set(header) or any(header.count(name) > 1 for name in _COLUMNS):
+    except ValueError as error:
+        raise DataError(f"{file} cannot be read as a table: {error}.") from error
+    names = table.columns
+    if not {"path", "label"} <= set(names) or any(names.count(name) > 1 for name in _COLUMNS):
         raise DataError(
-            f"{file} has the header {','.join(header)!r}, expected each of"
-            " path,label[,split,patient,subtype] once, separated by commas."
+            f"{file} has the header {','.join(names)!r}, expected each of"
+            " path,label[,split,patient,subtype] once."
         )
-    if others := [name for name in header if name not in _COLUMNS]:
+    if others := [name for name in names if name not in _COLUMNS]:
         log.info("%s: ignored columns: %s", file, ", ".join(others))
-    return header, lines[1:]
+    return table
 
 
-def _read_row(line: int, header: list[str], cells: list[str], root: Path) -> TableRow:
+def _read_row(line: int, cells: dict[str, str], root: Path) -> TableRow:
     """Raises ValueError for a row that is not valid."""
-    if len(cells) != len(header):
-        raise ValueError(
-            f'{len(cells)} cells, expected {len(header)} (put "quotes" around cells with commas)'
-        )
-    row = dict(zip(header, cells, strict=True))
-    path = str(root / row["path"])
-    row = {"split": SPLITS[0]} | {name: cell.strip() for name, cell in row.items()}
-    label, split, subtype = row["label"], row["split"], row.get("subtype", "")
-    for column, word, words in (
-        ("label", label, tuple(_LABELS)),
-        ("split", split, SPLITS),
-        ("subtype", subtype or UNKNOWN_SUBTYPE, _SUBTYPES),
-    ):
-        if word not in words:
-            raise ValueError(f"unknown {column} {word!r}, expected {', '.join(words)}")
-    if subtype and (subtype == SUBTYPES[NORMAL]) != (_LABELS[label] == NORMAL):
-        raise ValueError(f"subtype {subtype} contradicts label {label}")
-    return TableRow(line, path, _LABELS[label], split, row.get("patient", ""), subtype)
+    row = {"split": SPLITS[0]} | {name: cell.strip() for name, cell in cells.items()}
+    label, split = parse_label(row["label"]), SPLIT_NAMES.get(row["split"].lower())
+    if split is None:
+        raise ValueError(f"unknown split {row['split']!r}, expected {', '.join(SPLITS)}")
+    subtype = row.get("subtype", "").lower()
+    if subtype and subtype not in _SUBTYPES:
+        raise ValueError(f"unknown subtype {subtype!r}, expected {', '.join(_SUBTYPES)}")
+    if subtype and (subtype == SUBTYPES[NORMAL]) != (label == NORMAL):
+        raise ValueError(f"subtype {subtype} contradicts label {CLASSES[label]}")
+    path = str(root / cells["path"])
+    return TableRow(line, path, label, split, row.get("patient", ""), subtype)

@@ -20,7 +20,7 @@ from pneumonia.evaluation.confidence import (
     exact_proportion,
     proportion_interval,
 )
-from pneumonia.evaluation.metrics import Confusion, confusion
+from pneumonia.evaluation.metrics import Confusion, Metric, confusion
 from pneumonia.evaluation.predictions import FEW_PATIENTS, PredictionTable, check_threshold
 from pneumonia.evaluation.threshold import OperatingPoint
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA, UNKNOWN_SUBTYPE
@@ -126,6 +126,11 @@ class EvaluationResult:
     probes: tuple[ShortcutProbe, ...] = ()
     load_image: ImageLoader | None = None
 
+    def label(self, metric: Metric) -> str:
+        """Name a metric in tables; those of scores say if these are hard labels or coarse."""
+        kind = None if metric.needs_threshold else self.table.score_kind
+        return metric.label if kind is None else f"{metric.label} ({kind})"
+
     def values(self, prefix: str = "") -> dict[str, float]:
         """Return the defined metrics over all images at the threshold, as plain numbers."""
         return {
@@ -177,6 +182,8 @@ def evaluate_predictions(
         of_subtype = _all_metrics(part, cut, draw_patients(part, replicates, seed))
         metrics |= {f"{subtype}/{name}": estimate for name, estimate in of_subtype.items()}
     notes = _notes(table)
+    if min(metrics["auroc"].high, metrics["auroc_obuchowski"].high) < HALF:
+        notes.insert(0, "Scores look inverted: are these probabilities of NORMAL?")
     if abstention is not None:
         metrics |= _selective_metrics(table, abstention, weights)
         for label in (NORMAL, PNEUMONIA):
@@ -230,6 +237,11 @@ def _notes(table: PredictionTable) -> list[str]:
         notes.append(
             f"{mixed} patients have images of both classes: all patients are resampled together."
             " Check that no key is shared by several patients."
+        )
+    if (kind := table.score_kind) is not None:
+        notes.append(
+            f"The scores are {kind}, of {np.unique(table.scores).size} distinct values: AUROC,"
+            " average precision and calibration are those of such scores, not of the model."
         )
     if np.ptp(table.scores) == 0:
         notes.append("All images have the same score: the model does not separate the classes.")

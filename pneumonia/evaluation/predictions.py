@@ -4,7 +4,6 @@ import csv
 import os
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from pneumonia.errors import EvaluationError
 from pneumonia.files import atomic_write
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
+from pneumonia.tables import parse_label, parse_number, read_csv
 
 COLUMNS = ("path", "label", "logit", "probability", "patient", "subtype")
 """The columns of `predictions.csv`, in its order."""
@@ -25,6 +25,7 @@ _LABELS = f"{CLASSES[NORMAL]} (0) or {CLASSES[PNEUMONIA]} (1)"
 _KINDS = {"path": "U", "subtype": "U", "patient": "iuU"}
 """Accepted kinds of numpy types; all other columns are numbers."""
 _SHOWN = 3
+_HARD, _COARSE = 2, 10  # distinct scores
 
 
 def sigmoid(logits: ArrayLike) -> NDArray[np.float64]:
@@ -114,6 +115,14 @@ class PredictionTable:
         return self.logit if (np.diff(ordered) >= -rounding).all() else self.probability
 
     @cached_property
+    def score_kind(self) -> str | None:
+        """`hard labels` for up to 2 distinct scores, `coarse scores` for up to 10, else None."""
+        values = np.unique(self.scores).size
+        if values <= _HARD:
+            return "hard labels"
+        return "coarse scores" if values <= min(_COARSE, len(self) - 1) else None
+
+    @cached_property
     def patient_ids(self) -> NDArray[np.intp]:
         """Shape (n,): patients numbered from 0; without patients, each image has its own number."""
         if self.patient is None:
@@ -181,9 +190,9 @@ class PredictionTable:
         """Read predictions of any program from a CSV file with a header.
 
         Args:
-            path: The file. Column `label` is NORMAL or PNEUMONIA, or 0 or 1; `probability` (of
-                PNEUMONIA) or `logit` is required; `path`, `patient` and `subtype` are optional.
-                Other columns and empty columns are ignored, as are case and spaces around names.
+            path: As for `pneumonia.tables.read_csv`. Column `label` is NORMAL or PNEUMONIA, or 0 or
+                1; `probability` (of PNEUMONIA) or `logit` is required; `path`, `patient` and
+                `subtype` are optional. Other columns and empty columns are ignored.
 
         Raises:
             EvaluationError: If the file cannot be read or a value is invalid; the message names
@@ -263,38 +272,26 @@ class PredictionTable:
 def _read_cells(path: str | os.PathLike[str]) -> dict[str, list[str]]:
     """Read the cells of a CSV file by lower-case column name, without empty columns."""
     try:
-        with Path(path).open(encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
-            header, *rows = list(csv.reader(file, strict=True)) or [[]]
-    except (OSError, csv.Error) as error:
+        table = read_csv(path)
+    except (OSError, ValueError) as error:
         raise EvaluationError(
             f"{path} cannot be read as a table of predictions ({error}); expected a CSV file with a"
             " header."
         ) from None
-    names = [name.strip().lower() for name in header]
-    repeated = [name for name in COLUMNS if names.count(name) > 1]
+    repeated = [name for name in COLUMNS if table.columns.count(name) > 1]
     if repeated:
         raise EvaluationError(
             f"{path} has several columns named {repeated[0]}; remove all but one."
         )
-    rows = [row for row in rows if row]
-    for number, row in enumerate(rows, start=1):
-        if len(row) != len(names):
-            raise EvaluationError(
-                f"{path}, row {number}: found {len(row)} cells, expected {len(names)}; the file is"
-                " cut short or is not separated by commas."
-            )
-    if not rows:
+    if not table.rows:
         raise EvaluationError(f"{path} has no rows below its header; expected one row per image.")
-    table = dict(zip(names, map(list, zip(*rows, strict=True)), strict=False))
-    return {name: cells for name, cells in table.items() if any(cell.strip() for cell in cells)}
+    columns = zip(table.columns, map(list, zip(*table.rows, strict=True)), strict=True)
+    return {name: cells for name, cells in columns if any(cell.strip() for cell in cells)}
 
 
 def _number(path: str | os.PathLike[str], name: str, row: int, cell: str) -> float:
-    word = cell.strip().upper()
-    if name == "label" and word in CLASSES:
-        return CLASSES.index(word)
     try:
-        return float(word)
+        return parse_label(cell) if name == "label" else parse_number(cell)
     except ValueError:
         expected = _LABELS if name == "label" else "a number"
         raise EvaluationError(

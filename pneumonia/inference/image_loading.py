@@ -7,21 +7,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, Union
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from pneumonia.data.image_io import Preprocessing, from_array, read_grey, to_grey
+from pneumonia.data.image_io import Preprocessing, from_array, is_image_file, read_grey, to_grey
 from pneumonia.data.parallel import available_cores
 from pneumonia.errors import ConfigError, DataError
 from pneumonia.inference.types import FailedPrediction, Pixels
-from pneumonia.labels import IMAGE_SUFFIXES
 
-Source = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8] | NDArray[np.uint16]
-"""An image: path of a file, content of a file, a PIL image of any mode, or an array as
-`pneumonia.data.image_io.from_array` takes it."""
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Source = Union[str, os.PathLike[str], bytes, BinaryIO, Image.Image, NDArray[Any], "Tensor"]
+"""An image: path of a file, content of a file, an open file, a PIL image of any mode, or an array
+or tensor as `pneumonia.data.image_io.from_array` takes it."""
 
 _MIN_SIDE = 32
 # The limits of the quality warnings lie outside what 68 originals (shape) and 5,216 images (grey
@@ -46,6 +48,16 @@ def display_name(source: Source, number: int = 1) -> str:
     return os.fspath(source) if isinstance(source, str | os.PathLike) else f"image {number}"
 
 
+def is_image(source: object) -> bool:
+    """Whether an argument is one image, not several."""
+    kinds = (str, os.PathLike, bytes, bytearray, memoryview, Image.Image, np.ndarray)
+    return isinstance(source, kinds) or _is_tensor(source) or hasattr(source, "read")
+
+
+def _is_tensor(source: object) -> bool:
+    return type(source).__module__.startswith("torch") and hasattr(source, "detach")
+
+
 def load_image(
     source: Source, preprocessing: Preprocessing, name: str
 ) -> LoadedImage | FailedPrediction:
@@ -66,24 +78,32 @@ def load_image(
             " each side. Use the original image.",
         )
     pixels = preprocessing(image)
-    return LoadedImage(name, pixels, _quality_warnings(image, pixels))
+    return LoadedImage(name, pixels, (*image.info["warnings"], *_quality_warnings(image, pixels)))
 
 
-def decode(source: Source, name: str) -> Image.Image:
-    """Decode an image in full: mode `L`, in its original size.
+def decode(source: Any, name: str) -> Image.Image:
+    """Decode a `Source` in full: mode `L`, in its original size.
 
     Raises:
         DataError: If it cannot be read or is not an image.
     """
-    if isinstance(source, str | os.PathLike | bytes):
+    if isinstance(source, str | os.PathLike):
         return read_grey(source, name=name)
+    if isinstance(source, bytes | bytearray | memoryview):
+        return read_grey(bytes(source), name=name)
     if isinstance(source, Image.Image):
         return to_grey(source, name)
     if isinstance(source, np.ndarray):
         return from_array(source, name)
+    if _is_tensor(source):  # an exported model does without torch
+        tensor = source.detach().cpu()
+        return from_array((tensor.float() if tensor.is_floating_point() else tensor).numpy(), name)
+    if hasattr(source, "read"):
+        source.seek(0)
+        return decode(source.read(), name)
     raise DataError(
-        f"{name} is a {type(source).__name__}; expected a path, bytes, a PIL image, a numpy array"
-        " or a list of them."
+        f"{name} is a {type(source).__name__}; expected a path, bytes, an open binary file, a PIL"
+        " image, an array, a tensor, or several of them."
     )
 
 
@@ -104,52 +124,50 @@ def _quality_warnings(image: Image.Image, pixels: Pixels) -> tuple[str, ...]:
     return tuple(warnings)
 
 
-def list_images(arguments: Iterable[str]) -> list[str]:
+def list_images(arguments: Iterable[str]) -> tuple[list[str], list[str]]:
     """List the image files that command-line arguments name, each once, in order.
 
     Args:
-        arguments: Files of any name; or folders, for the images below them in name order: files
-            with an image suffix and DICOM files without a suffix, except hidden ones.
+        arguments: Files of any name; or folders, for the images in and below them in name order.
+
+    Returns:
+        The images; and the files and hidden folders that a folder holds beside them.
 
     Raises:
-        DataError: If an argument names no file. Files that exist need not be readable.
+        DataError: If an argument does not exist, or is a folder without images. Files that are
+            named themselves need not be readable.
     """
     paths: dict[str, None] = {}
+    skipped: list[str] = []
     for argument in arguments:
         if not os.path.lexists(argument):
             raise DataError(f"{argument} does not exist. Name files or folders.")
-        found = dict.fromkeys(_walk(argument) if Path(argument).is_dir() else [argument])
+        is_folder = Path(argument).is_dir()
+        found = dict.fromkeys(_walk(argument, skipped, set()) if is_folder else [argument])
         if not found:
-            raise DataError(
-                f"{argument} contains no images ({', '.join(IMAGE_SUFFIXES)}). Name files or"
-                " folders."
-            )
+            raise DataError(f"{argument} contains no images. Name files or folders.")
         paths |= found
-    return list(paths)
+    return list(paths), skipped
 
 
-def _walk(folder: str) -> Iterator[str]:
+def _walk(folder: str, skipped: list[str], entered: set[tuple[int, int]]) -> Iterator[str]:
+    """Links are followed; a folder that was entered already, as in a loop, is not again."""
+    status = Path(folder).stat()
+    if (status.st_dev, status.st_ino) in entered:
+        return
+    entered.add((status.st_dev, status.st_ino))
     with os.scandir(folder) as entries:  # an entry takes ten times the memory of its name
-        ordered = sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in entries)
+        ordered = sorted((entry.name, entry.is_dir()) for entry in entries)
     for name, is_folder in ordered:
         path = os.path.join(folder, name)  # noqa: PTH118 - keeps the form that was typed
         if name.startswith(".") or name == "__MACOSX":
-            continue
-        if name.lower().endswith(IMAGE_SUFFIXES):
-            yield path  # a folder with the name of an image, too: it gets an error
+            skipped.append(path)
         elif is_folder:
-            yield from _walk(path)
-        elif "." not in name and Path(path).is_file() and _is_dicom(path):
+            yield from _walk(path, skipped, entered)
+        elif is_image_file(path):
             yield path
-
-
-def _is_dicom(path: str) -> bool:
-    try:
-        with Path(path).open("rb") as file:
-            file.seek(128)
-            return file.read(4) == b"DICM"
-    except OSError:
-        return False
+        else:
+            skipped.append(path)
 
 
 def take_shard(paths: list[str], shard: str) -> list[str]:

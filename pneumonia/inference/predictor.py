@@ -14,6 +14,7 @@ from pneumonia.inference.image_loading import (
     Source,
     decode,
     display_name,
+    is_image,
     load_image,
     read_ahead,
 )
@@ -39,12 +40,12 @@ class Predictor(ModelMetadata):
     backend: Backend
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto", *, finalized: bool = True) -> Self:
+    def load(cls, path: str | Path, device: str | None = "auto", *, finalized: bool = True) -> Self:
         """Load a checkpoint; no other file is needed, and no code in it is run.
 
         Args:
             path: `best.ckpt` of a run, or an `.onnx` file exported from one, which needs no torch.
-            device: `cpu`, `cuda`, `cuda:1`, `mps`, or `auto`: CUDA if available, else CPU. An
+            device: `cpu`, `cuda`, `cuda:1`, `mps`; `auto` or None: CUDA if available, else CPU. An
                 `.onnx` file runs on the CPU.
             finalized: Refuse a checkpoint without calibration and threshold. Without them there
                 are `logits` and uncalibrated `probabilities`, but no predictions.
@@ -54,6 +55,7 @@ class Predictor(ModelMetadata):
             ConfigError: If the device is not available.
         """
         backend: Backend
+        device = device or "auto"
         # Imported here because each backend needs a library that the other does without.
         if Path(path).suffix.lower() == EXPORTED:
             from pneumonia.inference.onnx_backend import open_onnx  # noqa: PLC0415
@@ -104,15 +106,16 @@ class Predictor(ModelMetadata):
         self, images: Source, batch_size: int = ...
     ) -> Prediction: ...
     @overload
-    def predict(self, images: Sequence[Source], batch_size: int = ...) -> list[Prediction]: ...
+    def predict(self, images: Iterable[Source], batch_size: int = ...) -> list[Prediction]: ...
     def predict(
-        self, images: Source | Sequence[Source], batch_size: int = BATCH_SIZE
+        self, images: Source | Iterable[Source], batch_size: int = BATCH_SIZE
     ) -> Prediction | list[Prediction]:
         """Predict one image or several.
 
         Args:
-            images: A path, bytes of a file, a PIL image or a numpy array (uint8 or uint16
-                [H, W], 0 black; uint8 [H, W, 3] RGB); or a list of any of them.
+            images: A path, the content of a file, an open file, a PIL image, or an array or
+                tensor (grey [H, W] or [1, H, W], or RGB [H, W, 3] or [3, H, W]; uint8, uint16 or
+                floats from 0 to 1); or a list or generator of any of them.
             batch_size: Images per batch.
 
         Returns:
@@ -122,8 +125,8 @@ class Predictor(ModelMetadata):
             DataError: If an image cannot be read; the message names it. `stream` continues
                 instead.
         """
-        several = isinstance(images, list | tuple)
-        sources = cast(Sequence[Source], images if several else [images])
+        several = isinstance(images, Iterable) and not is_image(images)
+        sources = cast(Iterable[Source], images if several else [images])
         predictions = []
         for result in self.stream(sources, batch_size):
             if isinstance(result, FailedPrediction):
@@ -148,6 +151,8 @@ class Predictor(ModelMetadata):
             number, source = task
             return load_image(source, self.preprocessing, display_name(source, number))
 
+        if not isinstance(batch_size, int) or batch_size < 1:
+            raise ConfigError(f"batch_size={batch_size}: expected a whole number of at least 1.")
         for batch in read_ahead(load, enumerate(images, start=1), batch_size):
             yield from self.predict_batch(batch)
 

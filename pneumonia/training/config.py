@@ -1,4 +1,4 @@
-"""Resolvers of the configuration, and a check of it against the classes that it names."""
+"""Words of the command line, resolvers, and a check against the classes that a config names."""
 
 import contextlib
 import difflib
@@ -6,13 +6,16 @@ import inspect
 import json
 import operator
 import os
+import shlex
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal
 
 import torch
-from hydra.errors import ConfigCompositionException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override, Quote, QuotedString
+from hydra.errors import ConfigCompositionException, HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 from pydantic import (
@@ -115,6 +118,85 @@ def refuse_renamed_keys(overrides: Sequence[str]) -> None:
         for old, new in RENAMED.items():
             if words == old or words.startswith((f"{old}.", f"{old}=", f"{old},")):
                 raise ConfigError(f"{old} was renamed: use {new}.")
+
+
+_TEXT_KEYS = {
+    "root", "table", "cache_dir", "patients", "weights", "repeat", "ckpt_path", "dir", "save_dir",
+    "dirpath", "default_root_dir",
+}  # fmt: skip
+"""Last names of the keys whose values are a path, or the pattern that finds the patient."""
+
+_SWEEP = ("-m", "--multirun", "hydra.mode=MULTIRUN", "hparams_search=")
+
+
+def quote_values(words: Sequence[str]) -> list[str]:
+    """Quote paths and patterns that Hydra cannot take as typed, such as `data.root=Data (1)`.
+
+    A leading `~` becomes the home directory. A comma belongs to the path, except in a sweep, where
+    it separates values. All other words stay as they are.
+
+    Args:
+        words: The command line without the name of the program.
+
+    Returns:
+        As many words.
+
+    Raises:
+        ConfigError: If the value of another key is not valid Hydra syntax, with the form to type.
+    """
+    sweep = any(word.startswith(_SWEEP) for word in words)
+    return [_quote(word, sweep) if "=" in word and word[0] not in "-~" else word for word in words]
+
+
+def _quote(word: str, sweep: bool) -> str:
+    key, _, value = word.partition("=")
+    if key.rpartition(".")[2] in _TEXT_KEYS:
+        parts = _split(value) if sweep else [value]
+        return f"{key}={','.join(_quote_text(key, part, sweep) for part in parts)}"
+    if _parse(word) is None:
+        form = shlex.quote(f"{key}={_quoted(value)}")
+        raise ConfigError(f"{word} is not valid Hydra syntax; quote the value: {form}")
+    return word
+
+
+def _quote_text(key: str, text: str, sweep: bool) -> str:
+    text = os.path.expanduser(text)  # noqa: PTH111  Path would drop a trailing separator
+    override = _parse(f"{key}={text}")
+    if override is not None and override.is_sweep_override():
+        return text if sweep else _quoted(text)
+    # Not a list, a number or a truth value: folders may have such names.
+    plain = override is not None and isinstance(override.value(), str | QuotedString | None)
+    return text if plain else _quoted(text)
+
+
+def _parse(word: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(word)
+    except HydraException:
+        return None
+
+
+def _quoted(text: str) -> str:
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def _split(text: str) -> list[str]:
+    """Split at commas outside of brackets and quotes; at all commas where these do not pair."""
+    parts, depth, quote = [""], 0, ""
+    for character in text:
+        if quote:
+            quote = "" if character == quote else quote
+        elif character in "'\"" and not parts[-1]:
+            quote = character
+        elif character in "([{":
+            depth += 1
+        elif character in ")]}":
+            depth -= 1
+        elif character == "," and not depth:
+            parts.append("")
+            continue
+        parts[-1] += character
+    return text.split(",") if depth or quote else parts
 
 
 def check_config(config: Mapping[str, Any]) -> None:

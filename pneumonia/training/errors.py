@@ -32,7 +32,7 @@ from pneumonia.errors import (
 )
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.training.callbacks.graceful_shutdown import Stopped
-from pneumonia.training.config import explain_unknown_key, refuse_renamed_keys
+from pneumonia.training.config import explain_unknown_key, quote_values, refuse_renamed_keys
 from pneumonia.training.distributed import (
     check_strategy,
     exit_with_parent,
@@ -86,6 +86,7 @@ def run(main: Callable[[], object]) -> None:
         os.environ |= {_FULL_ERROR: "1", _SET_HERE: "1"}  # else Hydra prints errors in its own way
     try:
         refuse_renamed_keys(sys.argv[1:])
+        sys.argv[1:] = quote_values(sys.argv[1:])  # in place: Lightning passes them on
         main()
     except Stopped as stopped:
         if is_rank_zero():

@@ -13,17 +13,21 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from imagecodecs import jpeg8_encode
 from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.sequence import Sequence
 from pydicom.uid import (
+    MPEG2MPML,
     DeflatedExplicitVRLittleEndian,
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     JPEG2000Lossless,
     JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLossless,
     JPEGLosslessSV1,
     JPEGLSLossless,
     RLELossless,
@@ -87,7 +91,8 @@ MONO1, INVERSE = {"PhotometricInterpretation": "MONOCHROME1"}, {"PresentationLUT
     ("pixels", "attributes", "expected"),
     [
         (TWELVE, {}, TWELVE >> 4),
-        (TWELVE, {"BitsStored": 16}, TWELVE >> 8),
+        (TWELVE, {"BitsStored": 16}, TWELVE >> 4),
+        (TWELVE.astype(np.int16), {"BitsStored": 16}, TWELVE >> 4),
         (TWELVE.astype(np.int16) - 2048, {}, TWELVE >> 4),
         (TWELVE, MONO1, 255 - (TWELVE >> 4)),
         (TWELVE, MONO1 | INVERSE, 255 - (TWELVE >> 4)),
@@ -96,7 +101,9 @@ MONO1, INVERSE = {"PhotometricInterpretation": "MONOCHROME1"}, {"PresentationLUT
         (TWELVE, {"VOILUTSequence": table([i // 16 for i in range(4096)], depth=8)}, TWELVE >> 4),
     ],
 )
-def test_without_a_window_the_stored_bits_are_the_range(make_dicom, pixels, attributes, expected):
+def test_without_a_window_the_depth_of_the_values_is_the_range(
+    make_dicom, pixels, attributes, expected
+):
     assert np.array_equal(levels(make_dicom(pixels, **({"BitsStored": 12} | attributes))), expected)
 
 
@@ -135,10 +142,10 @@ def test_windows_and_tables_agree_with_pydicom(make_dicom, attributes):
     assert np.abs(levels(content) - expected).max() <= 1
 
 
-@pytest.mark.parametrize(("attributes", "brightest"), [(MONO1, 10), ({}, 245)])
+@pytest.mark.parametrize(("attributes", "brightest"), [(MONO1, 21), ({}, 234)])
 @pytest.mark.parametrize("syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian])
 def test_padding_is_black(make_dicom, syntax, attributes, brightest):
-    pixels = np.array([[-2000, 0, 100, 30000]], np.int16)
+    pixels = np.array([[-2000, 0, 3000, 30000]], np.int16)
     attributes = attributes | {"PixelPaddingValue": -2000}
     grey = levels(make_dicom(pixels, syntax, **attributes))[0]
     assert (grey[0], grey[3]) == (0, brightest)
@@ -175,9 +182,47 @@ def test_the_attribute_that_makes_a_file_unusable_is_named(make_dicom, tmp_path,
 
 
 def test_a_compression_without_a_decoder_is_named(make_dicom):
-    content = make_dicom(EIGHT, JPEGLosslessSV1, stream=b"\xff\xd8\xff\xd9")
-    with pytest.raises(DataError, match="JPEG Lossless"):
+    content = make_dicom(EIGHT, MPEG2MPML, stream=b"\xff\xd8\xff\xd9")
+    with pytest.raises(DataError, match="MPEG2"):
         read_grey(content)
+
+
+@pytest.mark.parametrize(
+    ("syntax", "bits", "lossless"),
+    [
+        (JPEGLossless, 8, True),
+        (JPEGLosslessSV1, 12, True),
+        (JPEGLosslessSV1, 16, True),
+        (JPEGExtended12Bit, 8, False),
+        (JPEGExtended12Bit, 12, False),
+    ],
+)
+def test_jpeg_of_archives_is_decoded(make_dicom, syntax, bits, lossless):
+    values = np.add.outer(np.arange(40), np.arange(60)) * ((1 << bits) - 1) // 98
+    pixels = values.astype(np.uint8 if bits == 8 else np.uint16)
+    stream = jpeg8_encode(pixels, lossless=lossless, bitspersample=bits)
+    grey = levels(make_dicom(pixels, syntax, stream=stream, BitsStored=bits))
+    assert np.abs(grey.astype(int) - (pixels >> (bits - 8))).max() <= (0 if lossless else 2)
+    with pytest.raises(DataError, match="truncated"):
+        read_grey(make_dicom(pixels, syntax, stream=stream[:-20], BitsStored=bits))
+    with pytest.raises(DataError, match="header"):
+        read_grey(make_dicom(pixels[:20], syntax, stream=stream, BitsStored=bits))
+
+
+@pytest.mark.parametrize(
+    ("age", "warned"),
+    [
+        ("034Y", True),
+        ("006Y", True),
+        ("005Y", False),
+        ("018M", False),
+        ("003W", True),
+        ("?", False),
+    ],
+)
+def test_a_patient_of_another_age_is_a_warning(make_dicom, age, warned):
+    warnings = read_grey(make_dicom(EIGHT, PatientAge=age)).info["warnings"]
+    assert bool(warnings) == warned
 
 
 @pytest.mark.parametrize(

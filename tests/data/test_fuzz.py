@@ -1,7 +1,5 @@
 """Damaged images and tables of every kind: a result or one sentence, soon, and nothing else."""
 
-import csv
-import io
 import re
 import warnings
 from contextlib import suppress
@@ -28,6 +26,7 @@ from pydicom.uid import (
 from pneumonia.data.image_io import read_grey
 from pneumonia.data.manifest import read_table
 from pneumonia.errors import ConfigError, DataError
+from pneumonia.tables import read_csv
 
 SIDE = 64
 SYNTAXES = (
@@ -65,7 +64,7 @@ def sound(synthetic, make_dicom) -> list[bytes]:
     files += [saved(grey, "PNG", exif=exif)]
     for compression in (None, "tiff_lzw", "tiff_adobe_deflate", "packbits", "jpeg"):
         files.append(saved(grey, "TIFF", compression=compression))
-    files += [saved(grey.convert(m), "TIFF") for m in ("RGBA", "P", "1")]
+    files += [saved(grey.convert(m), "TIFF") for m in ("RGBA", "P")]
     files += [saved(grey, "WEBP"), saved(grey.convert("RGBA"), "WEBP", lossless=True)]
     files += [saved(grey.convert(m), "BMP") for m in ("L", "RGB", "1")]
     files += [saved(grey, "GIF"), saved(grey, "PPM")]
@@ -156,8 +155,7 @@ def test_a_table_of_any_kind_gives_its_images_or_one_sentence(tmp_path, write_im
         file.write_bytes(content)
         with soon(), suppress(DataError, ConfigError):
             table = read_table(file)
-            rows = csv.reader(io.StringIO(content.decode("utf-8-sig"), ""))
-            assert len(table.rows) == sum(bool(row) for row in rows) - 1
+            assert len(table.rows) == len(read_csv(file).rows)
             samples = table.read("train", patients)
             assert len(samples) == sum(row.split == "train" for row in table.rows)
             assert all(Path(path).is_file() for path in samples.paths)

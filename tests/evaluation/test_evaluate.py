@@ -98,9 +98,10 @@ def test_without_patients_every_method_says_so_and_nothing_is_logged(caplog):
 
 def test_notes():
     mixed = np.where(np.arange(624) == 623, 0, predictions().patient)
-    first, second = evaluated(predictions(patient=mixed, logit=np.zeros(624))).notes
+    first, second, third = evaluated(predictions(patient=mixed, logit=np.zeros(624))).notes
     assert "both classes" in first
-    assert "same score" in second
+    assert "hard labels" in second
+    assert "same score" in third
     few = evaluated(predictions(patient=np.repeat([0, 1], [234, 390]))).notes
     assert [note.split(",")[0] for note in few] == [
         "Only 1 NORMAL patients",
@@ -198,6 +199,7 @@ def test_more_confident_errors_than_alpha_are_noted(errors, classes):
     labels = np.repeat([0, 1], 100)
     p = np.where(labels == 1, 0.9, 0.1)
     p[:false_positives], p[100 : 100 + false_negatives] = 0.9, 0.1
+    p += np.arange(200) / 1e5
     notes = selective(PredictionTable(label=labels, probability=p, patient=np.arange(200))).notes
     for note, name in zip(notes, classes, strict=True):
         assert f"of 100 {name} patients" in note

@@ -163,7 +163,7 @@ def test_labels_are_read_as_names_or_numbers(tmp_path, labels):
         ("label,probability\n2,0.5\n0,0.6\n", "row 1, column label"),
         ("label,probability\n1,high\n0,0.6\n", "row 1, column probability"),
         ("path,label,probability\na,1,0.5\na,0,0.6\n", "row 2, column path"),
-        ("label,probability\n1,0.5,3\n", "row 1"),
+        ("label,probability\n1,0.5,3\n", "line 2"),
         ('label,probability\n"1', "cannot be read"),
     ],
 )

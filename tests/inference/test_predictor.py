@@ -1,5 +1,6 @@
 """`pneumonia.load(...).predict(...)`: whatever form an image comes in, one and the same answer."""
 
+import io
 import subprocess
 import sys
 from itertools import cycle, islice
@@ -49,6 +50,52 @@ def test_path_bytes_picture_and_array_are_the_same_image(model, files):
         found = [model.predict(source) for source in sources]
     assert len({prediction.probability for prediction in found}) == 1
     assert [prediction.path for prediction in found[2:]] == ["image 1"] * 4
+
+
+def test_open_files_tensors_and_floats_are_the_same_image(model, exported, files):
+    content = files[-1].read_bytes()
+    with Image.open(files[-1]) as picture:
+        array = np.asarray(picture)
+    tensor = torch.from_numpy(array.copy())
+    sources = [io.BytesIO(content), bytearray(content), memoryview(content)]
+    sources += [array / 255, array[None], np.stack([array] * 3, 2), np.stack([array] * 3)]
+    sources += [tensor, tensor[None], tensor.float() / 255, (tensor / 255).bfloat16()]
+    for predictor in (model, Predictor.load(exported)):
+        expected = predictor.predict(files[-1]).probability
+        found = [one.probability for one in predictor.predict(source for source in sources)]
+        np.testing.assert_allclose(found[:-1], expected, atol=1e-6)
+        assert found[-1] == pytest.approx(expected, abs=0.1)  # bfloat16 has 8 bits
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "CMYK"])
+def test_pictures_of_every_mode_are_predicted(model, files, mode):
+    with Image.open(files[0]) as picture:
+        grey = picture.convert("L")
+    through = {"La": "LA", "PA": "LA", "RGBa": "RGBA"}.get(mode, mode)
+    assert model.predict(grey.convert(through).convert(mode)).probability >= 0
+
+
+@pytest.mark.parametrize("mode", ["YCbCr", "HSV", "LAB", "I", "I;16", "F"])
+def test_pictures_of_other_modes_are_predicted_or_refused(model, mode):
+    (result,) = model.stream([Image.new(mode, (60, 60))])
+    assert isinstance(result, pneumonia.Prediction) or result.error.startswith("image 1")
+
+
+@pytest.mark.parametrize("wrong", [None, 3, {"a": 1}, np.zeros((40, 40), bool), object()])
+def test_anything_else_is_refused_in_a_sentence(model, wrong):
+    with pytest.raises(DataError, match="image 1"):
+        model.predict([wrong])
+
+
+@pytest.mark.parametrize("size", [0, -1, 2.5, None, "8"])
+def test_a_batch_size_is_a_whole_number_of_at_least_1(model, files, size):
+    with pytest.raises(ConfigError, match="batch_size"):
+        model.predict(files[0], batch_size=size)
+
+
+def test_no_device_is_the_default_one(checkpoint_file, exported, files):
+    for file in (checkpoint_file, exported):
+        assert pneumonia.load(file, device=None).predict(files[0])
 
 
 def test_a_list_is_answered_in_its_order_and_may_mix_kinds(model, files):
@@ -120,7 +167,6 @@ def test_20_000_predictions_need_no_more_memory_and_open_files_than_5_000(
 @pytest.mark.parametrize(
     ("image", "named"),
     [
-        (np.zeros((64, 64)), "float64"),
         (np.zeros((64, 64, 2), np.uint8), "shape"),
         (np.zeros((1, 1), np.uint8), "1 x 1 pixels"),
         (None, "NoneType"),

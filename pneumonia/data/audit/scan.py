@@ -8,12 +8,12 @@ import imagehash
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from pneumonia.data.image_io import FORMATS, read_grey
+from pneumonia.data.image_io import FORMATS, is_image_file, read_grey
 from pneumonia.data.parallel import parallel_map
 from pneumonia.data.patients import Identity, identify_patients
 from pneumonia.data.safe_open import quiet
 from pneumonia.errors import DataError
-from pneumonia.labels import CLASSES, NORMAL, SPLITS, UNKNOWN_SUBTYPE, is_hidden, is_image_name
+from pneumonia.labels import CLASSES, NORMAL, SPLITS, UNKNOWN_SUBTYPE, is_hidden
 
 PUBLISHED: dict[str, dict[str, int]] = {
     "train": {"normal": 1341, "bacterial": 2530, "viral": 1345},
@@ -53,7 +53,7 @@ class Inventory:
     def __post_init__(self) -> None:
         _check_data_set(self.root)
         for entry in _entries(self.root):
-            if entry.name not in SPLITS and (entry.is_dir() or is_image_name(entry.name)):
+            if entry.name not in SPLITS and (entry.is_dir() or is_image_file(entry)):
                 self.ignored.append(entry.name)
         for split in SPLITS:
             if (self.root / split).is_dir():
@@ -62,20 +62,24 @@ class Inventory:
                 self.absent.append(split)
 
     def _list_split(self, split: str) -> None:
+        folders = _class_folders(self.root / split)
         for entry in _entries(self.root / split):
             path = f"{split}/{entry.name}"
-            if is_image_name(entry.name) or (entry.is_dir() and entry.name not in CLASSES):
+            if entry.is_dir():
+                if entry not in folders.values():
+                    self.misplaced.append(path)
+            elif is_image_file(entry):
                 self.misplaced.append(path)
-            elif not entry.is_dir():
+            else:
                 self.ignored.append(path)
         for label, name in enumerate(CLASSES):
-            folder = self.root / split / name
+            folder = folders.get(name, self.root / split / name)
             before = len(self.images)
             for entry in _entries(folder) if folder.is_dir() else ():
-                path = f"{split}/{name}/{entry.name}"
+                path = f"{split}/{folder.name}/{entry.name}"
                 if entry.is_dir():
                     self.misplaced.append(path)
-                elif is_image_name(entry.name):
+                elif is_image_file(entry):
                     self.images.append(ImageFile(path, split, label))
                 else:
                     self.ignored.append(path)
@@ -103,8 +107,14 @@ def _check_data_set(root: Path) -> None:
     raise DataError(f"{root} is not a data set: {expected}{hint}")
 
 
+def _class_folders(split: Path) -> dict[str, Path]:
+    """The folders of the classes by name; their own names may be in any case."""
+    folders = split.iterdir() if split.is_dir() else ()
+    return {f.name.upper(): f for f in folders if f.name.upper() in CLASSES and f.is_dir()}
+
+
 def _is_data_set(folder: Path) -> bool:
-    return any((folder / split / name).is_dir() for split in SPLITS for name in CLASSES)
+    return any(_class_folders(folder / split) for split in SPLITS)
 
 
 @dataclass(frozen=True)
@@ -118,6 +128,7 @@ class Inspection:
     height: int = 0
     digest: bytes = b""  # SHA-256 of the bytes
     fingerprint: bytes = b""  # perceptual hash of the image; see `fingerprint`
+    warnings: tuple[str, ...] = ()  # a guessed bit depth, the age of the patient
 
 
 def inspect(path: str | Path) -> Inspection:
@@ -134,7 +145,8 @@ def inspect(path: str | Path) -> Inspection:
     except UnidentifiedImageError:
         pass  # DICOM
     digest = hashlib.sha256(content).digest()
-    return Inspection(None, len(content), mode, *grey.size, digest, fingerprint(grey))
+    warnings = tuple(grey.info["warnings"])
+    return Inspection(None, len(content), mode, *grey.size, digest, fingerprint(grey), warnings)
 
 
 def fingerprint(image: Image.Image) -> bytes:
