@@ -1,6 +1,7 @@
 """One split on disk, in Kaggle's layout: `SPLIT/NORMAL/*` and `SPLIT/PNEUMONIA/*`."""
 
 import logging
+from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
@@ -35,7 +36,7 @@ class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no 
         self._skipped: list[str] = []
         super().__init__(root, is_valid_file=self._is_listed, allow_empty=True)
         if self._skipped:
-            log.info("%s: %s", root, skipped_line(self._skipped))
+            _log_once(f"{root}: {skipped_line(self._skipped)}")
         for name, label in self.class_to_idx.items():
             if label not in self.targets:
                 raise DataError(f"{Path(root, name)} holds no image; a split needs both classes.")
@@ -74,6 +75,11 @@ class ChestXrayFolder(ImageFolder):  # type: ignore[misc]  # torchvision has no 
                 " in their class folder: move them up, or the folder elsewhere."
             )
         return True
+
+
+@cache
+def _log_once(line: str) -> None:
+    log.info(line)
 
 
 def read_split(root: str | Path, split: str, patients: str | None = None) -> Manifest:

@@ -37,7 +37,7 @@ Interpolation = Literal["nearest", "bilinear", "bicubic"]
 FORMATS = ("JPEG", "PNG", "TIFF", "BMP", "WEBP", "PPM", "GIF")
 """The formats that Pillow may try: others hold no radiographs, and EPS starts Ghostscript."""
 
-DECODER = f"3/{PIL.__version__}"
+DECODER = f"4/{PIL.__version__}"
 """Changes when the same file may decode to other pixels; part of a cache's key."""
 
 _DICOM_SUFFIXES = {".dcm", ".dicom", ".ima"}
@@ -272,11 +272,8 @@ def _to_grey(
         grey = Image.alpha_composite(black, straight.convert("RGBA")).convert("L")
     else:
         grey = image.convert("L")
-    if (
-        bits == _MAX_BITS
-        and not image.mode.startswith("I")
-        and grey.histogram()[_HALF:] == [0] * _HALF
-    ):
+    deep_colour = bits == _MAX_BITS and not image.mode.startswith("I")  # Pillow drops the low bits
+    if deep_colour and not any(grey.histogram()[_HALF:]):
         raise ValueError("its channels of 16 bits are filled to less than a half; save it as grey")
     if inverted:
         grey = ImageOps.invert(grey)
