@@ -14,6 +14,7 @@ from hydra.errors import InstantiationException
 from lightning import Trainer
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
@@ -88,6 +89,8 @@ def build_run(start: RunStart) -> RunComponents:
     if detect_launcher()[0] == "srun" and SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # left to the job script
     _silence_lightning()
+    # Without one of its own, the Trainer would add Lightning's bar, which fills a log file.
+    bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
     run = RunComponents(
         start=start,
         datamodule=datamodule,
@@ -96,6 +99,7 @@ def build_run(start: RunStart) -> RunComponents:
             "trainer",
             config.trainer,
             callbacks=callbacks,
+            enable_progress_bar=bar and config.trainer.enable_progress_bar,
             logger=_instantiate_all("logger", config),
             plugins=plugins,
         ),

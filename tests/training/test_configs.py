@@ -106,3 +106,8 @@ def test_a_renamed_key_in_an_old_configuration_is_refused_with_its_new_name(comp
     config["evaluation"]["abstention_error"] = config["evaluation"].pop("alpha")
     with pytest.raises(ConfigError, match=r"evaluation\.alpha"):
         check_config(config)
+
+
+def test_without_a_progress_callback_there_is_no_progress_bar(composed, tmp_path):
+    config = composed(*SMALL, "callbacks.progress=null")
+    assert build_run(RunStart(config, str(tmp_path))).trainer.progress_bar_callback is None
