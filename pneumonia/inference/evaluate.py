@@ -112,7 +112,7 @@ def describe_checkpoint(
     if isinstance(prevalence, int | float) and 0 < prevalence < 1:
         doubts.append(
             f"Probabilities are calibrated for a prevalence of {prevalence:g}. If the tested"
-            " images have another, calibration, Brier score, log loss and net benefit look wrong."
+            " images have another, calibration, Brier score and log loss look wrong."
         )
     if tested is not None:
         fingerprint = tested.fingerprint()

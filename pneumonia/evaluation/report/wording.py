@@ -188,7 +188,7 @@ def limits(model: EvaluatedModel) -> list[str]:
             " on Kaggle's test split at the same threshold."
         ),
         (
-            "Precision, NPV, net benefit and calibration hold at the prevalence of the test images,"
+            "Precision, NPV and calibration hold at the prevalence of the test images,"
             " unless another prevalence is given."
         ),
         (
