@@ -54,6 +54,15 @@ def test_a_missing_or_wrong_root_is_named(tmp_path, kaggle):
             module(root).prepare_data()
 
 
+@pytest.mark.parametrize(
+    ("name", "split"), [("valid", "val"), ("Validation", "val"), ("TEST", "test")]
+)
+def test_a_split_of_another_name_is_to_be_renamed(kaggle, name, split):
+    (kaggle / split).rename(kaggle / name)
+    with pytest.raises(DataError, match=f"{name} .*rename it to {split}"):
+        module(kaggle).check_root()
+
+
 def test_the_published_val_joins_the_training_images(kaggle, caplog):
     with caplog.at_level(logging.INFO, "pneumonia"):
         datamodule = ready(kaggle)

@@ -6,6 +6,7 @@ import shutil
 import pytest
 import torch
 
+from pneumonia.data.audit.scan import Inventory
 from pneumonia.data.dataset import ChestXrayDataset, ChestXrayFolder, read_split
 from pneumonia.data.image_io import Preprocessing
 from pneumonia.data.transforms import Augmentation
@@ -113,3 +114,27 @@ def test_an_unreadable_file_is_named(make):
     os.truncate(dataset.samples.paths[3], 200)
     with pytest.raises(DataError, match=str(dataset.samples.paths[3])):
         dataset[0, 3, 0]
+
+
+@pytest.mark.parametrize("names", [("Normal", "pneumonia"), ("normal", "Pneumonia")])
+def test_class_folders_may_have_their_names_in_any_case(train, names):
+    for old, new in zip(("NORMAL", "PNEUMONIA"), names, strict=True):
+        (train / old).rename(train / new)
+    assert sorted(ChestXrayFolder(train).targets) == [0, 0, 1, 1]
+    for path, label in ChestXrayFolder(train).samples:
+        assert f"/{names[label]}/" in path
+    images = Inventory(train.parent).images
+    assert [(image.name.split("/")[1], image.label) for image in images[::2]] == [
+        (names[0], 0),
+        (names[1], 1),
+    ]
+
+
+def test_images_are_listed_by_content_and_other_files_are_counted(train, caplog):
+    for name in ("a.jfif", "b.jpe", "person3_virus_1", "person4_virus_1.2.276"):
+        shutil.copy(train / "PNEUMONIA/person1_virus_1.jpeg", train / "PNEUMONIA" / name)
+    (train / "NORMAL/notes").write_text("no image")
+    caplog.set_level("INFO")
+    assert len(ChestXrayFolder(train)) == 8
+    assert "Skipped 1 file" in caplog.text
+    assert "notes" in caplog.text
