@@ -295,7 +295,7 @@ def wait_for(path, process):
         time.sleep(0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.soak  # two minutes; the quick tests kill searches and grids, too
 def test_a_search_of_real_runs_continues_after_a_kill_within_a_trial(start, synthetic, tmp_path):
     directory = tmp_path / "sweep"
     words = ("-m", f"data.root={synthetic}", f"hydra.sweep.dir={directory}")
