@@ -1,4 +1,4 @@
-"""How many bits the values of an image take, by what its file states and by what it holds."""
+"""The bit depth of images with more than 8 bits: as the file states, or as the values show."""
 
 import struct
 from io import BytesIO
@@ -9,10 +9,10 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-"""How a TIFF file starts."""
+"""First bytes of a TIFF file."""
 
 PNG = b"\x89PNG\r\n\x1a\n"
-"""How a PNG file starts."""
+"""First bytes of a PNG file."""
 
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
 """The tag of a TIFF file that says which value is white, and the value for 0."""
@@ -23,7 +23,7 @@ _BLACK_IS_ZERO, _SHORT = 1, 3
 
 
 def bit_depth(maximum: int, stated: int) -> tuple[int, str | None]:
-    """The depth that makes the most of the values, since many 16-bit files hold 12 or 14 bits.
+    """Choose the depth that values are scaled by: many 16-bit files use 12 or 14 bits only.
 
     Args:
         maximum: The highest value of the image.
@@ -37,8 +37,8 @@ def bit_depth(maximum: int, stated: int) -> tuple[int, str | None]:
     if depth >= stated or maximum >= 1 << (stated - 1):
         return stated, None
     return depth, (
-        f"its values end at {maximum}, although the file states {stated} bits; it was read as an"
-        f" image of {depth} bits"
+        f"the largest value is {maximum}, below half of the {stated} bits that the file states;"
+        f" read as {depth} bits"
     )
 
 
@@ -46,7 +46,7 @@ def png_bits(content: bytes) -> int:
     """Bits of a channel of a PNG file: the significant ones (chunk sBIT), else those of a sample.
 
     Args:
-        content: The file.
+        content: The file, at least up to its pixels.
     """
     at = len(PNG)
     while at + 9 <= len(content):

@@ -103,7 +103,7 @@ class ChestXrayDataModule(LightningDataModule):
         for entry in self.root.iterdir() if self.root.is_dir() else ():
             name = SPLIT_NAMES.get(entry.name.lower())
             if name and entry.is_dir() and not (self.root / name).is_dir():
-                raise DataError(f"{entry} is no split; rename it to {name}.")
+                raise DataError(f"{entry} is not read as a split; rename it to {name}.")
         if not self._can_be_made() and not (self.root / "train").is_dir():
             found = "holds no folder train" if self.root.is_dir() else "does not exist"
             raise DataError(

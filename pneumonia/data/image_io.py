@@ -70,6 +70,7 @@ _TRANSPOSE: dict[object, Image.Transpose] = {
 
 _CHANNELS = {1, 3, 4}
 _MAX_BITS, _HALF = 16, 128
+_HEAD = 1 << 16  # bytes of a PNG file in which its bit depth is looked for
 
 _MIN_SIZE, _MAX_SIZE = 16, 4096  # the deepest backbones divide by 32, twice halved
 
@@ -123,8 +124,8 @@ class Preprocessing:
 def is_image_file(path: str | os.PathLike[str]) -> bool:
     """Tell whether a folder's file is an image: by its suffix if that is known, else by its start.
 
-    A file with the suffix of an image is one even if it is damaged; a DICOM file without pixels,
-    such as a DICOMDIR or a report, is none.
+    Files with an image suffix count even if they are damaged. DICOM files without pixels, such as
+    a DICOMDIR or a report, do not count.
 
     Args:
         path: An existing file.
@@ -183,7 +184,7 @@ def read_grey(source: Source, name: str | None = None) -> Image.Image:
             if start.startswith(TIFF):
                 tiff, depth, inverted = open_tiff(start + file.read())
                 return _to_grey(tiff, name, depth, inverted)
-            bits = png_bits(start + file.read()) if start.startswith(PNG) else None
+            bits = png_bits(start + file.read(_HEAD)) if start.startswith(PNG) else None
             with Image.open(file, formats=FORMATS) as image:
                 return _to_grey(image, name, bits)
     except DataError:
@@ -274,7 +275,7 @@ def _to_grey(
         grey = image.convert("L")
     deep_colour = bits == _MAX_BITS and not image.mode.startswith("I")  # Pillow drops the low bits
     if deep_colour and not any(grey.histogram()[_HALF:]):
-        raise ValueError("its channels of 16 bits are filled to less than a half; save it as grey")
+        raise ValueError("its colours of 16 bits use less than half of the range; save it as grey")
     if inverted:
         grey = ImageOps.invert(grey)
     try:

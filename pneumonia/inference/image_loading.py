@@ -17,6 +17,7 @@ from pneumonia.data.image_io import Preprocessing, from_array, is_image_file, re
 from pneumonia.data.parallel import available_cores
 from pneumonia.errors import ConfigError, DataError
 from pneumonia.inference.types import FailedPrediction, Pixels
+from pneumonia.labels import is_hidden
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -160,7 +161,7 @@ def _walk(folder: str, skipped: list[str], entered: set[tuple[int, int]]) -> Ite
         ordered = sorted((entry.name, entry.is_dir()) for entry in entries)
     for name, is_folder in ordered:
         path = os.path.join(folder, name)  # noqa: PTH118 - keeps the form that was typed
-        if name.startswith(".") or name == "__MACOSX":
+        if is_hidden(name):
             skipped.append(path)
         elif is_folder:
             yield from _walk(path, skipped, entered)

@@ -202,3 +202,13 @@ def test_real_images_have_no_errors(shared) -> None:
     assert found.errors == []
     assert [overlap.kind for overlap in found.overlaps] == ["identical"] * 24
     assert {shortcut.attribute for shortcut in found.shortcuts if shortcut.flagged} == {"bytes"}
+
+
+def test_every_image_with_a_guessed_bit_depth_is_named(kaggle) -> None:
+    names = sorted((kaggle / "train/NORMAL").iterdir())[:5]
+    for number, path in enumerate(names):
+        pixels = np.arange(24 * 16, dtype=np.uint16).reshape(16, 24) * (8 + number % 2)
+        Image.fromarray(pixels).save(path, "PNG")
+    (finding,) = (found for found in audit(kaggle).findings if found.check == "content")
+    assert set(finding.files) == {f"train/NORMAL/{path.name}" for path in names}
+    assert "bits" in finding.message

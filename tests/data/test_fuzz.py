@@ -1,5 +1,6 @@
 """Damaged images and tables of every kind: a result or one sentence, soon, and nothing else."""
 
+import gc
 import re
 import warnings
 from contextlib import suppress
@@ -96,6 +97,7 @@ def test_a_damaged_file_is_an_image_or_one_sentence(sound, some_cases, capfd, ca
         assert not [word for word in ("\n", "CRET") if word in refusal]
 
     capfd.readouterr()
+    gc.collect()  # else files that other tests left open warn in between
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         always_an_image_or_a_sentence()

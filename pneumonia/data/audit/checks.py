@@ -248,7 +248,7 @@ def _check_files(inventory: Inventory, entries: Sequence[Entry]) -> Iterator[Fin
     unreadable = [entry.name for entry in entries if entry.content.problem is not None]
     misfiled = [entry.name for entry in entries if entry.misfiled]
     unknown = [entry.name for entry in entries if entry.identity is None]
-    warned = {text: entry.name for entry in entries for text in entry.content.warnings}
+    warned = [entry for entry in entries if entry.content.warnings]
     rules: tuple[tuple[Severity, str, list[str], str], ...] = (
         ("error", "empty class", inventory.empty, "missing or without images"),
         ("error", "misplaced", inventory.misplaced, "where training refuses them: move elsewhere"),
@@ -257,11 +257,14 @@ def _check_files(inventory: Inventory, entries: Sequence[Entry]) -> Iterator[Fin
         ("error", "unreadable", unreadable, "replace or remove"),
         ("error", "wrong class", misfiled, "named for the other class: move or remove"),
         ("warning", "unknown name", unknown, "set --patients, data.patients"),
-        *(("warning", "content", [name], text) for text, name in warned.items()),
     )
     for severity, check, names, text in rules:
         if names:
             yield Finding(severity, check, f"{abridge(names)}: {text}", tuple(names))
+    if warned:
+        names = [entry.name for entry in warned]
+        first = warned[0].content.warnings[0]
+        yield Finding("warning", "content", f"{abridge(names)}: first: {first}", tuple(names))
 
 
 def _check_overlaps(overlaps: Sequence[Overlap]) -> Iterator[Finding]:
