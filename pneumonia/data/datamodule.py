@@ -2,7 +2,8 @@
 
 import logging
 import os
-from functools import cached_property
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,7 +12,7 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from pneumonia.data.cache import Cache, open_cache
-from pneumonia.data.dataset import ChestXrayDataset, Item, read_split
+from pneumonia.data.dataset import Change, ChestXrayDataset, Item, read_split
 from pneumonia.data.image_io import Interpolation, Preprocessing, ResizeMode
 from pneumonia.data.kaggle import download
 from pneumonia.data.manifest import Manifest, Table, read_table
@@ -19,12 +20,20 @@ from pneumonia.data.parallel import available_cores, init_worker
 from pneumonia.data.samplers import SequentialSampler, TrainingSampler, balanced_probabilities
 from pneumonia.data.split import ValidationSplit, check_disjoint
 from pneumonia.data.synthetic import write_synthetic
-from pneumonia.data.transforms import Augmentation
+from pneumonia.data.transforms import VAL_SHIFT, Augmentation, ScannerShift
 from pneumonia.errors import DataError, check_setting
 from pneumonia.labels import SPLIT_NAMES
 
 log = logging.getLogger(__name__)
 
+VAL_SETS: dict[str, Change | None] = {
+    "val": None,
+    "val_shift": VAL_SHIFT,
+    "val_shift_b": ScannerShift(),
+}
+"""The validation set as it is, and under two fixed sets of changes; by prefix of the metrics."""
+
+_SHIFT_SEED = 20180222
 _MAX_WORKERS = 8
 _KAGGLE_ROOT = Path("data/chest_xray")
 
@@ -47,6 +56,10 @@ class ChestXrayDataModule(LightningDataModule):
             every training image once an epoch.
         cache: Whether decoded images are kept on disk; the batches are the same either way.
         cache_dir: Folder of caches; None: the user's cache folder.
+        cache_size: Side at which training images are cached, pixels, before the augmentation
+            brings them to `image_size`: a zoomed crop stays sharp. None: `image_size`.
+        shifted_validation: Whether the validation set is also scored under two fixed sets of
+            changes, `val_shift` and `val_shift_b`.
         seed: Seed of order and augmentation.
 
     Attributes:
@@ -74,6 +87,8 @@ class ChestXrayDataModule(LightningDataModule):
         sampler: Literal["balanced"] | None = None,
         cache: bool = True,
         cache_dir: str | Path | None = None,
+        cache_size: int | None = None,
+        shifted_validation: bool = True,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -93,6 +108,8 @@ class ChestXrayDataModule(LightningDataModule):
         self.sampler = sampler
         self.cache = cache
         self.cache_dir = cache_dir
+        self.cache_size = cache_size or image_size
+        self.shifted_validation = shifted_validation
         self.seed = seed
         self.splits: dict[str, Manifest] = {}
         self._caches: dict[str, Cache] = {}
@@ -129,6 +146,9 @@ class ChestXrayDataModule(LightningDataModule):
                 train = self._shuffled(train)  # Lightning then takes the first rows, in order
             # One cache for both, so that other validation splits of these images reuse it.
             self._add(train + val, train=train, val=val)
+            if self.cache and self._source != self.preprocessing:
+                cache = open_cache((train + val).paths, self._source, self.cache_dir)
+                self._caches["train"] = cache
         if stage == "test" and "test" not in self.splits:
             test = self._read("test")
             check_disjoint(self._read_train_and_val(), test, f"{self.root / 'test'}")
@@ -156,22 +176,34 @@ class ChestXrayDataModule(LightningDataModule):
         order = TrainingSampler(len(samples), self.batch_size, self.seed, rank, world_size, odds)
         # Workers draw ahead: on a resume, before Lightning sets the epoch.
         order.resume(self._first_epoch, self._first_batch * (self.batch_size // world_size))
-        return self._loader(self.dataset("train", self.augmentation), order)
+        change = None
+        if self.augmentation is not None:
+            change = partial(self.augmentation, size=self.preprocessing.image_size)
+        cache = self._caches.get("train")
+        return self._loader(
+            ChestXrayDataset(samples, self._source, change, self.seed, cache), order
+        )
 
-    def val_dataloader(self) -> DataLoader[Item]:
-        """The validation set, in order."""
-        return self._loader(self.dataset("val"))
+    def val_dataloader(self) -> list[DataLoader[Item]]:
+        """The validation set in order, as it is and changed: a loader for each of `VAL_SETS`."""
+        changes = list(VAL_SETS.values())[: None if self.shifted_validation else 1]
+        return [self._loader(self.dataset("val", change)) for change in changes]
 
     def test_dataloader(self) -> DataLoader[Item]:
         """The test split, in order."""
         return self._loader(self.dataset("test"))
 
-    def dataset(self, split: str, augmentation: Augmentation | None = None) -> ChestXrayDataset:
-        """All images of a split, in order."""
-        cache = self._caches.get(split)
-        return ChestXrayDataset(
-            self.splits[split], self.preprocessing, augmentation, self.seed, cache
-        )
+    def dataset(self, split: str, change: Change | None = None) -> ChestXrayDataset:
+        """All images of a split in order, changed by seeds of their own or as they are."""
+        cache = None if split == "train" else self._caches.get(split)
+        return ChestXrayDataset(self.splits[split], self.preprocessing, change, _SHIFT_SEED, cache)
+
+    @property
+    def _source(self) -> Preprocessing:
+        """What training images are before their augmentation."""
+        if self.augmentation is None:
+            return self.preprocessing
+        return replace(self.preprocessing, image_size=self.cache_size)
 
     def has_split(self, split: str) -> bool:
         """Whether the data set has a split `train`, `val` or `test`."""

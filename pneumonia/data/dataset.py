@@ -1,12 +1,14 @@
 """One split on disk, in Kaggle's layout: `SPLIT/NORMAL/*` and `SPLIT/PNEUMONIA/*`."""
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
@@ -14,7 +16,6 @@ from torchvision.datasets import ImageFolder
 from pneumonia.data.cache import Cache
 from pneumonia.data.image_io import Preprocessing, is_image_file, skipped_line
 from pneumonia.data.manifest import Manifest
-from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import DataError
 from pneumonia.labels import CLASSES, is_hidden
 
@@ -94,6 +95,9 @@ def read_split(root: str | Path, split: str, patients: str | None = None) -> Man
     return Manifest.from_paths(paths, labels, patients)
 
 
+Change = Callable[[NDArray[np.uint8], int], NDArray[np.uint8]]
+"""Changes pixels [C, C] at random, the same for the same seed; returns pixels [S, S]."""
+
 Draw = tuple[int, int, int]
 """Epoch, row, and number of earlier draws of the row in this epoch."""
 
@@ -118,8 +122,8 @@ class ChestXrayDataset(Dataset[Item]):
     Args:
         samples: The split's images.
         preprocessing: How each becomes a square.
-        augmentation: Random transforms, or None.
-        seed: Seed of the augmentation, which depends on (seed, draw) only.
+        change: Random transform, or None.
+        seed: Seed of the transform, which depends on (seed, draw) only.
         cache: Holds the preprocessed images. None: they are decoded at every read.
     """
 
@@ -127,13 +131,13 @@ class ChestXrayDataset(Dataset[Item]):
         self,
         samples: Manifest,
         preprocessing: Preprocessing,
-        augmentation: Augmentation | None = None,
+        change: Change | None = None,
         seed: int = 0,
         cache: Cache | None = None,
     ) -> None:
         self.samples = samples
         self.preprocessing = preprocessing
-        self.augmentation = augmentation
+        self.change = change
         self.seed = seed
         self._cached = None if cache is None else (cache, cache.rows(samples.paths))
 
@@ -153,8 +157,8 @@ class ChestXrayDataset(Dataset[Item]):
         else:
             cache, rows = self._cached
             pixels = cache[int(rows[row])]
-        image = torch.from_numpy(pixels).unsqueeze(0)
-        if self.augmentation is not None:
+        if self.change is not None:
             state = np.random.SeedSequence([self.seed, *draw]).generate_state(1, np.uint64)
-            image = self.augmentation(image, int(state[0]))
+            pixels = self.change(pixels, int(state[0]))
+        image = torch.from_numpy(pixels).unsqueeze(0)
         return Item(image=image, label=int(self.samples.labels[row]), index=row)

@@ -1,39 +1,60 @@
-"""Random transforms of training images, small enough to leave a plausible chest X-ray."""
+"""Random changes of training images, and fixed ones of shifted validation sets."""
 
+import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from torch import Tensor
-from torchvision.transforms.v2 import InterpolationMode
-from torchvision.transforms.v2 import functional as F  # noqa: N812  torchvision's own abbreviation
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
 
 from pneumonia.errors import check_setting
 
-_UPPER_BOUNDS = {
-    "degrees": 180,
-    "translate": 1,
-    "shear": 45,
-    "brightness": 1,
-    "contrast": 1,
-    "horizontal_flip": 1,
+Pixels = NDArray[np.uint8]
+
+_BOUNDS = {
+    "degrees": 180.0,
+    "translate": 1.0,
+    "stretch": 1.0,
+    "shear": 45.0,
+    "horizontal_flip": 1.0,
+    "brightness": 1.0,
+    "contrast": 1.0,
+    "gamma": 1.0,
+    "noise": 1.0,
+    "jpeg": 1.0,
+    "erase": 1.0,
 }
+_RANGES = {"scale": 4.0, "area": 1.0, "ratio": 4.0, "resolution": 1.0}
+
+# Normal noise is slow to draw: a window of this is taken instead.
+_NOISE = np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random affine transform and intensity of a uint8 grey image, the same for the same seed.
+    """Random geometry, intensity and sharpness of a grey image, the same for the same seed.
 
-    torchvision's transform classes would draw from the global random state, and take twice as long.
+    Each range and bound is uniform; zoom, ratio, stretch and gamma are so in their logarithm. All
+    geometry is one bilinear resampling; what lies outside of the image is black.
 
     Attributes:
         degrees: Largest rotation to either side, 0 to 180.
         translate: Largest shift, as a fraction of the side, 0 to 1.
         scale: Smallest and largest zoom, above 0.
+        stretch: Largest logarithm of the change of the aspect ratio, 0 to 1.
         shear: Largest horizontal shear to either side, 0 to 45 degrees.
+        area: Smallest and largest area of a random crop, as a fraction of the image, to 1.
+        ratio: Smallest and largest width over height of the crop.
+        horizontal_flip: Probability of a mirror image, 0 to 1. It mirrors the heart.
         brightness: Largest relative change of brightness, 0 to 1.
         contrast: Largest relative change of contrast, 0 to 1.
-        horizontal_flip: Probability of a mirror image, 0 to 1. It mirrors the heart.
+        gamma: Largest logarithm of the exponent of the grey levels, 0 to 1.
+        resolution: Smallest and largest fraction of the pixels a side that are kept.
+        noise: Largest standard deviation of added noise, as a fraction of white, 0 to 1.
+        jpeg: Probability of JPEG compression at a quality of 20 to 90, 0 to 1.
+        erase: Probability that a grey rectangle of 2 to 15% of the image covers a part, 0 to 1.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -42,49 +63,201 @@ class Augmentation:
     degrees: float = 10.0
     translate: float = 0.05
     scale: Sequence[float] = (0.9, 1.1)
+    stretch: float = 0.0
     shear: float = 0.0
+    area: Sequence[float] = (1.0, 1.0)
+    ratio: Sequence[float] = (1.0, 1.0)
+    horizontal_flip: float = 0.0
     brightness: float = 0.1
     contrast: float = 0.2
-    horizontal_flip: float = 0.0
+    gamma: float = 0.0
+    resolution: Sequence[float] = (1.0, 1.0)
+    noise: float = 0.0
+    jpeg: float = 0.0
+    erase: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, bound in _UPPER_BOUNDS.items():
+        for name, bound in _BOUNDS.items():
             value = getattr(self, name)
-            check_setting(0 <= value <= bound, f"data.augmentation.{name}", value, f"0 to {bound}")
-        scale = list(self.scale)
-        ordered = len(scale) == 2 and 0 < scale[0] <= scale[1]  # noqa: PLR2004
-        check_setting(ordered, "data.augmentation.scale", scale, "two ascending zooms above 0")
+            valid = 0 <= value <= bound
+            check_setting(valid, f"data.augmentation.{name}", value, f"0 to {bound:g}")
+        for name, bound in _RANGES.items():
+            pair = list(getattr(self, name))
+            valid = len(pair) == 2 and 0 < pair[0] <= pair[1] <= bound  # noqa: PLR2004
+            expected = f"the smallest and the largest, above 0 and at most {bound:g}"
+            check_setting(valid, f"data.augmentation.{name}", pair, expected)
 
-    def __call__(self, image: Tensor, seed: int) -> Tensor:
-        """Transform one image.
+    def __call__(self, image: Pixels, seed: int, size: int | None = None) -> Pixels:
+        """Change one image.
 
         Args:
-            image: uint8 [1, H, W].
+            image: uint8 [C, C], 0 black to 255 white; not changed.
+            seed: 0 or more; the global random state is neither read nor changed.
+            size: S, side of the result in pixels; None: that of the image.
+
+        Returns:
+            uint8 [S, S].
+        """
+        random = np.random.default_rng(seed)
+        # All numbers are drawn whatever the settings: one setting does not change the others.
+        u = random.uniform(-1, 1, 16)
+        source = Image.fromarray(_levels(image, u, self)[image])
+        kept = _between(u[10], self.resolution)
+        if kept < 1:
+            side = max(8, round(kept * source.width))
+            source = source.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
+        side = size or image.shape[0]
+        matrix, offset = _geometry(u, self)
+        result = _warp(source, matrix, offset, side)
+        if random.random() < self.erase:
+            _erase(result, random)
+        if self.noise:
+            result = _add_noise(result, self.noise * abs(u[11]), random)
+        if random.random() < self.jpeg:
+            result = _compress(result, int(random.integers(20, 91)))
+        return np.array(result, dtype=np.uint8)
+
+
+def _between(u: float, bounds: Sequence[float]) -> float:
+    """A number between two bounds, uniform in its logarithm, from one in [-1, 1]."""
+    low, high = bounds
+    return float(low * (high / low) ** ((u + 1) / 2))
+
+
+def _levels(image: Pixels, u: NDArray[np.float64], a: Augmentation) -> NDArray[np.uint8]:
+    """The new grey level of each of the 256, by brightness, contrast and gamma."""
+    levels = np.arange(256) / 255
+    if a.gamma:
+        levels = levels ** math.exp(a.gamma * u[0])
+    levels = levels * (1 + a.brightness * u[1])
+    if a.contrast:
+        mean = float(image[::4, ::4].mean()) / 255
+        levels = mean + (levels - mean) * (1 + a.contrast * u[2])
+    return np.rint(255 * levels.clip(0, 1)).astype(np.uint8)
+
+
+def _geometry(
+    u: NDArray[np.float64], a: Augmentation
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Where a point of the result lies in the image, both from -1 to 1: matrix and offset."""
+    angle, shear = math.radians(a.degrees) * u[3], math.tan(math.radians(a.shear) * u[4])
+    rotation = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    stretch = math.exp(a.stretch * u[5] / 2)
+    zoom = _between(u[6], a.scale)
+    flip = -1.0 if (u[7] + 1) / 2 < a.horizontal_flip else 1.0
+    inner = np.array([[flip * stretch / zoom, shear], [0.0, 1 / (stretch * zoom)]])
+    area = a.area[0] + (a.area[1] - a.area[0]) * (u[8] + 1) / 2
+    ratio = _between(u[9], a.ratio)
+    crop = np.array([math.sqrt(area * ratio), math.sqrt(area / ratio)]).clip(max=1)
+    offset = 2 * a.translate * u[12:14] + (1 - crop) * u[14:16]
+    return crop[:, None] * (rotation @ inner), offset
+
+
+def _warp(
+    image: Image.Image, matrix: NDArray[np.float64], offset: NDArray[np.float64], side: int
+) -> Image.Image:
+    scale = image.width / side
+    shift = image.width / 2 * (1 + offset - matrix.sum(1))
+    (a, b), (d, e) = scale * matrix
+    return image.transform(
+        (side, side),
+        Image.Transform.AFFINE,
+        (a, b, shift[0], d, e, shift[1]),
+        Image.Resampling.BILINEAR,
+        fillcolor=0,
+    )
+
+
+def _erase(image: Image.Image, random: np.random.Generator) -> None:
+    area, ratio = random.uniform(0.02, 0.15), math.exp(random.uniform(-0.7, 0.7))
+    w, h = image.width * math.sqrt(area * ratio), image.height * math.sqrt(area / ratio)
+    x, y = random.uniform(0, image.width - w), random.uniform(0, image.height - h)
+    ImageDraw.Draw(image).rectangle((x, y, x + w, y + h), fill=int(random.integers(256)))
+
+
+def _add_noise(image: Image.Image, deviation: float, random: np.random.Generator) -> Image.Image:
+    count = image.width * image.height
+    start = int(random.integers(_NOISE.size - count))
+    noise = _NOISE[start : start + count].reshape(image.height, image.width)
+    noisy = np.asarray(image) + 255 * np.float32(deviation) * noise
+    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+
+
+def _compress(image: Image.Image, quality: int) -> Image.Image:
+    content = io.BytesIO()
+    image.save(content, "JPEG", quality=quality)
+    return Image.open(content).convert("L")
+
+
+VAL_SHIFT = Augmentation(
+    degrees=15.0,
+    translate=0.1,
+    scale=(0.78, 1.28),
+    stretch=0.25,
+    brightness=0.0,
+    contrast=0.0,
+    resolution=(0.35, 1.0),
+    noise=0.02,
+)
+"""The shifted validation set: pose, zoom, stretch and sharpness of another department."""
+
+
+@dataclass(frozen=True)
+class ScannerShift:
+    """Changes of families that no recipe trains on: the second shifted validation set.
+
+    Perspective, a collimated border or a tighter crop, the tone curve of another scanner, and
+    black bars of a letterbox; each by chance.
+    """
+
+    def __call__(self, image: Pixels, seed: int) -> Pixels:
+        """Change one image.
+
+        Args:
+            image: uint8 [S, S]; not changed.
             seed: 0 or more.
 
         Returns:
-            uint8 [1, H, W]; black where the image was moved away.
+            uint8 [S, S].
         """
         random = np.random.default_rng(seed)
+        side = image.shape[0]
+        levels = _tone_curve(random) if random.random() < 0.7 else np.arange(256, dtype=np.uint8)  # noqa: PLR2004
+        result = Image.fromarray(levels[image])
+        if random.random() < 0.5:  # noqa: PLR2004
+            corners = np.array([[0, 0], [0, 1], [1, 1], [1, 0]])
+            corners = side * (corners + random.uniform(-0.1, 0.1, (4, 2)))
+            quad = [float(value) for value in corners.ravel()]
+            result = result.transform(
+                (side, side), Image.Transform.QUAD, quad, Image.Resampling.BILINEAR, fillcolor=0
+            )
+        kind = random.integers(4)
+        left, top, right, bottom = (side * random.uniform(0, 0.1, 4)).round().astype(int)
+        box = (left, top, side - right, side - bottom)
+        if kind == 0:  # a collimated border
+            framed = Image.new("L", (side, side))
+            framed.paste(result.crop(box), (int(left), int(top)))
+            result = framed
+        elif kind == 1:  # a tighter crop
+            result = result.resize((side, side), Image.Resampling.BILINEAR, box)
+        elif kind == 2:  # noqa: PLR2004  a letterbox, wide or narrow
+            inner = round(side * random.uniform(0.7, 0.95))
+            wide = random.random() < 0.7  # noqa: PLR2004
+            size = (side, inner) if wide else (inner, side)
+            small = result.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+            result = Image.new("L", (side, side))
+            result.paste(small, ((side - size[0]) // 2, (side - size[1]) // 2))
+        return np.array(result)
 
-        def symmetric(bound: float) -> float:
-            return float(random.uniform(-bound, bound))
 
-        height, width = image.shape[-2:]
-        # Intensity first, so that the borders of the affine transform stay black.
-        result: Tensor = F.adjust_brightness(image, 1 + symmetric(self.brightness))
-        result = F.adjust_contrast(result, 1 + symmetric(self.contrast))
-        result = F.affine(
-            result,
-            angle=symmetric(self.degrees),
-            translate=[
-                round(symmetric(self.translate * width)),
-                round(symmetric(self.translate * height)),
-            ],
-            scale=float(random.uniform(self.scale[0], self.scale[1])),
-            shear=[symmetric(self.shear), 0.0],
-            interpolation=InterpolationMode.BILINEAR,
-        )
-        if random.random() < self.horizontal_flip:
-            result = F.horizontal_flip(result)
-        return result
+def _tone_curve(random: np.random.Generator) -> NDArray[np.uint8]:
+    """A monotone curve of grey levels: a blend of an S-shape, a shoulder and the identity."""
+    x = np.arange(256) / 255
+    middle, slope = random.uniform(0.35, 0.65), random.uniform(3, 8)
+    s = 1 / (1 + np.exp(-slope * (x - middle)))
+    s = (s - s[0]) / (s[-1] - s[0])
+    shoulder = np.log1p(random.uniform(0.5, 6) * x)
+    shoulder /= shoulder[-1]
+    weights = random.dirichlet([1, 1, 1])
+    curve = weights[0] * s + weights[1] * shoulder + weights[2] * x
+    return np.rint(255 * curve).astype(np.uint8)

@@ -13,7 +13,7 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from pneumonia.errors import ConfigError
 from pneumonia.model.checkpoint import check_format, describe
-from pneumonia.model.metrics import all_metrics, threshold_metrics
+from pneumonia.model.metrics import all_metrics, shifted_metrics, threshold_metrics
 from pneumonia.model.network import PneumoniaNetwork
 from pneumonia.model.optim import build_optimizer, build_schedule
 
@@ -38,6 +38,8 @@ class PneumoniaClassifier(LightningModule):
         pos_weight: Weight of PNEUMONIA in the training loss: a number above 0, `balanced`
             (NORMAL over PNEUMONIA images of the training split), or None for 1.
         label_smoothing: Fraction by which training targets move towards 0.5, 0 to below 1.
+        mixup: Parameter of the beta distribution by which images and targets of a batch are mixed
+            (Zhang and others, ICLR 2018), 0 or more; 0: not at all.
         optimizer: `name` and keywords; see `build_optimizer`.
         schedule: `name` and keywords, see `build_schedule`; None: a constant learning rate.
         channels_last: Keep weights and activations in channels-last memory order.
@@ -62,6 +64,7 @@ class PneumoniaClassifier(LightningModule):
         drop_path_rate: float = 0.0,
         pos_weight: float | Literal["balanced"] | None = None,
         label_smoothing: float = 0.0,
+        mixup: float = 0.0,
         optimizer: dict[str, Any] | None = None,
         schedule: dict[str, Any] | None = None,
         channels_last: bool = True,
@@ -97,6 +100,8 @@ class PneumoniaClassifier(LightningModule):
         self.register_buffer("pos_weight", torch.tensor(float(weight)))
         self.train_metrics = threshold_metrics().clone(prefix="train/")
         self.val_metrics = all_metrics().clone(prefix="val/")
+        self.val_shift_metrics = shifted_metrics().clone(prefix="val_shift/")
+        self.val_shift_b_metrics = shifted_metrics().clone(prefix="val_shift_b/")
         # Metrics, not plain logs: exact where processes have unequal numbers of images.
         self.train_loss = MeanMetric(nan_strategy="disable")
         self.val_loss = MeanMetric(nan_strategy="disable")
@@ -129,19 +134,35 @@ class PneumoniaClassifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the training loss of a batch, a scalar."""
-        labels = batch["label"]
-        logits = self(batch["image"])
+        labels, images = batch["label"], batch["image"]
         smoothing = self.hparams["label_smoothing"]
         targets = labels.float() * (1 - smoothing) + smoothing / 2
+        if alpha := self.hparams["mixup"]:
+            weight = torch.distributions.Beta(alpha, alpha).sample().to(targets)
+            images = weight * images + (1 - weight) * images.flip(0)
+            targets = weight * targets + (1 - weight) * targets.flip(0)
+        logits = self(images)
         loss = binary_cross_entropy_with_logits(logits, targets, pos_weight=self.pos_weight)
         self.train_metrics.update(torch.sigmoid(logits.detach()), labels)
         self._log("train", loss.detach(), self.train_metrics, len(labels))
         return loss
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """Return `logit`, `label` and `index` of a batch, each [N]."""
+    def validation_step(
+        self, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, Tensor]:
+        """Return `logit`, `label` and `index` of a batch, each [N].
+
+        Dataloader 0 has the validation set, 1 and 2 have it under two sets of changes.
+        """
         labels = batch["label"]
         logits = self(batch["image"])
+        if dataloader_idx:
+            metrics = (self.val_shift_metrics, self.val_shift_b_metrics)[dataloader_idx - 1]
+            metrics.update(torch.sigmoid(logits), labels)
+            self.log_dict(
+                cast(Any, metrics), on_step=False, on_epoch=True, add_dataloader_idx=False
+            )
+            return {"logit": logits, "label": labels, "index": batch["index"]}
         # Unweighted and unsmoothed, so that it compares across recipes.
         loss = binary_cross_entropy_with_logits(logits, labels.float())
         # Of logits, torchmetrics would decide batch by batch whether to apply the sigmoid.
@@ -195,11 +216,17 @@ class PneumoniaClassifier(LightningModule):
     def monitors(self) -> dict[str, Literal["min", "max"]]:
         """Return the names of all metrics that a fit logs, each with its better direction."""
         names = [*self.train_metrics.keys(), *self.val_metrics.keys()]
+        names += [*self.val_shift_metrics.keys(), *self.val_shift_b_metrics.keys()]
         losses: dict[str, Literal["min", "max"]] = {"val/loss": "min", "train/loss": "min"}
         return losses | dict.fromkeys(map(str, names), "max")
 
     def _log(self, stage: str, loss: Tensor, metrics: MetricCollection, n: int) -> None:
-        epoch: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": n}
+        epoch: dict[str, Any] = {
+            "on_step": False,
+            "on_epoch": True,
+            "batch_size": n,
+            "add_dataloader_idx": False,
+        }
         mean: MeanMetric = getattr(self, f"{stage}_loss")
         mean.update(loss.expand(n))  # "disable" makes torchmetrics ignore weights
         self.log(f"{stage}/loss", mean, prog_bar=True, **epoch)

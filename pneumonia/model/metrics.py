@@ -9,9 +9,12 @@ from torchmetrics.classification import (
     BinaryF1Score,
     BinaryPrecision,
     BinaryRecall,
+    BinaryROC,
     BinarySpecificity,
     BinaryStatScores,
 )
+
+_SENSITIVITY = 0.95
 
 
 class BinaryBalancedAccuracy(BinaryStatScores):
@@ -49,6 +52,26 @@ def all_metrics() -> MetricCollection:
         {
             "auroc": BinaryAUROC(validate_args=False),
             "average_precision": BinaryAveragePrecision(validate_args=False),
+            "specificity_at_95_recall": SpecificityAtSensitivity(validate_args=False),
         }
     )
     return collection
+
+
+class SpecificityAtSensitivity(BinaryROC):
+    """Highest specificity at a sensitivity of at least 0.95, 0 to 1."""
+
+    def compute(self) -> Tensor:  # type: ignore[override]
+        """The value over all updates, a float32 scalar."""
+        false_positive_rate, sensitivity, _ = super().compute()
+        return 1 - false_positive_rate[sensitivity >= _SENSITIVITY].min()
+
+
+def shifted_metrics() -> MetricCollection:
+    """Metrics without a threshold, of the validation set under a set of changes."""
+    return MetricCollection(
+        {
+            "auroc": BinaryAUROC(validate_args=False),
+            "specificity_at_95_recall": SpecificityAtSensitivity(validate_args=False),
+        }
+    )

@@ -50,7 +50,7 @@ def finalize(run: RunComponents, path: str) -> dict[str, Any]:
     trainer, datamodule, policy = run.trainer, run.datamodule, run.start.config.evaluation
     metadata = _metadata(run)
     run.model.load_state_dict(checkpoint["state_dict"])
-    trainer.predict(run.model, datamodule.val_dataloader(), return_predictions=False)
+    trainer.predict(run.model, datamodule.val_dataloader()[0], return_predictions=False)
     found = latest_logits(trainer)
     patients = datamodule.splits["val"].patients[found.rows]
     temperature = fit_temperature(found.labels, found.logits)

@@ -15,6 +15,8 @@ _SHOWN = {
     "train/loss": "train loss",
     "val/loss": "val loss",
     "val/auroc": "val AUROC",
+    "val_shift/auroc": "shift AUROC",
+    "val_shift_b/auroc": "shift b AUROC",
     "val/precision": "precision",
     "val/recall": "recall",
     "val/specificity": "specificity",

@@ -40,7 +40,9 @@ class CollectLogits(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep a batch."""
+        """Keep a batch of the first loader; the others have changed images."""
+        if dataloader_idx:
+            return
         self._batches.append((outputs["index"], outputs["label"], outputs["logit"].detach()))
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
