@@ -14,12 +14,13 @@ def checkpoint_of(run: Path, name: str = "last") -> dict[str, Any]:
 
 
 def history(run: Path) -> list[dict[str, str]]:
-    """Rows of the log, without what a clock says."""
-    with (run / "csv" / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        row.pop("train/images_per_second")
-    return [row for row in rows if any(v for k, v in row.items() if k != "step")]
+    """Rows of the logs, without what a clock says; those logged again after a resume once."""
+    rows = {}
+    for file in sorted(run.glob("csv/version_*/metrics.csv")):
+        for row in csv.DictReader(file.read_text().splitlines()):
+            found = {k: v for k, v in row.items() if v and k != "train/images_per_second"}
+            rows[int(found["step"]), tuple(found)] = found
+    return [rows[key] for key in sorted(rows) if key[1] != ("step",)]
 
 
 def assert_same_result(first: Path, second: Path) -> None:

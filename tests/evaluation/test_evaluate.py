@@ -13,7 +13,7 @@ from pneumonia.evaluation.evaluate import (
     EvaluationResult,
     evaluate_predictions,
 )
-from pneumonia.evaluation.metrics import METRICS, PREVALENCE_METRICS, SYNONYMS, metric_values
+from pneumonia.evaluation.metrics import METRICS, SYNONYMS, metric_values
 from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.threshold import choose_threshold
 
@@ -46,7 +46,7 @@ def model_with(abstention: Abstention | None = ABSTENTION, **changes) -> Evaluat
 
 
 def test_every_metric_overall_and_by_subtype():
-    at_threshold = {m.name for m in (*METRICS, *PREVALENCE_METRICS) if m.needs_threshold}
+    at_threshold = {m.name for m in METRICS if m.needs_threshold}
     at_threshold |= {*SYNONYMS}
     one_set = at_threshold | {f"at_0.5/{name}" for name in at_threshold}
     one_set |= {m.name for m in METRICS} | {"auroc_obuchowski"}

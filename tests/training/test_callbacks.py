@@ -21,7 +21,6 @@ from pneumonia.training.callbacks.graceful_shutdown import GracefulShutdown, Sto
 from pneumonia.training.callbacks.logits import CollectLogits, latest_logits
 from pneumonia.training.callbacks.nan_guard import NanGuard
 from pneumonia.training.callbacks.resume_state import ResumeState
-from pneumonia.training.csv_logger import CSVLogger
 
 
 class Signal(Callback):
@@ -145,17 +144,6 @@ def test_training_metrics_of_an_interrupted_epoch_are_restored(three_steps, tmp_
         three_steps(ResumeState(0, resumed=True), GracefulShutdown(), Signal(signal.SIGTERM), last)
     three_steps(ResumeState(0, resumed=True), probe, ckpt_path=last.path)
     assert probe.updates == 2
-
-
-def test_the_csv_log_loses_what_came_after_the_checkpoint(tmp_path):
-    log = CSVLogger(str(tmp_path))
-    log.log_metrics({"a": 1.0}, step=0)
-    log.log_metrics({"a": 2.0, "b": 3.0}, step=1)  # a new column
-    again = CSVLogger(str(tmp_path))
-    assert len(again.rows) == 2
-    again.truncate(1)
-    again.log_metrics({"b": 4.0}, step=1)
-    assert again.file.read_text().split() == ["a,b,step", "1.0,,0", ",4.0,1"]
 
 
 def test_steps_draw_the_same_numbers_after_a_resume(three_steps):

@@ -226,7 +226,6 @@ def test_a_run_directory_holds_what_is_needed_to_repeat_it(finished):
     assert "trainer.max_epochs=2" in record["overrides"]
     assert record["packages"]["torch"]
     assert len(record["fingerprint"]) == 16
-    assert (finished / "changes.diff").is_file()
     config = OmegaConf.load(finished / "config.yaml")
     assert config.test is True
     assert str(finished) not in (finished / "config.yaml").read_text()  # it may be moved
