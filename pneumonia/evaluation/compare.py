@@ -119,9 +119,6 @@ def compare_files(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],
     thresholds: tuple[float | None, float | None] = (None, None),
-    *,
-    seed: int = 0,
-    replicates: int = REPLICATES,
 ) -> Comparison:
     """Compare two tables of predictions of the same images, matched by path.
 
@@ -131,8 +128,6 @@ def compare_files(
         a: One model's CSV file, as for `PredictionTable.read`, with a column path.
         b: The other's.
         thresholds: For each model; None for the one in `metrics.json` beside the file, or 0.5.
-        seed: Bootstrap seed.
-        replicates: Number of bootstrap replicates.
 
     Raises:
         EvaluationError: If a file cannot be used, or they are of different images.
@@ -161,7 +156,7 @@ def compare_files(
         table_b = replace(table_b, patient=table_a.patient)
     cut_a, origin_a = _threshold(a, thresholds[0])
     cut_b, origin_b = _threshold(b, thresholds[1])
-    found = compare(table_a, table_b, (cut_a, cut_b), seed=seed, replicates=replicates)
+    found = compare(table_a, table_b, (cut_a, cut_b))
     return replace(found, thresholds=(f"{cut_a:.4g}, {origin_a}", f"{cut_b:.4g}, {origin_b}"))
 
 

@@ -20,7 +20,7 @@ from pneumonia.evaluation.confidence import (
     exact_proportion,
     proportion_interval,
 )
-from pneumonia.evaluation.metrics import Confusion, Metric, confusion
+from pneumonia.evaluation.metrics import Confusion, confusion
 from pneumonia.evaluation.predictions import FEW_PATIENTS, PredictionTable, check_threshold
 from pneumonia.evaluation.threshold import OperatingPoint
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA, UNKNOWN_SUBTYPE
@@ -30,6 +30,7 @@ AT_HALF = f"at_{HALF}/"
 """Prefix of the names of metrics at probability 0.5."""
 
 _MORE_THAN_CHANCE = 0.025
+_COARSE = 10  # distinct scores
 
 Origin = Literal["validation", "site", "given", "default", "missing"]
 """Where a threshold comes from: the validation set, a site's images (`pneumonia calibrate`), the
@@ -85,13 +86,13 @@ class ShortcutProbe:
         name: The change, in a few words.
         geometry: Exactly what was done.
         auroc: The AUROC on the changed images.
-        picture: One of them, grey uint8 [H, W]; None without an image.
+        picture: One of them, grey uint8 [H, W].
     """
 
     name: str
     geometry: str
     auroc: Estimate
-    picture: NDArray[np.uint8] | None = None
+    picture: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,11 +126,6 @@ class EvaluationResult:
     abstention: Abstention | None = None
     probes: tuple[ShortcutProbe, ...] = ()
     load_image: ImageLoader | None = None
-
-    def label(self, metric: Metric) -> str:
-        """Name a metric in tables; those of scores say if these are hard labels or coarse."""
-        kind = None if metric.needs_threshold else self.table.score_kind
-        return metric.label if kind is None else f"{metric.label} ({kind})"
 
     def values(self, prefix: str = "") -> dict[str, float]:
         """Return the defined metrics over all images at the threshold, as plain numbers."""
@@ -238,13 +234,11 @@ def _notes(table: PredictionTable) -> list[str]:
             f"{mixed} patients have images of both classes: all patients are resampled together."
             " Check that no key is shared by several patients."
         )
-    if (kind := table.score_kind) is not None:
+    values = np.unique(table.scores).size
+    if values <= min(_COARSE, len(table) - 1):
         notes.append(
-            f"The scores are {kind}, of {np.unique(table.scores).size} distinct values: AUROC,"
-            " average precision and calibration are those of such scores, not of the model."
+            f"Distinct scores: only {values}. AUROC, average precision and calibration are coarse."
         )
-    if np.ptp(table.scores) == 0:
-        notes.append("All images have the same score: the model does not separate the classes.")
     return notes
 
 

@@ -50,10 +50,7 @@ def write_run_summary(directory: str | Path, summary: RunSummary) -> None:
 
 
 def read_run_summary(directory: str | Path) -> RunSummary | None:
-    """Read `summary.json` from the directory of a run.
-
-    Returns:
-        None for a run that is still running, was killed, or never started.
+    """Read `summary.json`; None for a run that is still running, was killed, or never started.
 
     Raises:
         ValueError: If the file is damaged.

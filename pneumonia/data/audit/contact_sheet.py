@@ -28,13 +28,7 @@ def draw_views(
 ) -> list[str]:
     """Draw some images of the first split, a row each: original, validation, four times augmented.
 
-    Args:
-        root: Folder with `train`, `val` and `test`, each with `NORMAL` and `PNEUMONIA`.
-        preprocessing: How an image becomes the network's square.
-        augmentation: The augmentation of training.
-        images: Number for each class, at least 1.
-        seed: Seed of the choice of images and of the augmentation, 0 or more.
-        out: The `.png` file to write.
+    `images` of each class are chosen with `seed`, which also seeds the augmentation.
 
     Returns:
         The files, in the order of the rows.
@@ -42,7 +36,6 @@ def draw_views(
     Raises:
         DataError: If the folder is not a data set, has no images, or one cannot be read; or if
             `out` is no `.png`.
-        OSError: If the picture cannot be written.
     """
     if out.suffix.lower() != ".png":
         raise DataError(f"{out} must end in .png.")

@@ -38,7 +38,7 @@ def print_summary(
     if estimates:
         table.add_column("validation (optimistic)", justify="right", style="dim")
     for metric in METRICS:
-        row = [result.label(metric), format_estimate(result.metrics[metric.name], digits=2)]
+        row = [metric.label, format_estimate(result.metrics[metric.name], digits=2)]
         if estimates:
             row.append(f"{estimates[metric.name]:.3f}" if metric.name in estimates else "")
         table.add_row(*row)

@@ -23,10 +23,6 @@ class RunFiles(Callback):
     """Write `validation.csv`, `run.json` and `config.yaml` before a fit.
 
     They are written once. `config.yaml` comes last and marks the directory as used.
-
-    Args:
-        start: What the run starts with.
-        config: Its resolved configuration, plain values.
     """
 
     def __init__(self, start: RunStart, config: Mapping[str, Any]) -> None:
