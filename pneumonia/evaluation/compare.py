@@ -28,18 +28,12 @@ UNKNOWN = "unknown: no interval"
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of two models, `a` and `b`; NaN where undefined.
-
-    Attributes:
-        difference: b - a, with its interval.
-        verdict: `A is better`, `B is better`, `A is higher`, `B is higher`, `NO_EVIDENCE` where
-            the interval includes 0, or `UNKNOWN` without an interval.
-    """
+    """One metric of two models, `a` and `b`; NaN where undefined."""
 
     a: float
     b: float
-    difference: Estimate
-    verdict: str
+    difference: Estimate  # b - a
+    verdict: str  # `A is better`, `B is higher`, ..., `NO_EVIDENCE` or `UNKNOWN`
 
 
 @dataclass(frozen=True)

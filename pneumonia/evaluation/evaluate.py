@@ -80,19 +80,12 @@ class EvaluatedModel:
 
 @dataclass(frozen=True, eq=False)
 class ShortcutProbe:
-    """AUROC on images that were changed in one way.
+    """AUROC on images that were changed in one way."""
 
-    Attributes:
-        name: The change, in a few words.
-        geometry: Exactly what was done.
-        auroc: The AUROC on the changed images.
-        picture: One of them, grey uint8 [H, W].
-    """
-
-    name: str
-    geometry: str
+    name: str  # the change, in a few words
+    geometry: str  # exactly what was done
     auroc: Estimate
-    picture: NDArray[np.uint8]
+    picture: NDArray[np.uint8]  # a changed image, grey [H, W]
 
 
 @dataclass(frozen=True, eq=False)

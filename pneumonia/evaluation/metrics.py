@@ -120,20 +120,15 @@ class WeightedTable:
 class Metric:
     """One metric, as it is computed and named everywhere.
 
-    Attributes:
-        name: Key in `metrics.json`, without `test/`.
-        label: Name in tables.
-        function: Takes a `Confusion` if it needs a threshold, else a `WeightedTable`; returns
-            shape (r,), NaN where undefined.
-        needs_threshold: Whether it depends on the threshold.
-        higher_is_better: None where neither direction is.
+    The function takes a `Confusion` if it needs a threshold, else a `WeightedTable`; it returns
+    shape (r,), NaN where undefined.
     """
 
-    name: str
-    label: str
+    name: str  # key in `metrics.json`, without `test/`
+    label: str  # name in tables
     function: Callable[[Any], Array]
     needs_threshold: bool = True
-    higher_is_better: bool | None = True
+    higher_is_better: bool | None = True  # None where neither direction is
 
 
 def _ratio(part: Array, whole: Array) -> Array:
