@@ -38,23 +38,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same images.
+    """Two models on the same images."""
 
-    Attributes:
-        differences: By name of `METRICS`; not corrected for multiple comparisons.
-        auroc_p_value: Two-sided p-value of equal AUROC (Obuchowski); NaN where the variance is 0.
-        only_a_correct: Images that only the first model classifies correctly; likewise `b`.
-        accuracy_p_value: Of McNemar's exact test (Psychometrika 12, 1947), which assumes
-            independent images.
-        thresholds: The threshold of each model, and where it comes from.
-    """
-
-    differences: dict[str, Difference]
-    auroc_p_value: float
-    only_a_correct: int
+    differences: dict[str, Difference]  # by name; not corrected for multiple comparisons
+    auroc_p_value: float  # two-sided, of equal AUROC (Obuchowski); NaN where the variance is 0
+    only_a_correct: int  # images that only the first model classifies correctly
     only_b_correct: int
-    accuracy_p_value: float
-    thresholds: tuple[str, str] = ("", "")
+    accuracy_p_value: float  # McNemar's exact test (1947), which assumes independent images
+    thresholds: tuple[str, str] = ("", "")  # of each model, and where it comes from
 
 
 def compare(
