@@ -45,7 +45,7 @@ Main = Callable[[DictConfig], float | None]
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _SET_HERE = "PNEUMONIA_SET_HYDRA_FULL_ERROR"  # and not by the user; inherited by other ranks
-_BEFORE_CONFIG = (".hydra", "train.log", "hparams.yaml", "events.out.tfevents")
+_BEFORE_CONFIG = (".hydra", "train.log", "hparams.yaml", "events.out.tfevents", "csv")
 """What lies in a run directory before the run has written its configuration."""
 
 
