@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a synthetic, and small folders that look like Kaggle's."""
+"""Fixtures of all tests: synthetic X-rays, small folders that look like Kaggle's, the CLI."""
 
 import os
 import shutil
@@ -19,6 +19,7 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from pneumonia import cli
 from pneumonia.data.synthetic import write_synthetic
 
 WriteImages = Callable[..., list[Path]]
@@ -131,6 +132,19 @@ def kaggle_once(tmp_path_factory, write_images) -> Path:
                     ],
                 )
     return root
+
+
+@pytest.fixture
+def run(monkeypatch) -> Callable[..., int]:
+    """Runs the command line in this process, and gives the exit code."""
+
+    def command(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, words)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        return int(exit_.value.code or 0)
+
+    return command
 
 
 @pytest.fixture(scope="session")

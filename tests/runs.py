@@ -13,10 +13,14 @@ def checkpoint_of(run: Path, name: str = "last") -> dict[str, Any]:
     return read_checkpoint(run / "checkpoints" / f"{name}.ckpt")
 
 
+def rows_of(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
 def history(run: Path) -> list[dict[str, str]]:
     """Rows of the log, without what a clock says."""
-    with (run / "csv" / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(run / "csv" / "metrics.csv")
     for row in rows:
         row.pop("train/images_per_second")
     return [row for row in rows if any(v for k, v in row.items() if k != "step")]

@@ -1,6 +1,5 @@
 """Fixtures of inference: a small model that was never trained."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 from lightning import Trainer
 
-from pneumonia import cli
 from pneumonia.data.dataset import read_split
 from pneumonia.evaluation.abstention import Abstention
 from pneumonia.evaluation.threshold import choose_threshold
@@ -74,19 +72,6 @@ def checkpoint_file(file_without_abstention, synthetic, tmp_path_factory) -> Pat
 def exported(checkpoint_file, tmp_path_factory) -> Path:
     """The complete checkpoint, exported."""
     return export(checkpoint_file, tmp_path_factory.mktemp("exported") / "model.onnx")
-
-
-@pytest.fixture
-def run(monkeypatch) -> Callable[..., int]:
-    """Runs the command line in this process, and gives the exit code."""
-
-    def command(*words: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, words)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return int(exit_.value.code or 0)
-
-    return command
 
 
 @pytest.fixture

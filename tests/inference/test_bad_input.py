@@ -1,6 +1,5 @@
 """Bad input to `pneumonia predict`: its row or one sentence, and the others are answered."""
 
-import csv
 import io
 import os
 import struct
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from runs import rows_of
 
 CHECKPOINTS = {
     "nothing": b"",
@@ -18,11 +18,6 @@ CHECKPOINTS = {
     "Keras": b"\x89HDF\r\n\x1a\n" + bytes(100),
     "archive": b"PK\x05\x06" + bytes(18),
 }
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.DictReader(file, strict=True))
 
 
 def saved(kind: str, image: Image.Image, **options) -> bytes:
@@ -67,7 +62,7 @@ def test_every_bad_file_gets_a_row_with_its_error_and_the_others_are_predicted(
         (folder / f"good-16-bits.{kind.lower()}").write_bytes(saved(kind, deep))
     assert predict(folder, "--out", tmp_path / "o.csv") == 1
     assert capsys.readouterr().err.count("Traceback") == 0
-    rows = {Path(row["path"]).name: row for row in read(tmp_path / "o.csv")}
+    rows = {Path(row["path"]).name: row for row in rows_of(tmp_path / "o.csv")}
     assert rows.keys() == {file.name for file in folder.iterdir()}
     failed = {name for name, row in rows.items() if row["error"]}
     assert failed == {*bad, "1-gigabyte.jpeg"}
@@ -129,17 +124,17 @@ def test_a_table_with_line_ends_in_names_is_resumed(predict, images, tmp_path, n
     file, out = images[0].rename(images[0].with_name(name)), tmp_path / "o.csv"
     assert predict(file, images[1], "--out", out) == 0
     whole = out.read_bytes()
-    assert [row["path"] for row in read(out)] == [str(file), str(images[1])]
+    assert [row["path"] for row in rows_of(out)] == [str(file), str(images[1])]
     out.write_bytes(whole[: whole.index(str(images[1]).encode()) + 3])
     assert predict(file, images[1], "--out", out, "--resume", "--batch-size", 1) == 0
-    assert [row["path"] for row in read(out)] == [str(file), str(images[1])]
+    assert [row["path"] for row in rows_of(out)] == [str(file), str(images[1])]
 
 
 def test_an_option_of_ours_is_a_file_behind_two_dashes(predict, images, tmp_path, monkeypatch):
     monkeypatch.chdir(images[0].parent)
     images[0].rename("--debug")
     assert predict("--out", tmp_path / "o.csv", "--", "--debug") == 0
-    assert [row["path"] for row in read(tmp_path / "o.csv")] == ["--debug"]
+    assert [row["path"] for row in rows_of(tmp_path / "o.csv")] == ["--debug"]
 
 
 @pytest.mark.parametrize("content", ["my notes", "path,x", "a,b\n1,2\n"])
@@ -153,7 +148,7 @@ def test_another_file_is_never_truncated(predict, images, tmp_path, content):
 def test_a_row_without_prediction_or_error_is_refused(predict, images, tmp_path, capsys):
     out = tmp_path / "o.csv"
     assert predict(images[0], "--out", out) == 0
-    (row,) = read(out)
+    (row,) = rows_of(out)
     out.write_text(out.read_text().replace(row["probability"], ""))
     assert predict(images[0], "--out", out, "--resume") == 2
     assert "o.csv is not a table" in capsys.readouterr().err
@@ -176,4 +171,4 @@ def test_a_model_with_nan_weights_predicts_nothing(
         model.write_bytes(weights.replace(sound, content["state_dict"][key].numpy().tobytes()))
     assert predict(images[0], "--out", tmp_path / "o.csv", checkpoint=model) == 2
     assert "not a finite number" in capsys.readouterr().err
-    assert read(tmp_path / "o.csv") == []
+    assert rows_of(tmp_path / "o.csv") == []
