@@ -124,19 +124,6 @@ def test_transparent_pixels_are_black(tmp_path):
 LARGE = Image.fromarray(RAMP).resize((1400, 900))
 
 
-@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
-def test_path_bytes_image_and_array_give_the_same_pixels(tmp_path, mode):
-    path = tmp_path / "x.jpeg"
-    LARGE.convert(mode).save(path, quality=90)
-    preprocessing = Preprocessing(64, "pad")
-    expected = preprocessing.read(path)
-    assert np.array_equal(preprocessing.read(path.read_bytes()), expected)
-    with Image.open(path) as image:
-        assert np.array_equal(preprocessing(to_grey(image)), expected)
-        if mode != "CMYK":
-            assert np.array_equal(preprocessing(from_array(np.asarray(image))), expected)
-
-
 def test_arrays_follow_the_rules_of_files(tmp_path):
     random = np.random.default_rng(0)
     for shape, dtype in (((5, 7), np.uint16), ((5, 7, 3), np.uint8), ((5, 7, 4), np.uint8)):
