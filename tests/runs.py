@@ -1,12 +1,19 @@
-"""What tests read from run directories, and when two runs are the same."""
+"""What tests read of runs, and when two runs are the same."""
 
 import csv
+import socket
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from pneumonia.model.checkpoint import read_checkpoint
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
 
 
 def checkpoint_of(run: Path, name: str = "last") -> dict[str, Any]:

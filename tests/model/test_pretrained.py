@@ -11,6 +11,7 @@ import pytest
 import timm
 import torch
 from fuzzing import Touch
+from runs import free_port
 from safetensors.torch import save_file
 
 from pneumonia.errors import ModelError, sentence
@@ -133,11 +134,6 @@ def listening() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
 def assert_refused_soon(backbone: str = BACKBONE) -> None:
     start = time.monotonic()
     with pytest.raises(ModelError) as refused:
@@ -151,7 +147,7 @@ def assert_refused_soon(backbone: str = BACKBONE) -> None:
 
 @pytest.mark.parametrize("hangs", [False, True])
 def test_a_hub_that_does_not_answer_is_reported_within_5_seconds(hub_at, listening, hangs):
-    hub_at(listening if hangs else closed_port())
+    hub_at(listening if hangs else free_port())
     assert_refused_soon()
 
 
@@ -163,7 +159,7 @@ def test_another_server_that_refuses_is_reported_within_5_seconds(monkeypatch, t
         if cfg.url and not cfg.hf_hub_id
     )
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     assert_refused_soon(f"{cfg.architecture}.{cfg.tag}")
@@ -172,7 +168,7 @@ def test_another_server_that_refuses_is_reported_within_5_seconds(monkeypatch, t
 def test_a_file_takes_precedence_over_the_hub_and_a_cached_copy_needs_no_hub(
     hub_at, state, tmp_path
 ):
-    hub_at(closed_port())
+    hub_at(free_port())
     file = tmp_path / "w.safetensors"
     save_file(state, file)
     given = PneumoniaNetwork(BACKBONE, pretrained=True, weights=str(file)).backbone.state_dict()

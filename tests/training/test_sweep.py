@@ -295,28 +295,6 @@ def wait_for(path, process):
         time.sleep(0.02)
 
 
-@pytest.mark.soak  # two minutes; the quick tests kill searches and grids, too
-def test_a_search_of_real_runs_continues_after_a_kill_within_a_trial(start, synthetic, tmp_path):
-    directory = tmp_path / "sweep"
-    words = ("-m", f"data.root={synthetic}", f"hydra.sweep.dir={directory}")
-    words += ("hparams_search=optuna", "hydra.sweeper.n_trials=3", "trainer.max_epochs=2")
-    process = start(*words)
-    wait_for(directory / "1" / "config.yaml", process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert read_run_summary(directory / "1") is None
-    before = {p: p.stat().st_mtime_ns for p in directory.glob("[01]/*") if p.is_file()}
-
-    process = start(*words)
-    printed, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, printed
-    assert "best: trial" in printed
-    assert before == {p: p.stat().st_mtime_ns for p in before}
-    assert [trial.number for trial in completed(directory)] == [0, 2, 3]
-    for number in (0, 2, 3):
-        assert (directory / str(number) / "checkpoints" / "best.ckpt").is_file()
-
-
 @pytest.mark.slow
 def test_a_job_that_a_scheduler_kills_does_not_end_the_others(start, synthetic, tmp_path):
     directory = tmp_path / "sweep"
