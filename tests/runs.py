@@ -9,6 +9,13 @@ import torch
 
 from pneumonia.model.checkpoint import read_checkpoint
 
+PLATEAU = (
+    "~model.schedule.pct_start",
+    "~model.schedule.interval",
+    "model.schedule.name=ReduceLROnPlateau",
+)
+"""Overrides that put `ReduceLROnPlateau` in place of the default schedule."""
+
 
 def free_port() -> int:
     """A port of this machine that nothing listens on."""

@@ -1,12 +1,11 @@
 """The meaning of pixel values comes from the file, or from the smallest depth that holds them."""
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
 import tifffile
+from formats import png_chunk
 from PIL import Image
 
 from pneumonia.data.bit_depth import bit_depth
@@ -33,9 +32,7 @@ def png(pixels: np.ndarray, significant: int | None = None) -> bytes:
     content = file.getvalue()
     if significant is None:
         return content
-    chunk = b"sBIT" + bytes([significant])
-    chunk = struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return content[:33] + chunk + content[33:]  # after IHDR
+    return content[:33] + png_chunk(b"sBIT", bytes([significant])) + content[33:]  # after IHDR
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from formats import SYNTAXES
 from imagecodecs import jpeg8_encode
 from PIL import Image
 from pydicom.dataset import Dataset
@@ -36,15 +37,6 @@ from pydicom.uid import (
 from pneumonia.data.image_io import read_grey
 from pneumonia.errors import DataError
 
-SYNTAXES = (
-    ImplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    DeflatedExplicitVRLittleEndian,
-    RLELossless,
-    JPEGLSLossless,
-    JPEG2000Lossless,
-)
 TWELVE = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 
 

@@ -10,6 +10,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from formats import png_chunk
 from PIL import Image
 
 from pneumonia.data.image_io import Preprocessing, from_array, read_grey, to_grey
@@ -217,18 +218,14 @@ def test_folders_pipes_devices_and_empty_or_huge_files_are_refused_soon(tmp_path
         assert_refused_soon(path, str(path))
 
 
-def chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-
 def test_an_enormous_image_is_refused_before_it_is_decoded():
     header = struct.pack(">IIBBBBB", 9_500, 9_500, 8, 0, 0, 0, 0)
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", b"")  # no pixels
+    bomb = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + png_chunk(b"IDAT", b"")  # no pixels
     assert_refused_soon(bomb, "pixels")
 
 
 def test_text_that_inflates_without_end_is_refused_soon():
-    bomb = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"\0" * (200 << 20)))
+    bomb = png_chunk(b"zTXt", b"Comment\0\0" + zlib.compress(b"\0" * (200 << 20)))
     Image.fromarray(RAMP).save(png := BytesIO(), "PNG")
     assert_refused_soon(png.getvalue()[:33] + bomb + png.getvalue()[33:], "The image", 2)
 

@@ -69,9 +69,10 @@ def checkpoint_file(file_without_abstention, synthetic, tmp_path_factory) -> Pat
 
 
 @pytest.fixture(scope="session")
-def exported(checkpoint_file, tmp_path_factory) -> Path:
+def exported(checkpoint_file, once) -> Path:
     """The complete checkpoint, exported."""
-    return export(checkpoint_file, tmp_path_factory.mktemp("exported") / "model.onnx")
+    folder = once("exported", lambda new: export(checkpoint_file, new / "model.onnx"))
+    return folder / "model.onnx"
 
 
 @pytest.fixture

@@ -3,10 +3,8 @@
 import io
 import subprocess
 import sys
-from itertools import cycle, islice
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from PIL import Image
@@ -73,12 +71,6 @@ def test_pictures_of_every_mode_are_predicted(model, files, mode):
         grey = picture.convert("L")
     through = {"La": "LA", "PA": "LA", "RGBa": "RGBA"}.get(mode, mode)
     assert model.predict(grey.convert(through).convert(mode)).probability >= 0
-
-
-@pytest.mark.parametrize("mode", ["YCbCr", "HSV", "LAB", "I", "I;16", "F"])
-def test_pictures_of_other_modes_are_predicted_or_refused(model, mode):
-    (result,) = model.stream([Image.new(mode, (60, 60))])
-    assert isinstance(result, pneumonia.Prediction) or result.error.startswith("image 1")
 
 
 @pytest.mark.parametrize(
@@ -148,24 +140,6 @@ def test_a_stream_reads_a_few_batches_ahead(model, files):
     source = (taken.append(file) or file for file in files * 20)
     next(model.stream(source, batch_size=2))
     assert len(taken) <= 3 * 2
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kind", ["ckpt", "onnx"])
-def test_20_000_predictions_need_no_more_memory_and_open_files_than_5_000(
-    checkpoint_file, exported, files, kind
-):
-    predictor = Predictor.load(checkpoint_file if kind == "ckpt" else exported)
-    process, samples = psutil.Process(), []
-    for number, _ in enumerate(predictor.stream(islice(cycle(files), 20_000))):
-        if number % 100 == 0:
-            samples.append((process.memory_full_info().uss, process.num_fds()))
-    memory, open_files = np.median(samples[30:50], axis=0)
-    last_memory, last_open_files = np.median(samples[180:], axis=0)
-    print(f"{kind}: memory {last_memory / memory - 1:+.2%}, {last_open_files} open files")
-    assert last_memory < 1.02 * memory
-    assert last_open_files <= open_files
 
 
 @pytest.mark.parametrize(
@@ -238,12 +212,10 @@ def test_what_is_not_needed_is_not_imported(checkpoint_file, files, code, absent
 
 
 @pytest.mark.shared
-def test_real_originals_have_no_warning_and_agree_with_their_dicom_file(model, shared, make_dicom):
+def test_real_originals_have_no_warning_and_agree_with_their_pixels(model, shared):
     for path in sorted((shared / "data/originals").rglob("*.jpeg"))[::5]:
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("L"))
         expected = model.predict(path)
         assert expected.warnings == ()
         assert model.predict(pixels).probability == pytest.approx(expected.probability, abs=1e-5)
-        found = model.predict(make_dicom(pixels)).probability
-        assert found == pytest.approx(expected.probability, abs=1e-3)

@@ -126,14 +126,14 @@ def test_unusable_metrics_are_left_blank(make, tmp_path, summary):
 
 
 def test_the_csv_holds_every_run_with_everything_that_differs(make, tmp_path):
-    for i in range(9):
+    for i in range(3):
         file = make(f"r{i}", 0.9 + i / 100) / ".hydra" / "overrides.yaml"
-        file.write_text("".join(f"- key{k}={i * k}\n" for k in range(1, 9)))
+        file.write_text(f"- key1={i}\n- key2={2 * i}\n")
     write_table(group_runs(read_runs(tmp_path)), tmp_path / "out" / "runs.csv")
     rows = rows_of(tmp_path / "out" / "runs.csv")
-    assert [row["run"][-2:] for row in rows] == [f"r{i}" for i in reversed(range(9))]
-    assert {f"key{k}" for k in range(1, 9)} <= set(rows[0])
-    assert rows[0]["score"] == "0.98"
+    assert [row["run"][-2:] for row in rows] == [f"r{i}" for i in (2, 1, 0)]
+    assert {"key1", "key2"} <= set(rows[0])
+    assert rows[0]["score"] == "0.92"
     assert rows[0]["checkpoint"].endswith("best.ckpt")
 
 
