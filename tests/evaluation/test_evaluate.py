@@ -202,6 +202,5 @@ def test_more_confident_errors_than_alpha_are_noted(errors, classes):
     notes = selective(PredictionTable(label=labels, probability=p, patient=np.arange(200))).notes
     for note, name in zip(notes, classes, strict=True):
         assert f"of 100 {name} patients" in note
-        assert ("chance alone" in note) == (false_negatives == 6)
-    if false_negatives == 6:
-        assert f"{betabinom(100, 13, 247).sf(5):.0%}" in notes[0]
+        by_chance = f"{betabinom(100, 13, 247).sf(5):.0%}"  # 6 or more
+        assert (by_chance in note) == (false_negatives == 6)

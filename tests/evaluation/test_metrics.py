@@ -100,10 +100,9 @@ def test_constant_scores_give_no_warning(value):
     ("modules", "absent"),
     [
         ("pneumonia.evaluation.threshold, pneumonia.evaluation.abstention", {"scipy", "sklearn"}),
-        ("pneumonia.inference.predictor, pneumonia.inference.batch_predict", {"scipy", "sklearn"}),
         (
             "pneumonia.cli",
-            {"torch", "numpy", "PIL", "matplotlib", "rich", "scipy", "sklearn", "pydantic"},
+            {"torch", "timm", "numpy", "PIL", "matplotlib", "rich", "scipy", "sklearn", "pydantic"},
         ),
         (
             "pneumonia.commands.evaluate, pneumonia.evaluation.report.write",

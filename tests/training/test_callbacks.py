@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from lightning import Callback, Trainer
+from lightning import Callback
 
 from pneumonia.errors import TrainingError
 from pneumonia.training.callbacks.checkpoint import (
@@ -16,7 +16,6 @@ from pneumonia.training.callbacks.checkpoint import (
     best_checkpoint,
 )
 from pneumonia.training.callbacks.console import EpochLog
-from pneumonia.training.callbacks.figures import MAX_DRAWN, Figures
 from pneumonia.training.callbacks.graceful_shutdown import GracefulShutdown, Stopped
 from pneumonia.training.callbacks.logits import CollectLogits, latest_logits
 from pneumonia.training.callbacks.nan_guard import NanGuard
@@ -180,17 +179,3 @@ def test_the_epoch_log_has_one_line_per_epoch(three_steps, caplog):
     for word in ("train loss", "val loss", "lr 0.25", "images/s", "elapsed", "remaining"):
         assert word in lines[0]
     assert len(log.rates) == 2
-
-
-@pytest.mark.parametrize(("epochs", "between"), [(1, 1), (16, 1), (200, 3)])
-def test_figures_are_drawn_from_the_first_epoch_on_and_at_most_15_times(epochs, between):
-    trainer = Trainer(
-        max_epochs=epochs, check_val_every_n_epoch=between, logger=False, accelerator="cpu"
-    )
-    drawn = []
-    for epoch in range(between - 1, epochs, between):
-        trainer.fit_loop.epoch_progress.current.completed = epoch
-        drawn.append(Figures().is_due(trainer))
-    planned = epochs // between
-    assert sum(drawn) == planned if planned <= MAX_DRAWN else 8 <= sum(drawn) <= MAX_DRAWN
-    assert not planned or drawn[0]
