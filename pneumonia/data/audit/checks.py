@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import radius_neighbors_graph
@@ -61,8 +60,6 @@ class Shortcut:
 
     attribute: str  # `colour mode`, `width`, `height`, `aspect ratio` or `bytes`
     auroc: float  # of that property alone in the better direction, 0.5 to 1
-    normal: str  # median of NORMAL images, or the fraction of each mode
-    pneumonia: str
 
     @property
     def flagged(self) -> bool:
@@ -207,26 +204,9 @@ def _find_shortcuts(readable: Sequence[Entry]) -> list[Shortcut]:
         "aspect ratio": [content.width / content.height for content in contents],
         "bytes": [content.size for content in contents],
     }
-    found = []
-    for name, values in scores.items():
-        column = np.asarray(values, dtype=np.float64)
-        auroc = float(roc_auc_score(positive, column))
-        typical = [
-            _fractions(modes[rows]) if name == "colour mode" else _median(column[rows])
-            for rows in (~positive, positive)
-        ]
-        found.append(Shortcut(name, max(auroc, 1 - auroc), *typical))
+    aurocs = {name: float(roc_auc_score(positive, values)) for name, values in scores.items()}
+    found = [Shortcut(name, max(auroc, 1 - auroc)) for name, auroc in aurocs.items()]
     return sorted(found, key=lambda shortcut: -shortcut.auroc)
-
-
-def _fractions(modes: NDArray[np.str_]) -> str:
-    counts = Counter(modes.tolist())
-    return ", ".join(f"{mode} {n / counts.total():.1%}" for mode, n in counts.most_common())
-
-
-def _median(values: NDArray[np.float64]) -> str:
-    value = float(np.median(values))
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"  # noqa: PLR2004  sizes, and ratios
 
 
 def _group(entries: Iterable[Entry], key: Callable[[Entry], Hashable]) -> Iterable[list[Entry]]:
