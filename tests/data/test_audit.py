@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pneumonia.data.audit.checks import audit, near_duplicates
+from pneumonia.data.audit.checks import AUGMENTATIONS, audit, near_duplicates
 from pneumonia.data.audit.report import audit_tables
 from pneumonia.errors import DataError
 
@@ -183,6 +183,76 @@ def test_shortcuts_of_the_file_are_measured(tmp_path) -> None:
     assert found["width"].auroc == pytest.approx(0.5)
     assert not found["width"].flagged
     assert found["height"].auroc == found["aspect ratio"].auroc == pytest.approx(1.0)
+
+
+CUES = {
+    "sharpness": lambda pixels: np.asarray(
+        Image.fromarray(pixels.astype(np.uint8)).reduce(2).resize(pixels.shape)
+    ),
+    "brightness": lambda pixels: pixels + 40,
+    "contrast": lambda pixels: 100 + 0.6 * (pixels - 100),
+    "saturated pixels": lambda pixels: np.where(WHERE == "corner", 255, pixels),
+    "black border": lambda pixels: np.where(WHERE == "left", 0, pixels),
+}
+WHERE = np.full((224, 224), "elsewhere")
+WHERE[20:28, 20:28], WHERE[:, :2] = "corner", "left"
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    """Twelve smooth ones with some noise, of different brightness and contrast."""
+    random, found = np.random.default_rng(5), []
+    for level, spread in zip(random.permutation(12), range(12), strict=True):
+        field = Image.fromarray(random.standard_normal((8, 8)).astype(np.float32))
+        smooth = np.asarray(field.resize((224, 224), Image.Resampling.BICUBIC))
+        noise = random.standard_normal((224, 224)) / 5
+        unit = (smooth - smooth.mean()) / smooth.std() + noise
+        found.append((90 + 2 * level + (18 + spread) * unit).clip(20, 200))
+    return found
+
+
+@pytest.fixture
+def write_classes(tmp_path, pictures):
+    """Writes the same pictures into both classes, those of PNEUMONIA with a change."""
+
+    def write(change) -> Path:
+        for label, pixels_of in {"NORMAL": lambda pixels: pixels, "PNEUMONIA": change}.items():
+            folder = tmp_path / "train" / label
+            folder.mkdir(parents=True, exist_ok=True)
+            for n, pixels in enumerate(pictures):
+                image = Image.fromarray(np.rint(pixels_of(pixels)).astype(np.uint8))
+                image.save(folder / f"{n}.png")
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize("cue", CUES)
+def test_a_cue_of_the_pixels_is_found_alone(cue, write_classes) -> None:
+    found = {s["attribute"]: s for s in audit(write_classes(CUES[cue])).to_dict()["shortcuts"]}
+    assert found[cue]["auroc"] > 0.95
+    assert found[cue]["flagged"]
+    assert found[cue]["augmentation"]
+    assert [name for name in CUES if found[name]["flagged"]] == [cue]
+    assert found["aspect ratio"]["auroc"] == 0.5
+
+
+def test_only_readable_training_images_count_as_shortcuts(write_classes) -> None:
+    root = write_classes(lambda pixels: pixels)
+    train = images(root, "train/NORMAL")
+    for split, change in {"val": 0, "test": 255}.items():
+        for label in ("NORMAL", "PNEUMONIA"):
+            (root / split / label).mkdir(parents=True)
+            picture = Image.new("L", (8, 8), change * (label == "NORMAL"))
+            picture.save(root / split / label / "1.png")
+    (root / "train/NORMAL/damaged.png").write_bytes(train[0].read_bytes()[:500])
+    for label in ("NORMAL", "PNEUMONIA"):
+        Image.new("L", (224, 224)).save(root / "train" / label / "uniform.png")
+    found = audit(root)
+    assert checks(found)["unreadable"] == ("train/NORMAL/damaged.png",)
+    assert {s.attribute for s in found.shortcuts} == set(AUGMENTATIONS)
+    assert all(s.auroc == 0.5 for s in found.shortcuts)
+    assert "sharpness" in shown(found)
 
 
 def test_near_duplicates_are_joined_through_others() -> None:
