@@ -271,7 +271,11 @@ def test_real_images_have_no_errors(shared) -> None:
     found = audit(shared / "data/chest_xray")
     assert found.errors == []
     assert [overlap.kind for overlap in found.overlaps] == ["identical"] * 24
-    assert {shortcut.attribute for shortcut in found.shortcuts if shortcut.flagged} == {"bytes"}
+    flagged = {
+        shortcut.attribute: shortcut.auroc for shortcut in found.shortcuts if shortcut.flagged
+    }
+    assert set(flagged) == {"bytes", "sharpness", "black border", "contrast"}
+    assert flagged["sharpness"] == pytest.approx(0.80, abs=0.01)
 
 
 def test_every_image_with_a_guessed_bit_depth_is_named(kaggle) -> None:

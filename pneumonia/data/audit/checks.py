@@ -292,8 +292,10 @@ def _check_counts(counts: Sequence[Count]) -> Iterator[Finding]:
 def _check_shortcuts(shortcuts: Sequence[Shortcut]) -> Iterator[Finding]:
     flagged = [f"{s.attribute} {s.auroc:.2f}" for s in shortcuts if s.flagged]
     if flagged:
-        found = ", ".join(flagged)
-        message = f"training images show the class, AUROC: {found}: set data.augmentation"
+        message = (
+            f"properties of the training images predict the class, AUROC: {', '.join(flagged)}:"
+            " set data.augmentation"
+        )
         yield Finding("warning", "shortcut", message)
 
 
