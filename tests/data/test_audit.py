@@ -191,11 +191,12 @@ CUES = {
     ),
     "brightness": lambda pixels: pixels + 40,
     "contrast": lambda pixels: 100 + 0.6 * (pixels - 100),
-    "saturated pixels": lambda pixels: np.where(WHERE == "corner", 255, pixels),
+    "saturated pixels": lambda pixels: np.where(WHERE == "inside", STRIPES, pixels),
     "black border": lambda pixels: np.where(WHERE == "left", 0, pixels),
 }
 WHERE = np.full((224, 224), "elsewhere")
-WHERE[20:28, 20:28], WHERE[:, :2] = "corner", "left"
+WHERE[20:28, 20:28], WHERE[:, :2] = "inside", "left"
+STRIPES = 255 * (np.arange(224) % 2)  # black inside of an image is no border
 
 
 @pytest.fixture(scope="module")
