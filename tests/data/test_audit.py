@@ -1,5 +1,6 @@
 """The audit: no errors for a sound data set, and problems with the files they concern."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -12,6 +13,7 @@ from rich.console import Console
 
 from pneumonia.data.audit.checks import AUGMENTATIONS, audit, near_duplicates
 from pneumonia.data.audit.report import audit_tables
+from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import DataError
 
 
@@ -287,3 +289,8 @@ def test_every_image_with_a_guessed_bit_depth_is_named(kaggle) -> None:
     (finding,) = (found for found in audit(kaggle).findings if found.check == "content")
     assert set(finding.files) == {f"train/NORMAL/{path.name}" for path in names}
     assert "bits" in finding.message
+
+
+def test_every_shortcut_names_settings_that_exist():
+    settings = {name for names in AUGMENTATIONS.values() for name in names}
+    assert settings <= {field.name for field in dataclasses.fields(Augmentation)}
