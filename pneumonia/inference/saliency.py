@@ -111,7 +111,7 @@ class Saliency:
         from captum.attr import LayerIntegratedGradients  # noqa: PLC0415  an extra
 
         backbone: Any = self._network.backbone
-        method = LayerIntegratedGradients(lambda x: sign * self._network(x), backbone.patch_embed)
+        method = LayerIntegratedGradients(lambda x: sign * self._network.single_view(x), backbone.patch_embed)
         baseline = torch.full_like(images, float(images.mean()))
         evidence: Tensor = method.attribute(
             images, baseline, n_steps=_STEPS, internal_batch_size=_STEPS_AT_ONCE

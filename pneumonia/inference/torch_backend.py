@@ -59,12 +59,14 @@ def open_checkpoint(path: str | Path, device: str) -> tuple[TorchBackend, ModelM
     settings = checkpoint["hyper_parameters"]
     try:
         network = PneumoniaNetwork(
-            settings["backbone"], image_size=metadata.preprocessing.image_size
+            settings["backbone"],
+            image_size=metadata.preprocessing.image_size,
+            tta=settings.get("tta"),
         )
         network.load_state_dict(
             {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
         )
-    except DAMAGED as error:
+    except (ConfigError, *DAMAGED) as error:
         raise CheckpointError(
             f"{path} has no backbone with fitting weights ({first_line(error)}); name the"
             " best.ckpt of a run."

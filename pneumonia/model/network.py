@@ -1,9 +1,10 @@
 """Any timm backbone for grey X-rays, with pretrained weights from the hub or a local file."""
 
 import difflib
+import math
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.request import Request, urlopen
 
 import timm
@@ -12,26 +13,58 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_c
 from huggingface_hub.errors import EntryNotFoundError
 from timm.models import adapt_input_conv, load_state_dict
 from torch import Tensor, nn
+from torch.nn.functional import affine_grid, grid_sample
 
 from pneumonia.connectivity import ANSWER_WITHIN, connection_error
-from pneumonia.errors import ModelError, first_line
+from pneumonia.errors import ModelError, check_setting, first_line
 
 _HUB_FILE = "model.safetensors"
 _KERNEL_DIMS = 4  # out channels, in channels, height, width
 
 
+class View(NamedTuple):
+    """A changed view of an image: mirrored, enlarged, rotated, and widened by e^stretch."""
+
+    flip: bool = False
+    zoom: float = 1.0
+    degrees: float = 0.0
+    stretch: float = 0.0
+
+
+TTA = {
+    "flip": [View(flip=True)],
+    "zoom": [View(flip, zoom) for zoom in (1.0, 1.15, 1.3) for flip in (False, True)][1:],
+    "pose": [
+        View(flip=True),
+        View(zoom=1.15),
+        View(flip=True, zoom=1.3),
+        View(degrees=8.0),
+        View(flip=True, degrees=-8.0),
+        View(stretch=0.2),
+        View(flip=True, stretch=-0.2),
+    ],
+}
+"""Test-time augmentation by name: the views that are averaged with the unmodified one."""
+
+
 class PneumoniaNetwork(nn.Module):
     """Any timm backbone for one grey channel and one logit.
 
-    Pixel normalisation is part of the network, so that an exported graph carries it. The arguments
-    are those of `PneumoniaClassifier`; `weights` is a `.safetensors` or `.pth` file.
+    Pixel normalisation and test-time augmentation are part of the network, so that an exported
+    graph carries them. The arguments are those of `PneumoniaClassifier`; `weights` is a
+    `.safetensors` or `.pth` file.
+
+    Attributes:
+        n_views: Number of views of an image that `forward` averages.
 
     Raises:
+        ConfigError: If the test-time augmentation is unknown.
         ModelError: If the backbone is unknown, or weights are not available or do not fit.
     """
 
     scale: Tensor
     shift: Tensor
+    grids: Tensor
 
     def __init__(
         self,
@@ -42,8 +75,10 @@ class PneumoniaNetwork(nn.Module):
         image_size: int = 224,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        tta: str | None = None,
     ) -> None:
         super().__init__()
+        check_setting(tta is None or tta in TTA, "model.tta", tta, f"null, {' or '.join(TTA)}")
         options: dict[str, Any] = {"num_classes": 1, "in_chans": 1, "drop_rate": drop_rate}
         if drop_path_rate:
             options["drop_path_rate"] = drop_path_rate
@@ -72,9 +107,14 @@ class PneumoniaNetwork(nn.Module):
         mean, std = (sum(cfg[key]) / len(cfg[key]) for key in ("mean", "std"))
         self.register_buffer("scale", torch.tensor(1 / (255 * std)), persistent=False)
         self.register_buffer("shift", torch.tensor(-mean / std), persistent=False)
+        self.n_views = 1
+        if tta is not None:
+            grids = _sampling_grids(TTA[tta], image_size)
+            self.register_buffer("grids", grids, persistent=False)
+            self.n_views += len(grids)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits of PNEUMONIA.
+        """Return logits of PNEUMONIA, averaged over the views of test-time augmentation.
 
         Args:
             images: uint8 (or float of the same range) [N, 1, H, W], 0 black to 255 white.
@@ -82,24 +122,55 @@ class PneumoniaNetwork(nn.Module):
         Returns:
             float32 [N], raw: the probability is their sigmoid.
         """
+        return self._average(self.single_view(self.views(images)))
+
+    def single_view(self, images: Tensor) -> Tensor:
+        """Return the logits of images as they are, as for `forward`."""
         logits: Tensor = self.backbone(self.normalise(images))
         return logits.squeeze(1).float()
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits and the embedding they are computed from, in one pass.
+        """Return logits and an embedding, in one pass.
 
         Returns:
-            The logits of `forward`, and the backbone's pooled features, float32 [N, D].
+            The logits of `forward`, and the backbone's pooled features of the images as they are,
+            float32 [N, D].
         """
         backbone = cast(Any, self.backbone)  # every timm model has these two halves
-        features = backbone.forward_features(self.normalise(images))
-        embedding: Tensor = backbone.forward_head(features, pre_logits=True)
+        features = backbone.forward_features(self.normalise(self.views(images)))
+        embedding: Tensor = backbone.forward_head(features, pre_logits=True)[: len(images)]
         logits: Tensor = backbone.forward_head(features)
-        return logits.squeeze(1).float(), embedding.flatten(1).float()
+        return self._average(logits.squeeze(1).float()), embedding.flatten(1).float()
+
+    def views(self, images: Tensor) -> Tensor:
+        """Return the images (as for `forward`) and their changed views, [n_views * N, 1, H, W]."""
+        if self.n_views == 1:
+            return images
+        images = images.to(self.grids.dtype)
+        # As channels, all images share the grid of a view; what lies outside of them is black.
+        channels = images.transpose(0, 1).expand(self.n_views - 1, -1, -1, -1)
+        changed = grid_sample(channels, self.grids, align_corners=False)
+        return torch.cat([images, changed.flatten(0, 1).unsqueeze(1)])
+
+    def _average(self, logits: Tensor) -> Tensor:
+        return logits.unflatten(0, (self.n_views, -1)).mean(0)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Scale pixels (as for `forward`) to what the weights expect; float, of the same shape."""
         return images.to(self.scale.dtype) * self.scale + self.shift
+
+
+def _sampling_grids(views: list[View], side: int) -> Tensor:
+    """Where each pixel of each view lies in the image, from -1 to 1: float32 [V, S, S, 2]."""
+    matrices = torch.zeros(len(views), 2, 3)
+    for matrix, view in zip(matrices, views, strict=True):
+        angle, stretch = math.radians(view.degrees), math.exp(view.stretch / 2)
+        rotation = torch.tensor(
+            [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+        )
+        flip = -1.0 if view.flip else 1.0
+        matrix[:, :2] = rotation * torch.tensor([flip / stretch, stretch]) / view.zoom
+    return affine_grid(matrices, [len(views), 1, side, side], align_corners=False)
 
 
 def _check_download(backbone: str) -> dict[str, str]:
