@@ -122,7 +122,7 @@ class PneumoniaNetwork(nn.Module):
         Returns:
             float32 [N], raw: the probability is their sigmoid.
         """
-        return self._average(self.single_view(self.views(images)))
+        return self._average(self.single_view(images), images)
 
     def single_view(self, images: Tensor) -> Tensor:
         """Return the logits of images as they are, as for `forward`."""
@@ -137,23 +137,25 @@ class PneumoniaNetwork(nn.Module):
             float32 [N, D].
         """
         backbone = cast(Any, self.backbone)  # every timm model has these two halves
-        features = backbone.forward_features(self.normalise(self.views(images)))
-        embedding: Tensor = backbone.forward_head(features, pre_logits=True)[: len(images)]
+        features = backbone.forward_features(self.normalise(images))
+        embedding: Tensor = backbone.forward_head(features, pre_logits=True)
         logits: Tensor = backbone.forward_head(features)
-        return self._average(logits.squeeze(1).float()), embedding.flatten(1).float()
+        logits = self._average(logits.squeeze(1).float(), images)
+        return logits, embedding.flatten(1).float()
 
-    def views(self, images: Tensor) -> Tensor:
-        """Return the images (as for `forward`) and their changed views, [n_views * N, 1, H, W]."""
+    def changed_views(self, images: Tensor) -> list[Tensor]:
+        """Return the views beside the unmodified one, each like the images (as for `forward`)."""
         if self.n_views == 1:
-            return images
-        images = images.to(self.grids.dtype)
+            return []
         # As channels, all images share the grid of a view; what lies outside of them is black.
-        channels = images.transpose(0, 1).expand(self.n_views - 1, -1, -1, -1)
+        channels = images.to(self.grids.dtype).transpose(0, 1).expand(len(self.grids), -1, -1, -1)
         changed = grid_sample(channels, self.grids, align_corners=False)
-        return torch.cat([images, changed.flatten(0, 1).unsqueeze(1)])
+        return list(changed.unsqueeze(2))
 
-    def _average(self, logits: Tensor) -> Tensor:
-        return logits.unflatten(0, (self.n_views, -1)).mean(0)
+    def _average(self, logits: Tensor, images: Tensor) -> Tensor:
+        # One view after the other: together they take many times the memory, and longer.
+        views = [logits, *map(self.single_view, self.changed_views(images))]
+        return torch.stack(views).mean(0)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Scale pixels (as for `forward`) to what the weights expect; float, of the same shape."""
