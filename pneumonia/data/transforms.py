@@ -126,14 +126,15 @@ def _between(u: float, bounds: Sequence[float]) -> float:
 
 def _levels(image: Pixels, u: NDArray[np.float64], a: Augmentation) -> NDArray[np.uint8]:
     """The new grey level of each of the 256, by brightness, contrast and gamma."""
-    levels = np.arange(256) / 255
+    levels: NDArray[np.float64] = np.arange(256) / 255
     if a.gamma:
         levels = levels ** math.exp(a.gamma * u[0])
     levels = levels * (1 + a.brightness * u[1])
     if a.contrast:
         mean = float(image[::4, ::4].mean()) / 255
         levels = mean + (levels - mean) * (1 + a.contrast * u[2])
-    return np.rint(255 * levels.clip(0, 1)).astype(np.uint8)
+    table: Pixels = np.rint(255 * levels.clip(0, 1)).astype(np.uint8)
+    return table
 
 
 def _geometry(
@@ -247,7 +248,7 @@ class ScannerShift:
             small = result.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
             result = Image.new("L", (side, side))
             result.paste(small, ((side - size[0]) // 2, (side - size[1]) // 2))
-        return np.array(result)
+        return np.array(result, dtype=np.uint8)
 
 
 def _tone_curve(random: np.random.Generator) -> NDArray[np.uint8]:
@@ -260,4 +261,5 @@ def _tone_curve(random: np.random.Generator) -> NDArray[np.uint8]:
     shoulder /= shoulder[-1]
     weights = random.dirichlet([1, 1, 1])
     curve = weights[0] * s + weights[1] * shoulder + weights[2] * x
-    return np.rint(255 * curve).astype(np.uint8)
+    table: Pixels = np.rint(255 * curve).astype(np.uint8)
+    return table

@@ -3,7 +3,7 @@
 import itertools
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pneumonia.errors import EvaluationError
-from pneumonia.evaluation.metrics import confusion
+from pneumonia.evaluation.metrics import metric_values
 from pneumonia.evaluation.predictions import FEW_PATIENTS, PredictionTable, check_number
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA
 
@@ -34,6 +34,9 @@ class OperatingPoint:
         n_positive: PNEUMONIA images of the validation set; `n_negative`: NORMAL images.
         n_patients_positive: Patients with a PNEUMONIA image; likewise `n_patients_negative`.
         sensitivity: On the validation set, at the threshold; likewise `specificity`.
+        auroc: On the validation set.
+        shifted_sensitivity: On the shifted validation sets, at the threshold, None without them;
+            likewise `shifted_specificity` and `shifted_auroc`.
     """
 
     threshold: float
@@ -45,6 +48,10 @@ class OperatingPoint:
     n_patients_negative: int
     sensitivity: float
     specificity: float
+    auroc: float | None = None
+    shifted_sensitivity: float | None = None
+    shifted_specificity: float | None = None
+    shifted_auroc: float | None = None
 
     def to_dict(self) -> dict[str, float | int | str | None]:
         """Return plain values, for a checkpoint that loads with `weights_only=True`."""
@@ -61,7 +68,8 @@ class OperatingPoint:
         found = cls(**values)
         check_policy(found.policy, found.target)
         for name, value in asdict(found).items():
-            if name not in {"policy", "target"}:
+            optional = name == "auroc" or name.startswith("shifted_")
+            if name not in {"policy", "target"} and not (optional and value is None):
                 check_number(name, value, high=1e9 if name.startswith("n_") else 1)
         return found
 
@@ -156,6 +164,8 @@ def choose_threshold(
     policy: str = "sensitivity",
     target: float | None = None,
     *,
+    shifted: Sequence[ArrayLike] = (),
+    on_shifted: bool = True,
     quiet: bool = False,
 ) -> OperatingPoint:
     """Choose the threshold on the validation set, among its probabilities.
@@ -174,6 +184,8 @@ def choose_threshold(
         patients: Shape (n,), text or whole numbers; without them each image counts as a patient.
         policy: One of `POLICIES`.
         target: As for `check_policy`.
+        shifted: Probabilities of the same images under sets of changes, each of shape (n,).
+        on_shifted: Whether the threshold is chosen on these too, or they are only described.
         quiet: Log no warnings.
 
     Raises:
@@ -185,13 +197,16 @@ def choose_threshold(
         probability=np.asarray(probabilities),
         patient=None if patients is None else np.asarray(patients),
     )
+    changed, pooled = None, table
+    if shifted:
+        changed = _pooled(table, shifted)
+        pooled = _pooled(table, [table.probability, *shifted]) if on_shifted else table
     target = check_policy(policy, target)
     n_negative, n_positive = np.bincount(table.label).tolist()
     patients_negative, patients_positive = table.class_patients
     warnings = check_support(policy, target, (n_negative, n_positive), table.class_patients)
-    threshold = _best_threshold(table, policy, target)
-    counts = confusion(table.label, table.probability >= threshold)
-    sensitivity, specificity = counts.sensitivity, counts.specificity
+    threshold = _best_threshold(pooled, policy, target)
+    sensitivity, specificity, auroc = _performance(table, threshold)
     if sensitivity + specificity <= 1:
         warnings.append(
             f"At the threshold {threshold:.3g} the validation set has sensitivity {sensitivity:.3f}"
@@ -209,7 +224,21 @@ def choose_threshold(
         patients_negative,
         sensitivity,
         specificity,
+        auroc,
+        *(() if changed is None else _performance(changed, threshold)),
     )
+
+
+def _pooled(table: PredictionTable, probabilities: Sequence[ArrayLike]) -> PredictionTable:
+    """The images of a table once for each set of probabilities."""
+    return PredictionTable(
+        label=np.tile(table.label, len(probabilities)), probability=np.concatenate(probabilities)
+    )
+
+
+def _performance(table: PredictionTable, threshold: float) -> tuple[float, float, float]:
+    values = metric_values(table, {"": threshold})
+    return values["recall"], values["specificity"], values["auroc"]
 
 
 def _best_threshold(table: PredictionTable, policy: str, target: float | None) -> float:

@@ -217,10 +217,11 @@ class PneumoniaClassifier(LightningModule):
         checkpoint |= describe()
         checkpoint["hyper_parameters"] |= {"pretrained": False, "weights": None}
 
-    def monitors(self) -> dict[str, Literal["min", "max"]]:
+    def monitors(self, shifted_validation: bool = True) -> dict[str, Literal["min", "max"]]:
         """Return the names of all metrics that a fit logs, each with its better direction."""
         names = [*self.train_metrics.keys(), *self.val_metrics.keys()]
-        names += [*self.val_shift_metrics.keys(), *self.val_shift_b_metrics.keys()]
+        if shifted_validation:
+            names += [*self.val_shift_metrics.keys(), *self.val_shift_b_metrics.keys()]
         losses: dict[str, Literal["min", "max"]] = {"val/loss": "min", "train/loss": "min"}
         return losses | dict.fromkeys(map(str, names), "max")
 

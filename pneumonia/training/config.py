@@ -87,6 +87,7 @@ ROOT_TYPES: dict[str, Any] = {
     "evaluation.operating_point": Policy,
     "evaluation.target": float | None,
     "evaluation.alpha": float,
+    "evaluation.threshold_on_shifted": bool,
 }
 """Types of the settings that no class declares."""
 

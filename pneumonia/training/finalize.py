@@ -1,6 +1,7 @@
 """Complete best.ckpt after the fit and before the test, from the validation set alone."""
 
 import logging
+import math
 import os
 import platform
 from collections.abc import Mapping
@@ -50,25 +51,36 @@ def finalize(run: RunComponents, path: str) -> dict[str, Any]:
     trainer, datamodule, policy = run.trainer, run.datamodule, run.start.config.evaluation
     metadata = _metadata(run)
     run.model.load_state_dict(checkpoint["state_dict"])
-    trainer.predict(run.model, datamodule.val_dataloader()[0], return_predictions=False)
-    found = latest_logits(trainer)
+    sets = []
+    for loader in datamodule.val_dataloader():
+        trainer.predict(run.model, loader, return_predictions=False)
+        sets.append(latest_logits(trainer))
+    found = sets[0]
     patients = datamodule.splits["val"].patients[found.rows]
     temperature = fit_temperature(found.labels, found.logits)
-    probabilities = sigmoid(found.logits / temperature)
+    probabilities, *shifted = [sigmoid(each.logits / temperature) for each in sets]
     point = choose_threshold(
-        found.labels, probabilities, patients, policy.operating_point, policy.target
+        found.labels,
+        probabilities,
+        patients,
+        policy.operating_point,
+        policy.target,
+        shifted=shifted,
+        on_shifted=policy.threshold_on_shifted,
     )
     abstention = fit_abstention(
         found.labels, probabilities, patients, point.threshold, policy.alpha
     )
     log.info(
         "temperature %.3f, threshold %.4f (%s): validation estimate sensitivity %.3f, specificity"
-        " %.3f; uncertain from %.4f to below %.4f",
+        " %.3f (shifted: %.3f, %.3f); uncertain from %.4f to below %.4f",
         temperature,
         point.threshold,
         point.policy,
         point.sensitivity,
         point.specificity,
+        point.shifted_sensitivity or math.nan,
+        point.shifted_specificity or math.nan,
         abstention.lower,
         abstention.upper,
     )

@@ -184,14 +184,17 @@ def finish(
     outputs = {"Checkpoint": path, "TensorBoard": f"tensorboard --logdir {directory}"}
     if result is not None:
         report = {"Report": f"{directory}/report.html"}
-        print_summary(result, report | outputs, {config.monitor.removeprefix("val/"): score})
+        print_summary(result, report | outputs)
         return
-    print(  # noqa: T201
-        f"Validation estimate (optimistic): {config.monitor} {score:.3f}, recall"
-        f" {point['sensitivity']:.3f}, specificity {point['specificity']:.3f}",
-        *(f"{name}: {value}" for name, value in outputs.items()),
-        sep="\n",
-    )
+    estimate = f"recall {point['sensitivity']:.3f}, specificity {point['specificity']:.3f}"
+    lines = [f"Validation estimate (optimistic): {config.monitor} {score:.3f}, {estimate}"]
+    if point.get("shifted_sensitivity") is not None:
+        lines.append(
+            f"Shifted validation estimate: recall {point['shifted_sensitivity']:.3f}, specificity"
+            f" {point['shifted_specificity']:.3f}"
+        )
+    lines += [f"{name}: {value}" for name, value in outputs.items()]
+    print("\n".join(lines))  # noqa: T201
 
 
 def to_container(config: DictConfig) -> dict[str, Any]:

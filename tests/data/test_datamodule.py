@@ -11,7 +11,12 @@ import torch
 from lightning import Trainer
 
 from pneumonia.data import datamodule as datamodule_module
-from pneumonia.data.datamodule import ChestXrayDataModule, SyntheticDataModule, TableDataModule
+from pneumonia.data.datamodule import (
+    VAL_SETS,
+    ChestXrayDataModule,
+    SyntheticDataModule,
+    TableDataModule,
+)
 from pneumonia.data.split import ValidationSplit
 from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import ConfigError, DataError, sentence
@@ -31,6 +36,8 @@ def ready(root, stage="fit", **settings) -> ChestXrayDataModule:
 
 def batches(datamodule, split, epochs=1):
     loader = getattr(datamodule, f"{split}_dataloader")()
+    if split == "val":
+        loader = loader[0]
     for epoch in range(epochs):
         if split == "train":
             loader.sampler.set_epoch(epoch)
@@ -168,6 +175,34 @@ def test_only_training_images_are_augmented(synthetic):
         one, other = (next(batches(datamodule, split)) for datamodule in (plain, augmented))
         assert torch.equal(one["index"], other["index"])
         assert torch.equal(one["image"], other["image"]) is same
+
+
+def test_the_validation_set_is_scored_as_it_is_and_under_two_fixed_sets_of_changes(synthetic):
+    loaders = ready(synthetic, num_workers=1, batch_size=3).val_dataloader()
+    settings = {"batch_size": 3, "cache": False, "seed": 3, "augmentation": Augmentation()}
+    again = ready(synthetic, **settings).val_dataloader()
+    assert len(loaders) == len(VAL_SETS) == 3
+    found = [list(loader) for loader in loaders]
+    for one, other in zip(found, again, strict=True):
+        assert_equal_batches(one, other)
+    for changed in found[1:]:
+        for clean, batch in zip(found[0], changed, strict=True):
+            assert torch.equal(clean["index"], batch["index"])
+            assert not torch.equal(clean["image"], batch["image"])
+    assert len(ready(synthetic, shifted_validation=False).val_dataloader()) == 1
+
+
+def test_training_images_are_augmented_from_a_larger_cache(synthetic, tmp_path):
+    settings = {"augmentation": Augmentation(area=(0.2, 0.3)), "cache_size": 64}
+    cached = ready(synthetic, cache_dir=tmp_path, **settings)
+    assert caches(tmp_path) == 2
+    batch = next(batches(cached, "train"))
+    assert batch["image"].shape[1:] == (1, 32, 32)
+    assert_equal_batches(
+        batches(cached, "train"), batches(ready(synthetic, cache=False, **settings), "train")
+    )
+    blurred = next(batches(ready(synthetic, augmentation=settings["augmentation"]), "train"))
+    assert not torch.equal(batch["image"], blurred["image"])
 
 
 def test_a_damaged_image_in_mid_epoch_is_named_in_one_sentence(kaggle):

@@ -57,7 +57,8 @@ def predictions(n: int = 120, **columns) -> PredictionTable:
 
 
 def checkpoint(table: PredictionTable, **changes) -> EvaluatedModel:
-    point = choose_threshold(table.label, table.probability, table.patient)
+    shifted = [table.probability**2, table.probability[::-1].clip(0.3)]
+    point = choose_threshold(table.label, table.probability, table.patient, shifted=shifted)
     fitted = fit_abstention(table.label, table.probability, table.patient, point.threshold, 0.1)
     return EvaluatedModel(
         "best.ckpt", "split test", True, (1.5, 0.2), point, fitted, **{"metadata": {}} | changes
@@ -176,15 +177,18 @@ def test_everything_from_outside_is_escaped():
 def test_console_fits_one_screen_and_shows_the_validation_estimate(capsys):
     table = predictions()
     model = checkpoint(table, warnings=("first", "second " * 30, "third", "fourth"))
-    print_summary(evaluated(table, model), {"Report": "r", "TensorBoard": "t"}, {"auroc": 0.125})
+    print_summary(evaluated(table, model), {"Report": "r", "TensorBoard": "t"})
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 25
     assert max(map(len, lines)) <= 100
     row = {line.split("  ")[0].strip(): line for line in lines}
     point = model.operating_point
-    assert row["specificity"].split()[-1] == f"{point.specificity:.3f}"
-    assert row["recall (sensitivity)"].split()[-1] == f"{point.sensitivity:.3f}"
-    assert row["AUROC"].split()[-1] == "0.125"
+    for name, clean, shifted in (
+        ("specificity", point.specificity, point.shifted_specificity),
+        ("recall (sensitivity)", point.sensitivity, point.shifted_sensitivity),
+        ("AUROC", point.auroc, point.shifted_auroc),
+    ):
+        assert row[name].split()[-2:] == [f"{clean:.3f}", f"{shifted:.3f}"]
     assert sum(line.startswith("Warning") for line in lines) == MAX_WARNINGS
 
 

@@ -5,6 +5,7 @@ import logging
 
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from pneumonia.errors import EvaluationError
 from pneumonia.evaluation.threshold import OperatingPoint, check_support, choose_threshold
@@ -51,6 +52,25 @@ def test_youden_and_cost_are_the_best_of_all_thresholds(policy, ratio):
 
     assert cost(point.threshold) == pytest.approx(min(map(cost, np.unique(p))))
     assert all(cost(smaller) > cost(point.threshold) + 1e-9 for smaller in p[p < point.threshold])
+
+
+@pytest.mark.parametrize("on_shifted", [True, False])
+def test_shifted_probabilities_count_beside_the_clean_ones_or_are_only_described(on_shifted):
+    labels, p = drawn()
+    shifted = [p**2, np.sqrt(p)]
+    point = choose_threshold(labels, p, target=0.9, shifted=shifted, on_shifted=on_shifted)
+    clean = choose_threshold(labels, p, target=0.9)
+    pooled = choose_threshold(np.tile(labels, 3), np.concatenate([p, *shifted]), target=0.9)
+    expected = pooled if on_shifted else clean
+    assert point.threshold == expected.threshold != (clean if on_shifted else pooled).threshold
+    assert (point.sensitivity, point.specificity) == rates_at(labels, p, point.threshold)
+    changed = rates_at(np.tile(labels, 2), np.concatenate(shifted), point.threshold)
+    assert (point.shifted_sensitivity, point.shifted_specificity) == changed
+    assert point.auroc == pytest.approx(roc_auc_score(labels, p))
+    assert point.n_positive == clean.n_positive
+    assert clean.shifted_auroc is None
+    for each in (point, clean):
+        assert OperatingPoint.from_dict(json.loads(json.dumps(each.to_dict()))) == each
 
 
 def test_rounding_does_not_miss_the_target():

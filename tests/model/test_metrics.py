@@ -5,7 +5,7 @@ import pytest
 import sklearn.metrics as sk
 import torch
 
-from pneumonia.model.metrics import all_metrics, threshold_metrics
+from pneumonia.model.metrics import all_metrics, shifted_metrics, threshold_metrics
 
 
 def expected(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
@@ -19,7 +19,13 @@ def expected(labels: np.ndarray, probabilities: np.ndarray) -> dict[str, float]:
         "balanced_accuracy": sk.balanced_accuracy_score(labels, predicted),
         "auroc": sk.roc_auc_score(labels, probabilities),
         "average_precision": sk.average_precision_score(labels, probabilities),
+        "specificity_at_95_recall": specificity_at_95_recall(labels, probabilities),
     }
+
+
+def specificity_at_95_recall(labels: np.ndarray, probabilities: np.ndarray) -> float:
+    false_positive_rate, recall, _ = sk.roc_curve(labels, probabilities)
+    return 1 - false_positive_rate[recall >= 0.95].min()
 
 
 def over_batches(metrics, labels, probabilities, batch=8) -> dict[str, float]:
@@ -40,7 +46,13 @@ def test_batches_of_one_class_add_up_to_the_metrics_of_scikit_learn():
     metrics.reset()
     assert over_batches(metrics, labels, probabilities) == pytest.approx(wanted, abs=1e-6)
     cheap = over_batches(threshold_metrics(), labels, probabilities)
-    assert set(wanted) - set(cheap) == {"auroc", "average_precision"}
+    assert set(wanted) - set(cheap) == {
+        "auroc",
+        "average_precision",
+        "specificity_at_95_recall",
+    }
+    shifted = over_batches(shifted_metrics(), labels, probabilities)
+    assert shifted == pytest.approx({name: wanted[name] for name in shifted}, abs=1e-6)
 
 
 @pytest.mark.parametrize("constant", [0.01, 0.99], ids=["all normal", "all pneumonia"])

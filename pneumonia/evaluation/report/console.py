@@ -18,29 +18,26 @@ from pneumonia.evaluation.report.wording import format_estimate
 MAX_WARNINGS = 3
 
 
-def print_summary(
-    result: EvaluationResult,
-    outputs: Mapping[str, str | Path],
-    validation: Mapping[str, float] | None = None,
-) -> None:
+def print_summary(result: EvaluationResult, outputs: Mapping[str, str | Path]) -> None:
     """Print a result on one screen of 80 columns; the report explains it.
 
     Args:
         result: The result.
         outputs: Where things are, by name, such as `{"Report": "run/report.html"}`.
-        validation: Further metrics of the validation set by name, such as `{"auroc": 0.99}`.
     """
     c = result.confusion
-    estimates = {**wording.validation_estimate(result), **(validation or {})}
+    estimates = wording.validation_estimates(result)
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("metric")
     table.add_column("test (95% CI)", justify="right")
-    if estimates:
-        table.add_column("validation (optimistic)", justify="right", style="dim")
+    for name in estimates:
+        table.add_column(wording.ESTIMATES[name], justify="right", style="dim")
     for metric in METRICS:
         row = [result.label(metric), format_estimate(result.metrics[metric.name], digits=2)]
-        if estimates:
-            row.append(f"{estimates[metric.name]:.3f}" if metric.name in estimates else "")
+        row += [
+            f"{values[metric.name]:.3f}" if metric.name in values else ""
+            for values in estimates.values()
+        ]
         table.add_row(*row)
     console = _console()
     size = wording.dataset_size(result)

@@ -19,6 +19,15 @@ ATTRIBUTION = (
     " CC BY 4.0 (https://creativecommons.org/licenses/by/4.0/). Images shown here are resized."
 )
 
+ESTIMATES = {"validation": "validation (optimistic)", "shifted": "shifted validation"}
+"""Titles of the columns of `validation_estimates`."""
+
+SHIFTED = (
+    "The shifted validation estimate is that of the same images under random changes of pose, zoom,"
+    " aspect ratio, sharpness, perspective, border and grey levels, as images of another hospital"
+    " might have them. Expect new images to lie between the two estimates."
+)
+
 _POLICY = {
     "sensitivity": "recall of at least {}",
     "specificity": "specificity of at least {}",
@@ -115,19 +124,30 @@ def validation_size(point: OperatingPoint) -> str:
     )
 
 
-def validation_estimate(result: EvaluationResult) -> dict[str, float]:
-    """Compute the metrics of the validation set at the threshold that was chosen on it.
+def validation_estimates(result: EvaluationResult) -> dict[str, dict[str, float]]:
+    """Compute the metrics of the validation images at the threshold that was chosen on them.
 
     Returns:
-        Metrics that need a threshold, by name; empty for a threshold of other origin.
+        AUROC and metrics that need a threshold by name, for `validation` and `shifted`; empty for
+        a threshold of other origin.
     """
     point = result.model.operating_point
     if point is None or result.threshold_origin not in {"validation", "site"}:
         return {}
-    tp = round(point.sensitivity * point.n_positive)
-    fp = point.n_negative - round(point.specificity * point.n_negative)
-    values = threshold_metrics(tp, fp, point.n_positive, point.n_negative)
-    return {name: float(value) for name, value in values.items() if np.isfinite(value)}
+    rates = {
+        "validation": (point.sensitivity, point.specificity, point.auroc),
+        "shifted": (point.shifted_sensitivity, point.shifted_specificity, point.shifted_auroc),
+    }
+    estimates = {}
+    for name, (sensitivity, specificity, auroc) in rates.items():
+        if sensitivity is None or specificity is None:
+            continue
+        tp = sensitivity * point.n_positive
+        fp = (1 - specificity) * point.n_negative
+        values = threshold_metrics(tp, fp, point.n_positive, point.n_negative)
+        found = {key: float(value) for key, value in values.items() if np.isfinite(value)}
+        estimates[name] = found if auroc is None else found | {"auroc": auroc}
+    return estimates
 
 
 def uncertain_range(abstention: Abstention) -> str:

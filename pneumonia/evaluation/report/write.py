@@ -96,7 +96,7 @@ def render_html(result: EvaluationResult) -> str:
     context = {
         "warnings": (*model.warnings, *result.notes),
         "confusion": counts,
-        "validation": wording.validation_estimate(result),
+        "validation": wording.validation_estimates(result),
         "roc": _svg(plots.plot_roc(labels, table.scores, counts)),
         "precision_recall": _svg(plots.plot_precision_recall(labels, table.scores, counts)),
         "reliability": _svg(plots.plot_reliability(labels, probabilities, logits)),

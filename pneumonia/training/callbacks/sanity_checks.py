@@ -1,7 +1,7 @@
 """Refuse a run that could only fail or mislead, before its first step."""
 
 from collections.abc import Mapping
-from typing import Literal, cast
+from typing import Any, Literal, cast
 
 from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -55,7 +55,8 @@ class SanityChecks(Callback):
                         f"model.{name}={pl_module.hparams[name]} contradicts data.{name}={value};"
                         f" set data.{name} only, which model.{name} follows."
                     )
-            _check_monitors(trainer, cast(PneumoniaClassifier, pl_module))
+            logged = cast(PneumoniaClassifier, pl_module).monitors(datamodule.shifted_validation)
+            _check_monitors(trainer, pl_module.hparams["schedule"] or {}, logged)
             val = datamodule.splits["val"]
             normal, pneumonia = (len(set(val.patients[val.labels == label])) for label in (0, 1))
             check_support(
@@ -101,7 +102,9 @@ def _check_splits(datamodule: ChestXrayDataModule, processes: int) -> None:
         )
 
 
-def _check_monitors(trainer: Trainer, model: PneumoniaClassifier) -> None:
+def _check_monitors(
+    trainer: Trainer, schedule: Mapping[str, Any], logged: Mapping[str, Literal["min", "max"]]
+) -> None:
     every, epochs = trainer.check_val_every_n_epoch, trainer.max_epochs
     if trainer.limit_val_batches == 0 or (every and epochs and 0 < epochs < every):
         raise ConfigError(
@@ -109,12 +112,10 @@ def _check_monitors(trainer: Trainer, model: PneumoniaClassifier) -> None:
             " trainer.limit_val_batches above 0 and trainer.check_val_every_n_epoch to at most"
             " trainer.max_epochs."
         )
-    logged = model.monitors()
-    schedule = model.hparams["schedule"] or {}
     if schedule.get("name") == "ReduceLROnPlateau":
         monitor, mode = schedule.get("monitor", "val/loss"), schedule.get("mode", "min")
         _check_monitor("model.schedule (ReduceLROnPlateau)", monitor, mode, logged)
-        if every != 1 and monitor.startswith("val/"):
+        if every != 1 and monitor.startswith("val"):
             raise ConfigError(
                 f"model.schedule (ReduceLROnPlateau) reads {monitor} after every epoch, but"
                 f" trainer.check_val_every_n_epoch={every}; set it to 1."
