@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -113,6 +114,11 @@ class PneumoniaNetwork(nn.Module):
             self.register_buffer("grids", grids, persistent=False)
             self.n_views += len(grids)
 
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.scale.device
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits of PNEUMONIA, averaged over the views of test-time augmentation.
 
@@ -160,6 +166,50 @@ class PneumoniaNetwork(nn.Module):
     def normalise(self, images: Tensor) -> Tensor:
         """Scale pixels (as for `forward`) to what the weights expect; float, of the same shape."""
         return images.to(self.scale.dtype) * self.scale + self.shift
+
+
+class Ensemble(nn.Module):
+    """Networks whose logits are averaged: at inference, in the place of a `PneumoniaNetwork`.
+
+    Attributes:
+        n_views: Passes through a backbone that an image takes.
+    """
+
+    def __init__(self, members: Sequence[PneumoniaNetwork]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.n_views = sum(member.n_views for member in members)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.parameters()).device
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the mean logits; see `PneumoniaNetwork.forward`."""
+        return torch.stack([member(images) for member in self.members]).mean(0)
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean logits, and the joined embeddings of all members."""
+        logits, embeddings = zip(*(cast(Any, m).embed(images) for m in self.members), strict=True)
+        return torch.stack(logits).mean(0), torch.cat(embeddings, 1)
+
+
+def build_network(settings: Mapping[str, Any]) -> PneumoniaNetwork | Ensemble:
+    """Build the network that the hyperparameters of a checkpoint describe, without its weights.
+
+    Those of an ensemble list in `members` what differs between its members.
+    """
+    if members := settings.get("members"):
+        return Ensemble([_build_one({**settings, **member}) for member in members])
+    return _build_one(settings)
+
+
+def _build_one(settings: Mapping[str, Any]) -> PneumoniaNetwork:
+    size, tta = settings["image_size"], settings.get("tta")
+    network = PneumoniaNetwork(settings["backbone"], image_size=size, tta=tta)
+    last = settings.get("channels_last") is not False
+    return network.to(memory_format=torch.channels_last) if last else network
 
 
 def _sampling_grids(views: list[View], side: int) -> Tensor:
