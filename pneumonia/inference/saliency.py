@@ -7,7 +7,7 @@ import textwrap
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -61,7 +61,8 @@ class Saliency:
         except ImportError as error:
             raise ExtraError("A heat map", "explain") from error
         self._image_size = image_size
-        members = list(network.members) if isinstance(network, Ensemble) else [network]
+        found = network.members if isinstance(network, Ensemble) else [network]
+        members = cast(list[PneumoniaNetwork], list(found))
         self._networks = [(member, _patch_grid(member, image_size)) for member in members]
         methods = [INTEGRATED_GRADIENTS if grid else GRAD_CAM for _, grid in self._networks]
         self.method = " and ".join(dict.fromkeys(methods))

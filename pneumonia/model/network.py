@@ -220,8 +220,8 @@ def _sampling_grids(views: list[View], side: int) -> Tensor:
         rotation = torch.tensor(
             [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
         )
-        flip = -1.0 if view.flip else 1.0
-        matrix[:, :2] = rotation * torch.tensor([flip / stretch, stretch]) / view.zoom
+        rotation[0] *= -1 if view.flip else 1
+        matrix[:, :2] = rotation * torch.tensor([1 / stretch, stretch]) / view.zoom
     return affine_grid(matrices, [len(views), 1, side, side], align_corners=False)
 
 

@@ -28,7 +28,7 @@ def members_fixture(finished, tmp_path_factory):
     torch.manual_seed(0)
     for value in content["state_dict"].values():
         if value.ndim > 1:
-            value.add_(0.1 * value.std() * torch.randn_like(value))
+            value.add_(value.std() * torch.randn_like(value))
     content["hyper_parameters"]["tta"] = "flip"
     torch.save(content, folder / "b.ckpt")
     return first, folder / "b.ckpt"
@@ -52,7 +52,7 @@ def test_logits_are_the_mean_of_the_members(joined, members, paths):
     assert result.n_views == 3
     assert set(result.auroc) == {*map(str, members), LOGITS}
     a, b = (Predictor.load(member).logits(paths) for member in members)
-    np.testing.assert_allclose(Predictor.load(out).logits(paths), (a + b) / 2, atol=1e-4)
+    np.testing.assert_allclose(Predictor.load(out).logits(paths), (a + b) / 2, atol=1e-5)
     assert np.abs(a - b).max() > 0.01
 
 
@@ -62,7 +62,7 @@ def test_it_is_finalized_on_the_validation_split_of_the_members(joined, members)
     assert model.operating_point == point
     for name in ("n_positive", "n_negative", "policy"):
         assert getattr(point, name) == getattr(member.operating_point, name)
-    assert model.calibration != member.calibration
+    assert point.auroc == pytest.approx(joined[0].auroc[LOGITS]["val"])
     assert model.abstention is not None
 
 
@@ -85,7 +85,7 @@ def test_weights_are_averaged_where_that_is_as_good(finished, synthetic, paths, 
     assert result.method == WEIGHTS
     assert result.n_views == 1
     averaged = PneumoniaClassifier.load_from_checkpoint(out, weights_only=True).state_dict()
-    assert all(torch.allclose(averaged[key], member[key]) for key in member if "conv" in key)
+    assert all(torch.allclose(averaged[key], member[key]) for key in member if "conv2" in key)
     # The statistics of BatchNorm are those of the training images, not the mean of the members'.
     assert not torch.allclose(averaged[BATCH_NORM], member[BATCH_NORM], rtol=1e-3)
     assert np.isfinite(Predictor.load(out).logits(paths)).all()
