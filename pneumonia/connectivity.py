@@ -8,15 +8,11 @@ ANSWER_WITHIN = 4.0
 """Seconds."""
 
 
-def connection_error(ask: Callable[[], object], timeout: float = ANSWER_WITHIN) -> str | None:
-    """Call a function that contacts a server, and give up after a while.
-
-    Args:
-        ask: Raises an exception if the server cannot be reached.
-        timeout: Seconds, name look-up included.
+def connection_error(ask: Callable[[], object]) -> str | None:
+    """Call a function that contacts a server and raises an exception if it cannot be reached.
 
     Returns:
-        Why there was no answer, on one line; None if there was one.
+        Why there was no answer within `ANSWER_WITHIN`, on one line; None if there was one.
     """
     # In a thread, since a name look-up has no timeout of its own.
     answer: queue.Queue[str | None] = queue.Queue()
@@ -30,6 +26,6 @@ def connection_error(ask: Callable[[], object], timeout: float = ANSWER_WITHIN) 
 
     threading.Thread(target=run, daemon=True).start()
     try:
-        return answer.get(timeout=timeout)
+        return answer.get(timeout=ANSWER_WITHIN)
     except queue.Empty:
-        return f"no answer within {timeout:.0f} s"
+        return f"no answer within {ANSWER_WITHIN:.0f} s"

@@ -16,17 +16,11 @@ _UTF16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 @dataclass(frozen=True)
 class CsvTable:
-    """The cells of a CSV file.
+    """The cells of a CSV file."""
 
-    Attributes:
-        columns: Names in the header, lower-case, without spaces around them.
-        rows: The cells of each row that is not blank, as many as there are columns.
-        lines: The line of the file that each row ends in; the header is in line 1.
-    """
-
-    columns: list[str]
-    rows: list[list[str]]
-    lines: list[int]
+    columns: list[str]  # names in the header, lower-case, without spaces around them
+    rows: list[list[str]]  # one cell for each column; blank rows are left out
+    lines: list[int]  # line of the file that each row ends in; the header is in line 1
 
 
 def read_csv(path: str | os.PathLike[str]) -> CsvTable:

@@ -1,4 +1,4 @@
-"""Fixtures of all tests: a synthetic, and small folders that look like Kaggle's."""
+"""Fixtures of all tests: synthetic X-rays, small folders that look like Kaggle's, the CLI."""
 
 import os
 import shutil
@@ -14,15 +14,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from PIL import Image
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
+from pneumonia import cli
 from pneumonia.data.synthetic import write_synthetic
 
 WriteImages = Callable[..., list[Path]]
 MakeDicom = Callable[..., bytes]
+Once = Callable[[str, Callable[[Path], object]], Path]
 
 NATIVE = {ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian}
 
@@ -83,10 +86,24 @@ def trained_files(shared, pytestconfig, tmp_path_factory) -> list[Path]:
 
 
 @pytest.fixture(scope="session")
-def synthetic(tmp_path_factory) -> Path:
-    """A synthetic data set, written once. Read only: copy it to change it."""
-    root = tmp_path_factory.mktemp("synthetic") / "set"
-    return write_synthetic(root, images=60, workers=1)
+def once(tmp_path_factory, worker_id) -> Once:
+    """Makes a folder once for all test processes. What is in it is read only."""
+    base = tmp_path_factory.getbasetemp()
+
+    def once(name: str, make: Callable[[Path], object]) -> Path:
+        folder = (base if worker_id == "master" else base.parent) / "once" / name
+        with FileLock(f"{base.parent / name}.lock"):
+            if not folder.exists():
+                make(folder)
+        return folder
+
+    return once
+
+
+@pytest.fixture(scope="session")
+def synthetic(once) -> Path:
+    """A synthetic data set. Read only: copy it to change it."""
+    return once("synthetic", lambda folder: write_synthetic(folder, images=60, workers=1))
 
 
 @pytest.fixture(scope="session")
@@ -131,6 +148,19 @@ def kaggle_once(tmp_path_factory, write_images) -> Path:
                     ],
                 )
     return root
+
+
+@pytest.fixture
+def run(monkeypatch) -> Callable[..., int]:
+    """Runs the command line in this process, and gives the exit code."""
+
+    def command(*words: object) -> int:
+        monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, words)])
+        with pytest.raises(SystemExit) as exit_:
+            cli.main()
+        return int(exit_.value.code or 0)
+
+    return command
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """What the fuzzing tests share: how a sound file is damaged, and how many cases are tried."""
 
+import csv
+import io
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +25,8 @@ _QUIETLY: dict[str, Any] = {
 }
 QUICK = _QUIETLY | {"derandomize": True}
 SOAK = _QUIETLY | {"phases": [Phase.generate, Phase.shrink]}
+
+CSV_AWKWARD = (b'"', b",", b";", b"\n", b"\r", b"\0", b"nan", b"\xff", b"\xef\xbb\xbf")
 
 Change = tuple[str, float, bytes]
 
@@ -73,6 +77,31 @@ def damaged(content: bytes, some: Sequence[Change]) -> bytes:
         else:
             data[at:at] = data[at : at + 50 * len(new)]
     return bytes(data)
+
+
+@st.composite
+def tables(
+    draw: st.DrawFn,
+    valid: bytes,
+    headers: st.SearchStrategy[list[str]],
+    cells: st.SearchStrategy[str],
+) -> bytes:
+    """A table of CSV that some program may have written, or a valid one that was damaged."""
+    if draw(st.booleans()):
+        return damaged(valid, draw(changes(CSV_AWKWARD, most=3)))
+    header = draw(headers)
+    encoding = draw(st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16", "latin-1"]))
+    text = io.StringIO(newline="")
+    writer = csv.writer(
+        text,
+        delimiter=draw(st.sampled_from(",,,;\t|")),
+        lineterminator=draw(st.sampled_from(["\n", "\r\n", "\r"])),
+        quoting=draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
+    )
+    row = st.lists(cells, min_size=len(header), max_size=len(header))
+    writer.writerows([header, *draw(st.lists(row, max_size=6))])
+    errors = "surrogateescape" if encoding.startswith("utf-8") else "replace"
+    return text.getvalue().encode(encoding, errors)
 
 
 class Touch:

@@ -26,9 +26,7 @@ def non_radiographs(preprocessing: Preprocessing) -> dict[str, Images]:
         "photographs and textures": _stack(map(preprocessing, _photographs(random))),
         "pages of text": _stack(map(preprocessing, _pages(random))),
         "noise": _stack(_noise(random, side)),
-        "smooth and pink noise": _stack(_clouds(random, side)),
         "blank": _stack(_blank(random, side)),
-        "gradients": _stack(_gradients(side)),
     }
 
 
@@ -132,33 +130,7 @@ def _noise(random: np.random.Generator, side: int) -> Iterator[np.ndarray]:
         yield random.choice([0, 128, 255], shape, p=[salt / 2, 1 - salt, salt / 2])
 
 
-def _clouds(random: np.random.Generator, side: int) -> Iterator[np.ndarray]:
-    """Noise of large cells, and noise of amplitude 1 / frequency."""
-    for cells in range(4, 24):
-        coarse = Image.fromarray(random.integers(0, 256, (cells, cells), dtype=np.uint8))
-        yield np.asarray(coarse.resize((side, side), Image.Resampling.BICUBIC))
-        yield random.uniform(60, 200) + random.uniform(15, 60) * _pink(random, side)
-
-
-def _pink(random: np.random.Generator, side: int) -> np.ndarray:
-    """Pink noise of mean 0 and standard deviation 1."""
-    frequency = np.hypot(*np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side)))
-    frequency[0, 0] = np.inf
-    found = np.fft.ifft2(np.fft.fft2(random.normal(size=(side, side))) / frequency).real
-    return found / found.std()
-
-
 def _blank(random: np.random.Generator, side: int) -> Iterator[np.ndarray]:
     for level in np.linspace(0, 255, 25):
         yield np.full((side, side), level)
         yield random.normal(level, random.uniform(0.5, 4), (side, side))
-
-
-def _gradients(side: int) -> Iterator[np.ndarray]:
-    y, x = np.mgrid[0:side, 0:side] / (side - 1) - 0.5
-    for angle in np.linspace(0, 2 * np.pi, 24, endpoint=False):
-        for contrast in (60, 170):
-            yield 127 + contrast * (x * np.cos(angle) + y * np.sin(angle))
-    for sign in (-1, 1):
-        for power in (0.5, 1, 2):
-            yield 127 + sign * 250 * (np.hypot(x, y) ** power - 0.4)

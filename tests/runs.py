@@ -1,6 +1,7 @@
-"""What tests read from run directories, and when two runs are the same."""
+"""What tests read of runs, and when two runs are the same."""
 
 import csv
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -8,18 +9,37 @@ import torch
 
 from pneumonia.model.checkpoint import read_checkpoint
 
+PLATEAU = (
+    "~model.schedule.pct_start",
+    "~model.schedule.interval",
+    "model.schedule.name=ReduceLROnPlateau",
+)
+"""Overrides that put `ReduceLROnPlateau` in place of the default schedule."""
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return server.getsockname()[1]
+
 
 def checkpoint_of(run: Path, name: str = "last") -> dict[str, Any]:
     return read_checkpoint(run / "checkpoints" / f"{name}.ckpt")
 
 
+def rows_of(table: Path) -> list[dict[str, str]]:
+    with table.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
+        return list(csv.DictReader(file, strict=True))
+
+
 def history(run: Path) -> list[dict[str, str]]:
-    """Rows of the log, without what a clock says."""
-    with (run / "csv" / "metrics.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    for row in rows:
-        row.pop("train/images_per_second")
-    return [row for row in rows if any(v for k, v in row.items() if k != "step")]
+    """Rows of the logs, without what a clock says; those logged again after a resume once."""
+    rows = {}
+    for file in sorted(run.glob("csv/version_*/metrics.csv")):
+        for row in rows_of(file):
+            found = {k: v for k, v in row.items() if v and k != "train/images_per_second"}
+            rows[int(found["step"]), tuple(found)] = found
+    return [rows[key] for key in sorted(rows) if key[1] != ("step",)]
 
 
 def assert_same_result(first: Path, second: Path) -> None:

@@ -1,7 +1,5 @@
 """`pneumonia evaluate`, `compare` and `calibrate`, as typed."""
 
-import sys
-
 import pytest
 
 from pneumonia import cli
@@ -11,19 +9,10 @@ TABLE = "path,label,probability\n" + "".join(
 )
 
 
-def run(monkeypatch, *arguments: object) -> int:
-    monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, arguments)])
-    try:
-        cli.main()
-    except SystemExit as end:
-        return int(end.code or 0)
-    return 0
-
-
-def test_predictions_are_evaluated_on_one_screen(monkeypatch, tmp_path, capsys):
+def test_predictions_are_evaluated_on_one_screen(run, tmp_path, capsys):
     (tmp_path / "a.csv").write_text(TABLE)
     arguments = ["--predictions", tmp_path / "a.csv", "--out", tmp_path / "out"]
-    assert run(monkeypatch, "evaluate", *arguments, "--threshold", "0.3") == 0
+    assert run("evaluate", *arguments, "--threshold", "0.3") == 0
     printed = capsys.readouterr().out
     assert len(printed.splitlines()) <= 25
     for part in ("recall (sensitivity)", "specificity", "threshold 0.3", "out/report.html"):
@@ -32,9 +21,9 @@ def test_predictions_are_evaluated_on_one_screen(monkeypatch, tmp_path, capsys):
     assert not (tmp_path / "out/MODEL_CARD.md").exists()
 
 
-def test_a_model_does_not_differ_from_itself(monkeypatch, tmp_path, capsys):
+def test_a_model_does_not_differ_from_itself(run, tmp_path, capsys):
     (tmp_path / "a.csv").write_text(TABLE)
-    assert run(monkeypatch, "compare", tmp_path / "a.csv", tmp_path / "a.csv") == 0
+    assert run("compare", tmp_path / "a.csv", tmp_path / "a.csv") == 0
     printed = capsys.readouterr().out
     assert "no evidence of a difference" in printed
     assert "better" not in printed
@@ -53,9 +42,9 @@ def test_a_model_does_not_differ_from_itself(monkeypatch, tmp_path, capsys):
         (["calibrate", "--checkpoint", "c", "--data", ".", "--out", "n"], "c"),
     ],
 )
-def test_mistakes_end_in_one_sentence(monkeypatch, tmp_path, capsys, arguments, named):
+def test_mistakes_end_in_one_sentence(run, tmp_path, monkeypatch, capsys, arguments, named):
     monkeypatch.chdir(tmp_path)
-    assert run(monkeypatch, *arguments) == cli.USER_ERROR
+    assert run(*arguments) == cli.USER_ERROR
     error = capsys.readouterr().err
     assert named in error
     assert "Traceback" not in error

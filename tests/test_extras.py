@@ -10,17 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 ABSENT = (
-    *(
-        "pydicom",
-        "imagecodecs",
-        "openjpeg",
-        "jpeg_ls",
-        "captum",
-        "onnx",
-        "onnxscript",
-        "onnxruntime",
-    ),
-    *("fastapi", "uvicorn", "python_multipart", "optuna", "submitit", "hydra_plugins"),
+    *("pydicom", "imagecodecs", "openjpeg", "jpeg_ls", "captum", "onnx", "onnxscript"),
+    *("onnxruntime", "fastapi", "uvicorn", "python_multipart", "optuna", "submitit"),
+    "hydra_plugins",
 )
 BARE = f"""
 import sys
@@ -43,10 +35,7 @@ def run(code: str, *arguments: object, cwd: Path = ROOT) -> subprocess.Completed
 def test_every_module_can_be_imported():
     done = run("""
         import pkgutil, pneumonia
-        behind = {  # imported when they are needed
-            "pneumonia.data.dicom",
-            "pneumonia.inference.server",
-        }
+        behind = {"pneumonia.data.dicom", "pneumonia.inference.server"}  # imported when needed
         for module in pkgutil.walk_packages(pneumonia.__path__, "pneumonia."):
             if module.name not in behind:
                 __import__(module.name)

@@ -87,15 +87,14 @@ def test_a_file_that_is_no_table_is_refused_by_both(tmp_path, content, named):
         PredictionTable.read(tmp_path / "t.csv")
 
 
-@pytest.mark.parametrize(("digits", "kind"), [(0, "hard labels"), (1, "coarse scores"), (3, None)])
-def test_hard_and_coarse_scores_are_marked(digits, kind):
+@pytest.mark.parametrize(("digits", "noted"), [(0, True), (1, True), (3, False)])
+def test_hard_and_coarse_scores_are_noted(digits, noted):
     random = np.random.default_rng(0)
     labels = np.arange(60) % 2
     scores = np.round(np.clip(0.2 + 0.5 * labels + random.normal(0, 0.2, 60), 0, 0.9), digits)
     table = PredictionTable(label=labels, probability=scores)
-    assert table.score_kind == kind
     result = evaluate_predictions(table, EvaluatedModel("x", "y"), replicates=200)
-    assert any("distinct values" in note for note in result.notes) == (kind is not None)
+    assert any("Distinct scores" in note for note in result.notes) == noted
 
 
 def test_inverted_scores_are_asked_about():

@@ -16,10 +16,6 @@ def calibrate_command(
     split: Annotated[
         str | None, typer.Option(help="Use only this split: train, val or test.")
     ] = None,
-    prevalence: Annotated[
-        float | None,
-        typer.Option(help="Fraction of pneumonia at the site, if these images have another."),
-    ] = None,
     policy: Annotated[
         str | None,
         typer.Option(help="sensitivity, specificity, youden, cost or fixed; else as before."),
@@ -42,12 +38,11 @@ def calibrate_command(
         patients=patients,
         policy=policy,
         target=target,
-        prevalence=prevalence,
         alpha=alpha,
     )
     aim = point.policy if point.target is None else f"{point.policy} {point.target:g}"
     typer.echo(
-        f"Temperature {calibration.temperature:.3f}, offset {calibration.offset:+.3f}\n"
+        f"Temperature {calibration.temperature:.3f}\n"
         f"Threshold {point.threshold:.4g} ({aim}), sensitivity {point.sensitivity:.3f} and"
         f" specificity {point.specificity:.3f} on these images; new images give less\n"
         f"Uncertain from {abstention.lower:.4g} to {abstention.upper:.4g} (alpha"

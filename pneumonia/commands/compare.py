@@ -18,11 +18,10 @@ def compare_command(
         float | None,
         typer.Option(help="Threshold of B; default: from metrics.json beside B.csv, else 0.5."),
     ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Compare two models on the same images: differences of all metrics with 95% CI."""
     from pneumonia.evaluation.compare import compare_files
     from pneumonia.evaluation.report.console import print_comparison
 
-    result = compare_files(a, b, (threshold_a, threshold_b), seed=seed)
+    result = compare_files(a, b, (threshold_a, threshold_b))
     print_comparison(result, (str(a), str(b)))

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from pneumonia.commands import Patients
-from pneumonia.errors import DataError
+from pneumonia.errors import printable
 
 data = typer.Typer(help="Look at a data set.", no_args_is_help=True, rich_markup_mode=None)
 
@@ -46,11 +46,8 @@ def audit_command(
     for part in audit_tables(found):
         console.print(part, soft_wrap=isinstance(part, Text))
     if json_file is not None:
-        try:
-            with atomic_write(json_file) as file:
-                json.dump(found.to_dict(), file, indent=2)
-        except OSError as error:
-            raise DataError(f"{json_file} cannot be written ({error.strerror}).") from error
+        with atomic_write(json_file) as file:
+            json.dump(found.to_dict(), file, indent=2)
     if found.errors:
         raise typer.Exit(1)
 
@@ -66,15 +63,14 @@ def show_command(
     images: Annotated[int, typer.Option(min=1, max=50, help="Images of each class.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the choice and augmentation.")] = 0,
 ) -> None:
-    """Draw originals beside the inputs of validation and training."""
-    from pneumonia.data.audit.contact_sheet import check_picture_name, draw_views
+    """Draw images in rows: the original, as validated, and four times as augmented."""
+    from pneumonia.data.audit.contact_sheet import draw_views
     from pneumonia.data.image_io import Preprocessing
     from pneumonia.data.transforms import Augmentation
 
-    check_picture_name(out)
     preprocessing = Preprocessing(image_size, resize_mode)  # type: ignore[arg-type]  # it checks
-    draw_views(root, preprocessing, Augmentation(), images, seed, out)
-    typer.echo(f"Wrote {out}")
+    rows = draw_views(root, preprocessing, Augmentation(), images, seed, out)
+    typer.echo("\n".join([f"Wrote {out}, from top to bottom:", *map(printable, rows)]))
 
 
 @data.command("download")

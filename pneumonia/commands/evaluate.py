@@ -28,10 +28,9 @@ def evaluate_command(
         typer.Option(help="Predict PNEUMONIA from this probability, not the model's threshold."),
     ] = None,
     probe: Annotated[
-        bool, typer.Option("--probe", help="Also run the shortcut probe (lungs masked, files).")
+        bool, typer.Option("--probe", help="Also run the shortcut probe (lungs masked).")
     ] = False,
     patients: Patients = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
     """Evaluate a model or a table of predictions: metrics with 95% CI, and a report."""
     if (checkpoint is None) == (predictions is None):
@@ -50,7 +49,7 @@ def evaluate_command(
 
         model = EvaluatedModel(str(predictions), "the images of that table")
         table = PredictionTable.read(predictions)
-        result = evaluate_predictions(table, model, threshold, seed=seed)
+        result = evaluate_predictions(table, model, threshold)
         files = write_report(result, out)
     else:
         if root is None:
@@ -65,7 +64,6 @@ def evaluate_command(
             patients=patients,
             threshold=threshold,
             probe=probe,
-            seed=seed,
         )
     from pneumonia.evaluation.report.console import print_summary
 

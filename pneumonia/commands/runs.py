@@ -7,16 +7,11 @@ from typing import Annotated
 
 import typer
 
-from pneumonia.errors import DataError
-
 
 def runs_command(
     root: Annotated[
         Path, typer.Argument(help="Folder that holds runs and sweeps.", metavar="DIR")
     ] = Path("runs"),
-    out: Annotated[
-        Path | None, typer.Option(help="Write all runs and differing settings here (.csv).")
-    ] = None,
 ) -> None:
     """Compare runs: settings that differ, validation metrics, best first."""
     from rich.console import Console
@@ -31,9 +26,3 @@ def runs_command(
             console.print(part, soft_wrap=isinstance(part, Text))
     if len(groups) > 1:
         typer.echo("Runs with different monitors are in separate tables.")
-    if out is not None:
-        try:
-            leaderboard.write_table(groups, out)
-        except OSError as error:
-            raise DataError(f"{out} cannot be written ({error.strerror}).") from error
-        typer.echo(f"Wrote {out}")

@@ -1,7 +1,4 @@
-"""Downloads Kaggle's data set into kagglehub's cache, and makes a folder to train on of it.
-
-On the same disk its images are hard links into the cache: never change one in place.
-"""
+"""Downloads Kaggle's data set into kagglehub's cache, and copies it to a folder to train on."""
 
 import errno
 import logging
@@ -73,19 +70,15 @@ def lay_out(source: Path, root: Path) -> None:
         )
     try:
         with atomic_folder(root) as target:
-            for folder in {Path(image.name).parent for image in images}:
-                (target / folder).mkdir(parents=True)
             for image in images:
-                try:
-                    (target / image.name).hardlink_to(copy / image.name)
-                except OSError:  # another disk, or a file system without links
-                    shutil.copyfile(copy / image.name, target / image.name)
+                (target / image.name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(copy / image.name, target / image.name)
     except OSError as error:
         if _is_complete(root):  # made by another run in the meantime
             return
         raise DataError(
-            f"{root} cannot be written ({error.strerror or error}); on another disk than"
-            " kagglehub's cache it takes 1.2 GB: make room, or choose another folder."
+            f"{root} cannot be written ({error.strerror or error}); it takes 1.2 GB: make room, or"
+            " choose another folder."
         ) from error
     log.info("%s contains the %d images of %s", root, len(images), PAGE)
 

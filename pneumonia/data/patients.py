@@ -24,19 +24,12 @@ _STREAMS: tuple[tuple[re.Pattern[str], str, str], ...] = (
 
 
 class Identity(NamedTuple):
-    """The patient and subtype of an image.
+    """The patient and subtype of an image."""
 
-    Attributes:
-        patient: Unique key, such as `virus/78`.
-        stream: The patient's stream; the class name where file names belong to no stream.
-        number: Within the stream, or `UNNUMBERED`.
-        subtype: `normal`, `bacterial`, `viral` or `unknown`.
-    """
-
-    patient: str
-    stream: str
-    number: int
-    subtype: str
+    patient: str  # unique key, such as `virus/78`
+    stream: str  # the patient's stream; the class name where file names belong to no stream
+    number: int  # within the stream, or `UNNUMBERED`
+    subtype: str  # `normal`, `bacterial`, `viral` or `unknown`
 
 
 def identify_patients(

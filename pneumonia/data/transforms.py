@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
+from torch.nn.functional import grid_sample
 
 from pneumonia.errors import check_setting
 
@@ -101,21 +103,20 @@ class Augmentation:
         random = np.random.default_rng(seed)
         # All numbers are drawn whatever the settings: one setting does not change the others.
         u = random.uniform(-1, 1, 16)
-        source = Image.fromarray(_levels(image, u, self)[image])
+        source = Image.fromarray(image).point(_levels(image, u, self))
         kept = _between(u[10], self.resolution)
         if kept < 1:
             side = max(8, round(kept * source.width))
-            source = source.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
-        side = size or image.shape[0]
+            source = source.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=1.0)
         matrix, offset = _geometry(u, self)
-        result = _warp(source, matrix, offset, side)
+        result = _warp(np.array(source), matrix, offset, size or image.shape[0])
         if random.random() < self.erase:
             _erase(result, random)
         if self.noise:
             result = _add_noise(result, self.noise * abs(u[11]), random)
         if random.random() < self.jpeg:
             result = _compress(result, int(random.integers(20, 91)))
-        return np.array(result, dtype=np.uint8)
+        return result
 
 
 def _between(u: float, bounds: Sequence[float]) -> float:
@@ -124,7 +125,7 @@ def _between(u: float, bounds: Sequence[float]) -> float:
     return float(low * (high / low) ** ((u + 1) / 2))
 
 
-def _levels(image: Pixels, u: NDArray[np.float64], a: Augmentation) -> NDArray[np.uint8]:
+def _levels(image: Pixels, u: NDArray[np.float64], a: Augmentation) -> list[int]:
     """The new grey level of each of the 256, by brightness, contrast and gamma."""
     levels: NDArray[np.float64] = np.arange(256) / 255
     if a.gamma:
@@ -133,7 +134,7 @@ def _levels(image: Pixels, u: NDArray[np.float64], a: Augmentation) -> NDArray[n
     if a.contrast:
         mean = float(image[::4, ::4].mean()) / 255
         levels = mean + (levels - mean) * (1 + a.contrast * u[2])
-    table: Pixels = np.rint(255 * levels.clip(0, 1)).astype(np.uint8)
+    table: list[int] = np.rint(255 * levels.clip(0, 1)).astype(int).tolist()
     return table
 
 
@@ -155,39 +156,39 @@ def _geometry(
 
 
 def _warp(
-    image: Image.Image, matrix: NDArray[np.float64], offset: NDArray[np.float64], side: int
-) -> Image.Image:
-    scale = image.width / side
-    shift = image.width / 2 * (1 + offset - matrix.sum(1))
-    (a, b), (d, e) = scale * matrix
-    return image.transform(
-        (side, side),
-        Image.Transform.AFFINE,
-        (a, b, shift[0], d, e, shift[1]),
-        Image.Resampling.BILINEAR,
-        fillcolor=0,
-    )
+    image: Pixels, matrix: NDArray[np.float64], offset: NDArray[np.float64], side: int
+) -> Pixels:
+    """Resample an image bilinearly: 1.5 times as fast as Pillow's transform."""
+    axis = (np.arange(side, dtype=np.float32) + 0.5) * (2 / side) - 1
+    grid = np.empty((1, side, side, 2), np.float32)
+    for k in range(2):
+        x, y = (matrix[k] * axis[:, None]).astype(np.float32).T
+        np.add(x[None, :] + np.float32(offset[k]), y[:, None], out=grid[0, :, :, k])
+    source = torch.from_numpy(image).float()[None, None]
+    sampled = grid_sample(source, torch.from_numpy(grid), align_corners=False)
+    pixels: Pixels = (sampled[0, 0] + 0.5).to(torch.uint8).numpy()
+    return pixels
 
 
-def _erase(image: Image.Image, random: np.random.Generator) -> None:
+def _erase(pixels: Pixels, random: np.random.Generator) -> None:
     area, ratio = random.uniform(0.02, 0.15), math.exp(random.uniform(-0.7, 0.7))
-    w, h = image.width * math.sqrt(area * ratio), image.height * math.sqrt(area / ratio)
-    x, y = random.uniform(0, image.width - w), random.uniform(0, image.height - h)
-    ImageDraw.Draw(image).rectangle((x, y, x + w, y + h), fill=int(random.integers(256)))
+    side = len(pixels)
+    w, h = round(side * math.sqrt(area * ratio)), round(side * math.sqrt(area / ratio))
+    x, y = random.integers(side - w + 1), random.integers(side - h + 1)
+    pixels[y : y + h, x : x + w] = random.integers(256)
 
 
-def _add_noise(image: Image.Image, deviation: float, random: np.random.Generator) -> Image.Image:
-    count = image.width * image.height
-    start = int(random.integers(_NOISE.size - count))
-    noise = _NOISE[start : start + count].reshape(image.height, image.width)
-    noisy = np.asarray(image) + 255 * np.float32(deviation) * noise
-    return Image.fromarray(noisy.clip(0, 255).astype(np.uint8))
+def _add_noise(pixels: Pixels, deviation: float, random: np.random.Generator) -> Pixels:
+    start = random.integers(_NOISE.size - pixels.size)
+    noise = _NOISE[start : start + pixels.size].reshape(pixels.shape)
+    noisy: Pixels = (pixels + np.float32(255 * deviation) * noise).clip(0, 255).astype(np.uint8)
+    return noisy
 
 
-def _compress(image: Image.Image, quality: int) -> Image.Image:
+def _compress(pixels: Pixels, quality: int) -> Pixels:
     content = io.BytesIO()
-    image.save(content, "JPEG", quality=quality)
-    return Image.open(content).convert("L")
+    Image.fromarray(pixels).save(content, "JPEG", quality=quality)
+    return np.array(Image.open(content))
 
 
 VAL_SHIFT = Augmentation(

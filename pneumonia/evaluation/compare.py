@@ -28,39 +28,24 @@ UNKNOWN = "unknown: no interval"
 
 @dataclass(frozen=True)
 class Difference:
-    """One metric of two models, `a` and `b`; NaN where undefined.
-
-    Attributes:
-        difference: b - a, with its interval.
-        verdict: `A is better`, `B is better`, `A is higher`, `B is higher`, `NO_EVIDENCE` where
-            the interval includes 0, or `UNKNOWN` without an interval.
-    """
+    """One metric of two models, `a` and `b`; NaN where undefined."""
 
     a: float
     b: float
-    difference: Estimate
-    verdict: str
+    difference: Estimate  # b - a
+    verdict: str  # `A is better`, `B is higher`, ..., `NO_EVIDENCE` or `UNKNOWN`
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same images.
+    """Two models on the same images."""
 
-    Attributes:
-        differences: By name of `METRICS`; not corrected for multiple comparisons.
-        auroc_p_value: Two-sided p-value of equal AUROC (Obuchowski); NaN where the variance is 0.
-        only_a_correct: Images that only the first model classifies correctly; likewise `b`.
-        accuracy_p_value: Of McNemar's exact test (Psychometrika 12, 1947), which assumes
-            independent images.
-        thresholds: The threshold of each model, and where it comes from.
-    """
-
-    differences: dict[str, Difference]
-    auroc_p_value: float
-    only_a_correct: int
+    differences: dict[str, Difference]  # by name; not corrected for multiple comparisons
+    auroc_p_value: float  # two-sided, of equal AUROC (Obuchowski); NaN where the variance is 0
+    only_a_correct: int  # images that only the first model classifies correctly
     only_b_correct: int
-    accuracy_p_value: float
-    thresholds: tuple[str, str] = ("", "")
+    accuracy_p_value: float  # McNemar's exact test (1947), which assumes independent images
+    thresholds: tuple[str, str] = ("", "")  # of each model, and where it comes from
 
 
 def compare(
@@ -119,9 +104,6 @@ def compare_files(
     a: str | os.PathLike[str],
     b: str | os.PathLike[str],
     thresholds: tuple[float | None, float | None] = (None, None),
-    *,
-    seed: int = 0,
-    replicates: int = REPLICATES,
 ) -> Comparison:
     """Compare two tables of predictions of the same images, matched by path.
 
@@ -131,8 +113,6 @@ def compare_files(
         a: One model's CSV file, as for `PredictionTable.read`, with a column path.
         b: The other's.
         thresholds: For each model; None for the one in `metrics.json` beside the file, or 0.5.
-        seed: Bootstrap seed.
-        replicates: Number of bootstrap replicates.
 
     Raises:
         EvaluationError: If a file cannot be used, or they are of different images.
@@ -161,7 +141,7 @@ def compare_files(
         table_b = replace(table_b, patient=table_a.patient)
     cut_a, origin_a = _threshold(a, thresholds[0])
     cut_b, origin_b = _threshold(b, thresholds[1])
-    found = compare(table_a, table_b, (cut_a, cut_b), seed=seed, replicates=replicates)
+    found = compare(table_a, table_b, (cut_a, cut_b))
     return replace(found, thresholds=(f"{cut_a:.4g}, {origin_a}", f"{cut_b:.4g}, {origin_b}"))
 
 

@@ -28,19 +28,12 @@ _QUANTILE = NormalDist().inv_cdf((1 + LEVEL) / 2)
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number with its confidence interval.
+    """A number with its confidence interval."""
 
-    Attributes:
-        value: The number on these images; NaN where undefined.
-        low: Lower end of the 95% interval; NaN without an interval.
-        high: Upper end, likewise.
-        method: How the interval was computed, or why there is none.
-    """
-
-    value: float
-    low: float
+    value: float  # NaN where undefined
+    low: float  # ends of the 95% interval; NaN without an interval
     high: float
-    method: str
+    method: str  # how the interval was computed, or why there is none
 
     def to_dict(self) -> dict[str, float | str | None]:
         """Return plain values for JSON, None for NaN."""

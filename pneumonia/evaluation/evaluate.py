@@ -20,7 +20,7 @@ from pneumonia.evaluation.confidence import (
     exact_proportion,
     proportion_interval,
 )
-from pneumonia.evaluation.metrics import Confusion, Metric, confusion
+from pneumonia.evaluation.metrics import Confusion, confusion
 from pneumonia.evaluation.predictions import FEW_PATIENTS, PredictionTable, check_threshold
 from pneumonia.evaluation.threshold import OperatingPoint
 from pneumonia.labels import CLASSES, NORMAL, PNEUMONIA, UNKNOWN_SUBTYPE
@@ -30,6 +30,7 @@ AT_HALF = f"at_{HALF}/"
 """Prefix of the names of metrics at probability 0.5."""
 
 _MORE_THAN_CHANCE = 0.025
+_COARSE = 10  # distinct scores
 
 Origin = Literal["validation", "site", "given", "default", "missing"]
 """Where a threshold comes from: the validation set, a site's images (`pneumonia calibrate`), the
@@ -40,29 +41,17 @@ ImageLoader = Callable[[str], NDArray[np.uint8]]
 
 @dataclass(frozen=True)
 class EvaluatedModel:
-    """The model that made the predictions, as far as it is known.
+    """The model that made the predictions, as far as it is known."""
 
-    Attributes:
-        name: The file of the model or table.
-        data: What it was tested on, in words.
-        is_checkpoint: Whether it is one of the project's checkpoints, rather than a table.
-        calibration: Temperature and offset of `sigmoid(logit / temperature + offset)`, or None.
-        operating_point: None if the threshold was not chosen on any images.
-        abstention: The range of uncertain probabilities around that threshold, or None.
-        metadata: Plain nested values about data, split, training and model; any may be missing.
-        history: What each `pneumonia calibrate` replaced, oldest first: plain nested values.
-        warnings: Caveats, a sentence each.
-    """
-
-    name: str
-    data: str
-    is_checkpoint: bool = False
-    calibration: tuple[float, float] | None = None
-    operating_point: OperatingPoint | None = None
-    abstention: Abstention | None = None
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    history: tuple[Mapping[str, Any], ...] = ()
-    warnings: tuple[str, ...] = ()
+    name: str  # the file of the model or table
+    data: str  # what it was tested on, in words
+    is_checkpoint: bool = False  # of this project, rather than a table
+    calibration: tuple[float, float] | None = None  # sigmoid(logit / the first + the second)
+    operating_point: OperatingPoint | None = None  # None if not chosen on any images
+    abstention: Abstention | None = None  # the uncertain probabilities around its threshold
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # plain nested values, or missing
+    history: tuple[Mapping[str, Any], ...] = ()  # what each `pneumonia calibrate` replaced
+    warnings: tuple[str, ...] = ()  # a sentence each
 
     def lookup(self, *keys: str) -> Any:
         """Look up a value in the metadata by nested keys; None where it was not recorded."""
@@ -79,57 +68,35 @@ class EvaluatedModel:
 
 @dataclass(frozen=True, eq=False)
 class ShortcutProbe:
-    """AUROC on images that were changed in one way.
+    """AUROC on images that were changed in one way."""
 
-    Attributes:
-        name: The change, in a few words.
-        geometry: Exactly what was done.
-        auroc: The AUROC on the changed images.
-        picture: One of them, grey uint8 [H, W]; None without an image.
-    """
-
-    name: str
-    geometry: str
+    name: str  # the change, in a few words
+    geometry: str  # exactly what was done
     auroc: Estimate
-    picture: NDArray[np.uint8] | None = None
+    picture: NDArray[np.uint8]  # a changed image, grey [H, W]
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
     """What report, console, model card and logs show.
 
-    Attributes:
-        model: What made the predictions.
-        table: The predictions.
-        threshold: PNEUMONIA is predicted if probability >= threshold.
-        threshold_origin: Where it comes from.
-        metrics: By name without `test/`. Plain names at the threshold, `at_0.5/...` at 0.5,
-            `<subtype>/...` for the PNEUMONIA images of a subtype with all NORMAL images. With
-            abstention also `coverage*`, the fraction of images that are not uncertain; `decided/*`,
-            metrics of those images; `decided/false_*_patients`, the fraction of patients with a
-            confident error, which alpha bounds.
-        confusion: The confusion matrix at the threshold.
-        notes: Caveats, a sentence each.
-        abstention: The range of uncertain images; None without abstention.
-        probes: The shortcut probe; empty where it was not run.
-        load_image: Returns the grey image of a path, uint8 [H, W]; None without images.
+    `metrics` are by name without `test/`: plain names at the threshold, `at_0.5/...` at 0.5,
+    `<subtype>/...` for the PNEUMONIA images of a subtype with all NORMAL images. With abstention
+    also `coverage*`, the fraction of images that are not uncertain; `decided/*`, metrics of those
+    images; `decided/false_*_patients`, the fraction of patients with a confident error, which
+    alpha bounds.
     """
 
     model: EvaluatedModel
     table: PredictionTable
-    threshold: float
+    threshold: float  # PNEUMONIA is predicted if probability >= threshold
     threshold_origin: Origin
     metrics: dict[str, Estimate]
-    confusion: Confusion
-    notes: tuple[str, ...]
+    confusion: Confusion  # at the threshold
+    notes: tuple[str, ...]  # caveats, a sentence each
     abstention: Abstention | None = None
-    probes: tuple[ShortcutProbe, ...] = ()
-    load_image: ImageLoader | None = None
-
-    def label(self, metric: Metric) -> str:
-        """Name a metric in tables; those of scores say if these are hard labels or coarse."""
-        kind = None if metric.needs_threshold else self.table.score_kind
-        return metric.label if kind is None else f"{metric.label} ({kind})"
+    probes: tuple[ShortcutProbe, ...] = ()  # empty where the shortcut probe was not run
+    load_image: ImageLoader | None = None  # the grey image of a path, uint8 [H, W]
 
     def values(self, prefix: str = "") -> dict[str, float]:
         """Return the defined metrics over all images at the threshold, as plain numbers."""
@@ -238,13 +205,11 @@ def _notes(table: PredictionTable) -> list[str]:
             f"{mixed} patients have images of both classes: all patients are resampled together."
             " Check that no key is shared by several patients."
         )
-    if (kind := table.score_kind) is not None:
+    values = np.unique(table.scores).size
+    if values <= min(_COARSE, len(table) - 1):
         notes.append(
-            f"The scores are {kind}, of {np.unique(table.scores).size} distinct values: AUROC,"
-            " average precision and calibration are those of such scores, not of the model."
+            f"Distinct scores: only {values}. AUROC, average precision and calibration are coarse."
         )
-    if np.ptp(table.scores) == 0:
-        notes.append("All images have the same score: the model does not separate the classes.")
     return notes
 
 

@@ -6,7 +6,7 @@ precision rank raw logits where they are known: in float32 a sigmoid saturates n
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,9 +20,6 @@ Array = NDArray[np.float64]
 BINS = 15
 """Bins of equal width of the calibration error (Naeini, Cooper and Hauskrecht, AAAI 2015), which is
 biased upwards where bins hold few images, and of the reliability diagram."""
-
-PREVALENCES = (0.05, 0.2, 0.5)
-"""Prevalences of PNEUMONIA for which predictive values are given."""
 
 _EPSILON = float(np.finfo(np.float64).eps)
 """Distance from 0 and 1 that probabilities keep where a logarithm is taken, as in scikit-learn."""
@@ -123,20 +120,15 @@ class WeightedTable:
 class Metric:
     """One metric, as it is computed and named everywhere.
 
-    Attributes:
-        name: Key in `metrics.json`, without `test/`.
-        label: Name in tables.
-        function: Takes a `Confusion` if it needs a threshold, else a `WeightedTable`; returns
-            shape (r,), NaN where undefined.
-        needs_threshold: Whether it depends on the threshold.
-        higher_is_better: None where neither direction is.
+    The function takes a `Confusion` if it needs a threshold, else a `WeightedTable`; it returns
+    shape (r,), NaN where undefined.
     """
 
-    name: str
-    label: str
+    name: str  # key in `metrics.json`, without `test/`
+    label: str  # name in tables
     function: Callable[[Any], Array]
     needs_threshold: bool = True
-    higher_is_better: bool | None = True
+    higher_is_better: bool | None = True  # None where neither direction is
 
 
 def _ratio(part: Array, whole: Array) -> Array:
@@ -152,18 +144,6 @@ def _mcc(c: Confusion) -> Array:
         np.sqrt(c.tp + c.fp) * np.sqrt(c.tn + c.fn) * np.sqrt(c.n_positive) * np.sqrt(c.n_negative)
     )
     return np.nan_to_num(_ratio(c.tp * c.tn - c.fp * c.fn, spread), nan=0.0)
-
-
-def _ppv(c: Confusion, prevalence: float) -> Array:
-    """PPV by Bayes' theorem (Altman and Bland, BMJ 309, 1994, 102)."""
-    tp, fp = c.sensitivity * prevalence, c.fp / c.n_negative * (1 - prevalence)
-    return _ratio(tp, tp + fp)
-
-
-def _npv(c: Confusion, prevalence: float) -> Array:
-    """NPV by Bayes' theorem."""
-    tn, fn = c.specificity * (1 - prevalence), c.fn / c.n_positive * prevalence
-    return _ratio(tn, tn + fn)
 
 
 METRICS: tuple[Metric, ...] = (
@@ -189,16 +169,6 @@ METRICS: tuple[Metric, ...] = (
 )
 """All metrics of tables and comparisons, in the order in which they are shown."""
 
-PREVALENCE_METRICS: tuple[Metric, ...] = tuple(
-    Metric(f"{value}_at_{p:.0%}".replace("%", "_percent"), f"{value.upper()} at {p:.0%}", function)
-    for p in PREVALENCES
-    for value, function in (
-        ("ppv", partial(_ppv, prevalence=p)),
-        ("npv", partial(_npv, prevalence=p)),
-    )
-)
-"""Predictive values at other prevalences: PPV and NPV at each of `PREVALENCES`."""
-
 SYNONYMS = {"sensitivity": "recall", "ppv": "precision"}
 """Second names in `metrics.json`, with the metric that each stands for."""
 
@@ -215,11 +185,7 @@ def threshold_metrics(
         np.asarray(x, np.float64) for x in (tp, fp, n_positive, n_negative)
     )
     matrix = Confusion(tp, fp, negative - fp, positive - tp)
-    return {
-        metric.name: metric.function(matrix)
-        for metric in (*METRICS, *PREVALENCE_METRICS)
-        if metric.needs_threshold
-    }
+    return {metric.name: metric.function(matrix) for metric in METRICS if metric.needs_threshold}
 
 
 def compute_metrics(

@@ -25,7 +25,6 @@ _LABELS = f"{CLASSES[NORMAL]} (0) or {CLASSES[PNEUMONIA]} (1)"
 _KINDS = {"path": "U", "subtype": "U", "patient": "iuU"}
 """Accepted kinds of numpy types; all other columns are numbers."""
 _SHOWN = 3
-_HARD, _COARSE = 2, 10  # distinct scores
 
 
 def sigmoid(logits: ArrayLike) -> NDArray[np.float64]:
@@ -113,14 +112,6 @@ class PredictionTable:
         ordered = self.probability[np.argsort(self.logit, kind="stable")]
         rounding = 1e-12  # the sigmoid of two adjacent floats may be out of order
         return self.logit if (np.diff(ordered) >= -rounding).all() else self.probability
-
-    @cached_property
-    def score_kind(self) -> str | None:
-        """`hard labels` for up to 2 distinct scores, `coarse scores` for up to 10, else None."""
-        values = np.unique(self.scores).size
-        if values <= _HARD:
-            return "hard labels"
-        return "coarse scores" if values <= min(_COARSE, len(self) - 1) else None
 
     @cached_property
     def patient_ids(self) -> NDArray[np.intp]:

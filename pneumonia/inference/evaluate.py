@@ -31,7 +31,6 @@ def evaluate_checkpoint(
     patients: str | None = None,
     threshold: float | None = None,
     probe: bool = False,
-    seed: int = 0,
 ) -> tuple[EvaluationResult, list[Path]]:
     """Evaluate a checkpoint on a split of a data set, and write metrics, predictions and report.
 
@@ -43,7 +42,6 @@ def evaluate_checkpoint(
         patients: How patients are identified; see `pneumonia.data.patients.identify`.
         threshold: To use instead of the checkpoint's.
         probe: Also run the shortcut probe, which takes three more passes.
-        seed: Of the bootstrap.
 
     Returns:
         The result, and the files written.
@@ -78,7 +76,6 @@ def evaluate_checkpoint(
         threshold,
         probes=probe_shortcuts(model, samples, logits) if probe else (),
         load_image=thumbnail,
-        seed=seed,
     )
     return result, write_report(result, directory, Path(directory) / CARD)
 
@@ -108,12 +105,6 @@ def describe_checkpoint(
     }
     history = tuple(content.get("recalibration") or ())
     doubts = list(warnings)
-    prevalence = history[-1].get("prevalence") if history else None
-    if isinstance(prevalence, int | float) and 0 < prevalence < 1:
-        doubts.append(
-            f"Probabilities are calibrated for a prevalence of {prevalence:g}. If the tested"
-            " images have another, calibration, Brier score and log loss look wrong."
-        )
     if tested is not None:
         fingerprint = tested.fingerprint()
         known = metadata.get("data")

@@ -24,7 +24,7 @@ class Calibration:
 
     Attributes:
         temperature: Positive and finite; 1 leaves logits unchanged.
-        offset: Log odds that are added; not 0 if the model was recalibrated to another prevalence.
+        offset: Log odds that are added; 0 unless the checkpoint states another number.
 
     Raises:
         ValueError: If a value is out of its range.

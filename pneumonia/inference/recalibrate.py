@@ -5,17 +5,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import expit, logit
-from sklearn.linear_model import LogisticRegression
 
 from pneumonia import __version__
 from pneumonia.data.dataset import read_split
 from pneumonia.data.manifest import Manifest
-from pneumonia.errors import CheckpointError, DataError, EvaluationError
+from pneumonia.errors import CheckpointError, DataError
 from pneumonia.evaluation.abstention import DEFAULT_ALPHA, Abstention, check_alpha, fit_abstention
-from pneumonia.evaluation.calibration import TEMPERATURES, fit_temperature
+from pneumonia.evaluation.calibration import fit_temperature
 from pneumonia.evaluation.predictions import PredictionTable
 from pneumonia.evaluation.threshold import OperatingPoint, check_policy, choose_threshold
 from pneumonia.inference.metadata import Calibration
@@ -24,8 +20,6 @@ from pneumonia.labels import CLASSES, SPLITS
 from pneumonia.model.checkpoint import read_checkpoint, write_checkpoint
 
 _REPLACED = ("calibration", "operating_point", "abstention")
-_WEAK_PENALTY = 1e6
-"""Inverse strength of the penalty, so that separable classes have a finite slope."""
 
 
 def recalibrate_checkpoint(
@@ -37,7 +31,6 @@ def recalibrate_checkpoint(
     patients: str | None = None,
     policy: str | None = None,
     target: float | None = None,
-    prevalence: float | None = None,
     alpha: float | None = None,
 ) -> tuple[Calibration, OperatingPoint, Abstention]:
     """Refit temperature, threshold and abstention on a site's images, into a new checkpoint.
@@ -52,7 +45,6 @@ def recalibrate_checkpoint(
         patients: How patients are identified; see `pneumonia.data.patients.identify`.
         policy: Of the operating point; None for the checkpoint's, or `sensitivity`.
         target: Of the policy; None for the checkpoint's, if it has this policy.
-        prevalence: Fraction of PNEUMONIA at the site, if its labelled images have another.
         alpha: Of the abstention; None for the checkpoint's, or 0.05.
 
     Raises:
@@ -68,8 +60,6 @@ def recalibrate_checkpoint(
         )
     if out.exists() and out.samefile(checkpoint):
         raise CheckpointError(f"{out} is the checkpoint itself; name a new file.")
-    if prevalence is not None and not 0 < prevalence < 1:
-        raise EvaluationError(f"prevalence: found {prevalence}, expected a number from 0 to 1.")
     model = Predictor.load(checkpoint, finalized=False)
     policy, target = _policy(model.operating_point, policy, target)
     if alpha is None:
@@ -78,7 +68,7 @@ def recalibrate_checkpoint(
     samples = _read_samples(root, split, patients)
     PredictionTable(label=samples.labels, logit=np.zeros(len(samples)))  # both classes are there
     logits = model.logits([str(path) for path in samples.paths])
-    calibration = fit_calibration(samples.labels, logits, prevalence)
+    calibration = Calibration(fit_temperature(samples.labels, logits))
     probabilities = calibration(logits)
     point = choose_threshold(samples.labels, probabilities, samples.patients, policy, target)
     abstention = fit_abstention(
@@ -94,42 +84,14 @@ def recalibrate_checkpoint(
         "patients": len(np.unique(samples.patients)),
         **dict(zip(CLASSES, samples.class_counts(), strict=True)),
         "fingerprint": samples.fingerprint(),
-        "prevalence": prevalence,
         "replaced": {key: content.get(key) for key in _REPLACED},
     }
-    content["calibration"] = {"temperature": calibration.temperature, "offset": calibration.offset}
+    content["calibration"] = {"temperature": calibration.temperature}
     content["operating_point"] = point.to_dict()
     content["abstention"] = abstention.to_dict()
     content["recalibration"] = [*(content.get("recalibration") or ()), entry]
     write_checkpoint(content, out)
     return calibration, point, abstention
-
-
-def fit_calibration(
-    labels: NDArray[np.int64], logits: NDArray[np.float64], prevalence: float | None = None
-) -> Calibration:
-    """Fit the temperature, and for a given prevalence the offset, by maximum likelihood.
-
-    The offset is fitted at the fraction f of PNEUMONIA in `labels` and moved by logit(prevalence)
-    - logit(f), assuming that images of a class look the same everywhere (Saerens et al., Neural
-    Computation 14, 2002, equation 2.4).
-
-    Args:
-        labels: Shape (n,), 0 or 1, of both classes.
-        logits: Shape (n,), raw and finite.
-        prevalence: In (0, 1).
-    """
-    temperature = fit_temperature(labels, logits)
-    if prevalence is None:
-        return Calibration(temperature)
-    regression = LogisticRegression(C=_WEAK_PENALTY, tol=1e-8, max_iter=1000)
-    slope = float(regression.fit(logits[:, None], labels).coef_[0, 0])
-    slope = min(max(slope, 1 / TEMPERATURES[1]), 1 / TEMPERATURES[0])
-    fraction = float(np.mean(labels))
-    scaled = logits * slope
-    bound = float(np.abs(scaled).max()) + abs(float(logit(fraction))) + 1
-    offset = float(brentq(lambda x: expit(scaled + x).mean() - fraction, -bound, bound))
-    return Calibration(1 / slope, offset + float(logit(prevalence) - logit(fraction)))
 
 
 def _policy(

@@ -133,17 +133,11 @@ _SWEEP = ("-m", "--multirun", "hydra.mode=MULTIRUN", "hparams_search=")
 def quote_values(words: Sequence[str]) -> list[str]:
     """Quote paths and patterns that Hydra cannot take as typed, such as `data.root=Data (1)`.
 
-    A leading `~` becomes the home directory. A comma belongs to the path, except in a sweep, where
-    it separates values. All other words stay as they are.
-
-    Args:
-        words: The command line without the name of the program.
-
-    Returns:
-        As many words.
+    A leading `~` becomes the home directory. In a sweep, where a comma separates values, nothing is
+    quoted.
 
     Raises:
-        ConfigError: If the value of another key is not valid Hydra syntax, with the form to type.
+        ConfigError: If a value is not valid Hydra syntax, with the form to type.
     """
     sweep = any(word.startswith(_SWEEP) for word in words)
     return [_quote(word, sweep) if "=" in word and word[0] not in "-~" else word for word in words]
@@ -151,23 +145,22 @@ def quote_values(words: Sequence[str]) -> list[str]:
 
 def _quote(word: str, sweep: bool) -> str:
     key, _, value = word.partition("=")
-    if key.rpartition(".")[2] in _TEXT_KEYS:
-        parts = _split(value) if sweep else [value]
-        return f"{key}={','.join(_quote_text(key, part, sweep) for part in parts)}"
-    if _parse(word) is None:
-        form = shlex.quote(f"{key}={_quoted(value)}")
-        raise ConfigError(f"{word} is not valid Hydra syntax; quote the value: {form}")
-    return word
-
-
-def _quote_text(key: str, text: str, sweep: bool) -> str:
-    text = os.path.expanduser(text)  # noqa: PTH111  Path would drop a trailing separator
-    override = _parse(f"{key}={text}")
-    if override is not None and override.is_sweep_override():
-        return text if sweep else _quoted(text)
-    # Not a list, a number or a truth value: folders may have such names.
-    plain = override is not None and isinstance(override.value(), str | QuotedString | None)
-    return text if plain else _quoted(text)
+    is_text = key.rpartition(".")[2] in _TEXT_KEYS
+    if is_text:  # Path would drop a trailing separator
+        value = ",".join(os.path.expanduser(part) for part in value.split(","))  # noqa: PTH111
+    override = _parse(f"{key}={value}")
+    quoted = f"{key}={QuotedString(value, Quote.single).with_quotes()}"
+    if is_text and not sweep:
+        if override is None or override.is_sweep_override():
+            return quoted
+        # Folders may have the name of a list, a number or a truth value.
+        plain = isinstance(override.value(), str | QuotedString | None)
+        return f"{key}={value}" if plain else quoted
+    if override is None:
+        raise ConfigError(
+            f"{word} is not valid Hydra syntax; quote the value: {shlex.quote(quoted)}"
+        )
+    return f"{key}={value}"
 
 
 def _parse(word: str) -> Override | None:
@@ -175,29 +168,6 @@ def _parse(word: str) -> Override | None:
         return OverridesParser.create().parse_override(word)
     except HydraException:
         return None
-
-
-def _quoted(text: str) -> str:
-    return QuotedString(text, Quote.single).with_quotes()
-
-
-def _split(text: str) -> list[str]:
-    """Split at commas outside of brackets and quotes; at all commas where these do not pair."""
-    parts, depth, quote = [""], 0, ""
-    for character in text:
-        if quote:
-            quote = "" if character == quote else quote
-        elif character in "'\"" and not parts[-1]:
-            quote = character
-        elif character in "([{":
-            depth += 1
-        elif character in ")]}":
-            depth -= 1
-        elif character == "," and not depth:
-            parts.append("")
-            continue
-        parts[-1] += character
-    return text.split(",") if depth or quote else parts
 
 
 def check_config(config: Mapping[str, Any]) -> None:

@@ -55,10 +55,6 @@ def exit_with_parent() -> None:
 def check_strategy(trainer: Mapping[str, Any], sweep: bool) -> None:
     """Refuse strategies that are not supported, before anything is built.
 
-    Args:
-        trainer: The configuration of the Trainer.
-        sweep: Whether this is one job of a multirun.
-
     Raises:
         ConfigError: If the strategy was never tested, or a multirun would use several processes.
     """
@@ -82,11 +78,6 @@ def check_devices(
     trainer: Trainer, settings: Mapping[str, Any], datamodule: ChestXrayDataModule
 ) -> None:
     """Check that the processes of a Trainer can divide the work, before they are started.
-
-    Args:
-        trainer: Before its fit.
-        settings: The configuration it was built from.
-        datamodule: Its batches are divided.
 
     Raises:
         ConfigError: If a setting does not fit the number of processes.

@@ -45,16 +45,12 @@ Main = Callable[[DictConfig], float | None]
 
 _FULL_ERROR = "HYDRA_FULL_ERROR"
 _SET_HERE = "PNEUMONIA_SET_HYDRA_FULL_ERROR"  # and not by the user; inherited by other ranks
-_BEFORE_CONFIG = (".hydra", "train.log", "hparams.yaml", "events.out.tfevents")
+_BEFORE_CONFIG = (".hydra", "train.log", "hparams.yaml", "events.out.tfevents", "csv")
 """What lies in a run directory before the run has written its configuration."""
 
 
 def check_run(config: DictConfig, sweep: bool) -> None:
     """Refuse what could not work, before anything is built or written.
-
-    Args:
-        config: The composed configuration.
-        sweep: Whether this is one job of a multirun.
 
     Raises:
         ConfigError: If the seed or the strategy cannot be used.
@@ -76,9 +72,6 @@ def run(main: Callable[[], object]) -> None:
     """Run a Hydra entry point; on a user's mistake print one sentence and exit with 1.
 
     With `HYDRA_FULL_ERROR=1` in the environment every error keeps its traceback.
-
-    Args:
-        main: The function that `hydra.main` and `handle_errors` decorated.
     """
     silence_other_ranks()
     exit_with_parent()
@@ -156,15 +149,7 @@ _LOST_PROCESS = (
 
 
 def explain_system_error(error: BaseException, directory: str) -> PneumoniaError | None:
-    """Explain a failure of memory, disk or another process.
-
-    Args:
-        error: Whatever ended the run.
-        directory: The run directory.
-
-    Returns:
-        An error that says what to do; None if the error is probably a bug.
-    """
+    """Say what to do about a failure of memory, disk or another process; None for a bug."""
     resume = f"Then continue with: python train.py resume=true hydra.run.dir={directory}"
     if isinstance(error, OSError) and error.errno in _DISK_FULL + _READ_ONLY:
         full = error.errno in _DISK_FULL

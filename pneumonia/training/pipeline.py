@@ -111,16 +111,8 @@ def build_run(start: RunStart) -> RunComponents:
 def test(run: RunComponents, path: str, checkpoint: Mapping[str, Any]) -> EvaluationResult | None:
     """Test the finalized checkpoint and write `metrics.json`, `predictions.csv` and the report.
 
-    Args:
-        run: After its fit; the `test` split of its data module is read.
-        path: The finalized `.ckpt` file; `MODEL_CARD.md` is written beside it.
-        checkpoint: Its content.
-
     Returns:
         The result on rank zero, None on the other processes.
-
-    Raises:
-        DataError: If there is no usable test split.
     """
     run.trainer.test(run.model, run.datamodule, ckpt_path=path, weights_only=True, verbose=False)
     if not run.trainer.is_global_zero:
@@ -150,12 +142,7 @@ def finish(
 ) -> None:
     """Log the final metrics, write `summary.json`, which marks the run as finished, and print it.
 
-    Args:
-        run: After its test, if there was one.
-        path: The finalized `.ckpt` file.
-        score: Its monitored metric.
-        checkpoint: Its content.
-        result: The result of the test.
+    `path` is the finalized checkpoint, `score` its monitored metric, `result` None without a test.
     """
     if not run.trainer.is_global_zero:
         return

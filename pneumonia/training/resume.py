@@ -29,25 +29,15 @@ _HARDWARE = {f"trainer.{key}" for key in ("accelerator", "devices", "num_nodes",
 
 @dataclass(frozen=True)
 class RunStart:
-    """What a run starts with.
-
-    Attributes:
-        config: The composed configuration.
-        directory: The run directory.
-        overrides: The overrides on the command line.
-        checkpoint: The checkpoint to continue from, or None.
-        resumed: Whether the run continues in its own directory.
-        fingerprint: Fingerprint of the images that must be found; None accepts any.
-        sweep: Whether this is one job of a multirun.
-    """
+    """What a run starts with."""
 
     config: DictConfig
-    directory: str
-    overrides: Sequence[str] = ()
-    checkpoint: str | None = None
-    resumed: bool = False
-    fingerprint: str | None = None
-    sweep: bool = False
+    directory: str  # of the run
+    overrides: Sequence[str] = ()  # typed on the command line
+    checkpoint: str | None = None  # to continue from
+    resumed: bool = False  # whether the run continues in its own directory
+    fingerprint: str | None = None  # of the images that must be found; None accepts any
+    sweep: bool = False  # whether this is one job of a multirun
 
     @property
     def test(self) -> bool:
@@ -57,10 +47,6 @@ class RunStart:
 
 def resolve_run_start(config: DictConfig, job: HydraConf) -> RunStart:
     """Decide what a run starts with.
-
-    Args:
-        config: The composed configuration, with `resume` and `repeat` in it.
-        job: Hydra's own configuration of the run.
 
     Raises:
         PneumoniaError: If there is nothing to resume or repeat, the command line contradicts the

@@ -50,10 +50,7 @@ def write_run_summary(directory: str | Path, summary: RunSummary) -> None:
 
 
 def read_run_summary(directory: str | Path) -> RunSummary | None:
-    """Read `summary.json` from the directory of a run.
-
-    Returns:
-        None for a run that is still running, was killed, or never started.
+    """Read `summary.json`; None for a run that is still running, was killed, or never started.
 
     Raises:
         ValueError: If the file is damaged.
@@ -72,21 +69,11 @@ def read_run_summary(directory: str | Path) -> RunSummary | None:
 
 def commit() -> str:
     """Commit of the checkout, with `-dirty` appended if files differ; `unknown` without git."""
-    return git("describe", "--always", "--dirty", "--abbrev=40").strip() or "unknown"
-
-
-def git(*words: str) -> str:
-    """Output of a git command in the checkout; empty without git."""
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=40"]
     try:
-        done = subprocess.run(  # noqa: S603  fixed commands
-            ["git", *words],  # noqa: S607
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=30,
-            check=True,
-            cwd=_CHECKOUT,
+        done = subprocess.run(  # noqa: S603  a fixed command
+            words, capture_output=True, text=True, timeout=30, check=True, cwd=_CHECKOUT
         )
     except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout
+        return "unknown"
+    return done.stdout.strip()

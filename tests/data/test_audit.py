@@ -1,5 +1,6 @@
 """The audit: no errors for a sound data set, and problems with the files they concern."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -10,8 +11,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pneumonia.data.audit.checks import audit, near_duplicates
+from pneumonia.data.audit.checks import AUGMENTATIONS, audit, near_duplicates
 from pneumonia.data.audit.report import audit_tables
+from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import DataError
 
 
@@ -185,6 +187,77 @@ def test_shortcuts_of_the_file_are_measured(tmp_path) -> None:
     assert found["height"].auroc == found["aspect ratio"].auroc == pytest.approx(1.0)
 
 
+CUES = {
+    "sharpness": lambda pixels: np.asarray(
+        Image.fromarray(pixels.astype(np.uint8)).reduce(2).resize(pixels.shape)
+    ),
+    "brightness": lambda pixels: pixels + 40,
+    "contrast": lambda pixels: 100 + 0.6 * (pixels - 100),
+    "saturated pixels": lambda pixels: np.where(WHERE == "inside", STRIPES, pixels),
+    "black border": lambda pixels: np.where(WHERE == "left", 0, pixels),
+}
+WHERE = np.full((224, 224), "elsewhere")
+WHERE[20:28, 20:28], WHERE[:, :2] = "inside", "left"
+STRIPES = 255 * (np.arange(224) % 2)  # black inside of an image is no border
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[np.ndarray]:
+    """Twelve smooth ones with some noise, of different brightness and contrast."""
+    random, found = np.random.default_rng(5), []
+    for level, spread in zip(random.permutation(12), range(12), strict=True):
+        field = Image.fromarray(random.standard_normal((8, 8)).astype(np.float32))
+        smooth = np.asarray(field.resize((224, 224), Image.Resampling.BICUBIC))
+        noise = random.standard_normal((224, 224)) / 5
+        unit = (smooth - smooth.mean()) / smooth.std() + noise
+        found.append((90 + 2 * level + (18 + spread) * unit).clip(20, 200))
+    return found
+
+
+@pytest.fixture
+def write_classes(tmp_path, pictures):
+    """Writes the same pictures into both classes, those of PNEUMONIA with a change."""
+
+    def write(change) -> Path:
+        for label, pixels_of in {"NORMAL": lambda pixels: pixels, "PNEUMONIA": change}.items():
+            folder = tmp_path / "train" / label
+            folder.mkdir(parents=True, exist_ok=True)
+            for n, pixels in enumerate(pictures):
+                image = Image.fromarray(np.rint(pixels_of(pixels)).astype(np.uint8))
+                image.save(folder / f"{n}.png")
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize("cue", CUES)
+def test_a_cue_of_the_pixels_is_found_alone(cue, write_classes) -> None:
+    found = {s["attribute"]: s for s in audit(write_classes(CUES[cue])).to_dict()["shortcuts"]}
+    assert found[cue]["auroc"] > 0.95
+    assert found[cue]["flagged"]
+    assert found[cue]["augmentation"]
+    assert [name for name in CUES if found[name]["flagged"]] == [cue]
+    assert found["aspect ratio"]["auroc"] == 0.5
+
+
+def test_only_readable_training_images_count_as_shortcuts(write_classes) -> None:
+    root = write_classes(lambda pixels: pixels)
+    train = images(root, "train/NORMAL")
+    for split, change in {"val": 0, "test": 255}.items():
+        for label in ("NORMAL", "PNEUMONIA"):
+            (root / split / label).mkdir(parents=True)
+            picture = Image.new("L", (8, 8), change * (label == "NORMAL"))
+            picture.save(root / split / label / "1.png")
+    (root / "train/NORMAL/damaged.png").write_bytes(train[0].read_bytes()[:500])
+    for label in ("NORMAL", "PNEUMONIA"):
+        Image.new("L", (224, 224)).save(root / "train" / label / "uniform.png")
+    found = audit(root)
+    assert checks(found)["unreadable"] == ("train/NORMAL/damaged.png",)
+    assert {s.attribute for s in found.shortcuts} == set(AUGMENTATIONS)
+    assert all(s.auroc == 0.5 for s in found.shortcuts)
+    assert "sharpness" in shown(found)
+
+
 def test_near_duplicates_are_joined_through_others() -> None:
     bits = np.random.default_rng(4).integers(0, 256, (5, 72), np.uint8)
     bits[3] = bits[0]
@@ -201,7 +274,11 @@ def test_real_images_have_no_errors(shared) -> None:
     found = audit(shared / "data/chest_xray")
     assert found.errors == []
     assert [overlap.kind for overlap in found.overlaps] == ["identical"] * 24
-    assert {shortcut.attribute for shortcut in found.shortcuts if shortcut.flagged} == {"bytes"}
+    flagged = {
+        shortcut.attribute: shortcut.auroc for shortcut in found.shortcuts if shortcut.flagged
+    }
+    assert set(flagged) == {"bytes", "sharpness", "black border", "contrast"}
+    assert flagged["sharpness"] == pytest.approx(0.80, abs=0.01)
 
 
 def test_every_image_with_a_guessed_bit_depth_is_named(kaggle) -> None:
@@ -212,3 +289,8 @@ def test_every_image_with_a_guessed_bit_depth_is_named(kaggle) -> None:
     (finding,) = (found for found in audit(kaggle).findings if found.check == "content")
     assert set(finding.files) == {f"train/NORMAL/{path.name}" for path in names}
     assert "bits" in finding.message
+
+
+def test_every_shortcut_names_settings_that_exist():
+    settings = {name for names in AUGMENTATIONS.values() for name in names}
+    assert settings <= {field.name for field in dataclasses.fields(Augmentation)}

@@ -1,12 +1,11 @@
 """The meaning of pixel values comes from the file, or from the smallest depth that holds them."""
 
 import io
-import struct
-import zlib
 
 import numpy as np
 import pytest
 import tifffile
+from formats import png_chunk
 from PIL import Image
 
 from pneumonia.data.bit_depth import bit_depth
@@ -33,22 +32,16 @@ def png(pixels: np.ndarray, significant: int | None = None) -> bytes:
     content = file.getvalue()
     if significant is None:
         return content
-    chunk = b"sBIT" + bytes([significant])
-    chunk = struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk))
-    return content[:33] + chunk + content[33:]  # after IHDR
+    return content[:33] + png_chunk(b"sBIT", bytes([significant])) + content[33:]  # after IHDR
 
 
 @pytest.mark.parametrize(
     ("maximum", "stated", "depth", "warned"),
     [
         (255, 8, 8, False),
-        (10, 8, 8, False),
         (40000, 16, 16, False),
-        (32767, 16, 16, False),
         (16320, 16, 14, True),
         (4080, 16, 12, True),
-        (255, 16, 8, True),
-        (4080, 12, 12, False),
         (1500, 12, 12, False),
         (1000, 12, 10, True),
     ],
@@ -123,13 +116,12 @@ def test_a_16_bit_png_that_is_not_filled_is_the_same_picture(content, warned):
     assert bool(image.info["warnings"]) == warned
 
 
-@pytest.mark.parametrize("container", ["array", "PIL", "PNG", "TIFF", "DICOM"])
+@pytest.mark.parametrize("container", ["array", "PNG", "TIFF", "DICOM"])
 @pytest.mark.parametrize("shift", [-4, 0, 2, 4])
 def test_one_picture_in_any_container_is_the_same(make_dicom, container, shift):
     pixels = GREY if shift < 0 else TWELVE << shift
     read = {
         "array": lambda: from_array(pixels),
-        "PIL": lambda: from_array(np.asarray(Image.fromarray(pixels))),
         "PNG": lambda: read_grey(png(pixels)),
         "TIFF": lambda: read_grey(tiff(pixels)),
         "DICOM": lambda: read_grey(make_dicom(pixels)),
@@ -138,16 +130,8 @@ def test_one_picture_in_any_container_is_the_same(make_dicom, container, shift):
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
-@pytest.mark.parametrize("shape", ["HW", "1HW", "HW1", "HW3", "3HW"])
-def test_floats_from_0_to_1(dtype, shape):
-    floats = (GREY / 255).astype(dtype)
-    array = {
-        "HW": floats,
-        "1HW": floats[None],
-        "HW1": floats[..., None],
-        "HW3": np.stack([floats] * 3, 2),
-        "3HW": np.stack([floats] * 3),
-    }[shape]
+def test_floats_from_0_to_1(dtype):
+    array = (GREY / 255).astype(dtype)
     assert np.abs(np.asarray(from_array(array)).astype(int) - GREY).max() <= 1
 
 

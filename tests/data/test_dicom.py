@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
+from formats import SYNTAXES
 from imagecodecs import jpeg8_encode
 from PIL import Image
 from pydicom.dataset import Dataset
@@ -36,15 +37,6 @@ from pydicom.uid import (
 from pneumonia.data.image_io import read_grey
 from pneumonia.errors import DataError
 
-SYNTAXES = (
-    ImplicitVRLittleEndian,
-    ExplicitVRLittleEndian,
-    ExplicitVRBigEndian,
-    DeflatedExplicitVRLittleEndian,
-    RLELossless,
-    JPEGLSLossless,
-    JPEG2000Lossless,
-)
 TWELVE = np.arange(4096, dtype=np.uint16).reshape(64, 64)
 
 
@@ -91,11 +83,9 @@ MONO1, INVERSE = {"PhotometricInterpretation": "MONOCHROME1"}, {"PresentationLUT
     ("pixels", "attributes", "expected"),
     [
         (TWELVE, {}, TWELVE >> 4),
-        (TWELVE, {"BitsStored": 16}, TWELVE >> 4),
         (TWELVE.astype(np.int16), {"BitsStored": 16}, TWELVE >> 4),
         (TWELVE.astype(np.int16) - 2048, {}, TWELVE >> 4),
         (TWELVE, MONO1, 255 - (TWELVE >> 4)),
-        (TWELVE, MONO1 | INVERSE, 255 - (TWELVE >> 4)),
         (TWELVE, INVERSE, 255 - (TWELVE >> 4)),
         (TWELVE, {"RescaleSlope": -1, "RescaleIntercept": 4095}, 255 - (TWELVE >> 4)),
         (TWELVE, {"VOILUTSequence": table([i // 16 for i in range(4096)], depth=8)}, TWELVE >> 4),
@@ -117,13 +107,10 @@ def test_the_entries_of_a_big_endian_table(make_dicom):
 WINDOWS = [
     {"WindowCenter": 2000, "WindowWidth": 1000},
     {"WindowCenter": [2000, 500], "WindowWidth": [1, 10]},
-    {"WindowCenter": 1000, "WindowWidth": 300, "VOILUTFunction": "LINEAR_EXACT"},
     {"WindowCenter": 1000, "WindowWidth": 300, "VOILUTFunction": "SIGMOID"},
     {"WindowCenter": -500, "WindowWidth": 900, "RescaleSlope": 0.5, "RescaleIntercept": -1024},
-    {"WindowCenter": 2000, "WindowWidth": 3000, "RescaleSlope": -1, "RescaleIntercept": 4095},
     {"VOILUTSequence": table([16 * i for i in range(4096)]), "WindowCenter": 9, "WindowWidth": 2},
     {"VOILUTSequence": table([i * i // 256 for i in range(2048)], 1024)},
-    {"ModalityLUTSequence": table([65535 - 16 * i for i in range(4096)])},
     {"ModalityLUTSequence": table(list(range(4096))), "WindowCenter": 1000, "WindowWidth": 500},
 ]
 
@@ -163,13 +150,10 @@ EIGHT = np.zeros((4, 6), np.uint8)
         ({"PixelData": None}, "no pixels"),
         ({"NumberOfFrames": 2}, "2 frames"),
         ({"PhotometricInterpretation": "RGB"}, "PhotometricInterpretation"),
-        ({"Rows": None}, "Rows"),
         ({"Rows": 65535, "Columns": 65535}, "Rows and Columns"),
         ({"Rows": 5}, "truncated"),
         ({"BitsAllocated": 32, "BitsStored": 32}, "BitsStored"),
-        ({"HighBit": 6}, "HighBit"),
         ({"WindowCenter": 5, "WindowWidth": 0}, "WindowWidth"),
-        ({"WindowCenter": 5, "WindowWidth": 5, "VOILUTFunction": "CUBIC"}, "VOILUTFunction"),
         ({"RescaleSlope": 0, "RescaleIntercept": 1}, "RescaleSlope"),
         ({"VOILUTSequence": table([1, 2, 3], depth=5)}, "lookup table"),
     ],
@@ -192,7 +176,6 @@ def test_a_compression_without_a_decoder_is_named(make_dicom):
     [
         (JPEGLossless, 8, True),
         (JPEGLosslessSV1, 12, True),
-        (JPEGLosslessSV1, 16, True),
         (JPEGExtended12Bit, 8, False),
         (JPEGExtended12Bit, 12, False),
     ],
@@ -212,10 +195,8 @@ def test_jpeg_of_archives_is_decoded(make_dicom, syntax, bits, lossless):
 @pytest.mark.parametrize(
     ("age", "warned"),
     [
-        ("034Y", True),
         ("006Y", True),
         ("005Y", False),
-        ("018M", False),
         ("003W", True),
         ("?", False),
     ],

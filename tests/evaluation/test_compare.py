@@ -95,11 +95,11 @@ def test_files_are_matched_by_path_and_use_their_own_threshold(tmp_path):
     metrics = {"test/threshold": {"value": 0.3}}
     (tmp_path / "one" / "metrics.json").write_text(json.dumps(metrics))
     files = [tmp_path / name / "predictions.csv" for name in ("one", "other")]
-    found = compare_files(*files, replicates=200)
+    found = compare_files(*files)
     assert found.thresholds[0].startswith("0.3, from ")
     assert found.thresholds[1].startswith("0.5, default")
-    assert repr(found.differences) == repr(compare(a, b, (0.3, 0.5), replicates=200).differences)
-    given = compare_files(*files, (0.1, 0.2), replicates=200)
+    assert repr(found.differences) == repr(compare(a, b, (0.3, 0.5)).differences)
+    given = compare_files(*files, (0.1, 0.2))
     assert given.thresholds == ("0.1, given", "0.2, given")
 
 
@@ -116,4 +116,4 @@ def test_files_of_other_images_are_refused(tmp_path, other, named):
     (tmp_path / "a.csv").write_text("path,label,probability\na,0,0.5\nb,1,0.6\n")
     (tmp_path / "b.csv").write_text(other)
     with pytest.raises(EvaluationError, match=named):
-        compare_files(tmp_path / "a.csv", tmp_path / "b.csv", replicates=200)
+        compare_files(tmp_path / "a.csv", tmp_path / "b.csv")

@@ -5,7 +5,6 @@ import io
 import matplotlib.image
 import numpy as np
 import pytest
-from sklearn.calibration import calibration_curve
 
 from pneumonia.evaluation import plots
 from pneumonia.evaluation.abstention import ABOVE_ONE, Abstention
@@ -63,14 +62,6 @@ def test_titles_give_the_number_and_legends_the_operating_point():
     assert "uncertain" not in histogram
     abstention = Abstention(0.3, ABOVE_ONE, 0.05, 5, 5)
     assert "uncertain" in text(plots.plot_histogram(labels, sigmoid(logits), 0.5, abstention))
-
-
-def test_reliability_diagram_equals_scikit_learn():
-    labels = np.arange(200) % 2
-    p = sigmoid(np.random.default_rng(0).normal(2 * labels - 1))
-    (points,) = plots.plot_reliability(labels, p).axes[0].collections
-    frequency, probability = calibration_curve(labels, p, n_bins=15)
-    np.testing.assert_allclose(points.get_offsets(), np.c_[probability, frequency])
 
 
 def test_confusion_matrix_gives_counts_and_percentages_of_each_class():

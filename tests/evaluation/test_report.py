@@ -25,7 +25,7 @@ from pneumonia.evaluation.report.write import ERRORS_SHOWN, model_card, render_h
 from pneumonia.evaluation.threshold import choose_threshold
 
 SECTIONS = ["summary", "performance", "curves", "calibration", "abstention", "subtypes"]
-SECTIONS += ["prevalence", "errors", "probe", "data", "limits"]
+SECTIONS += ["errors", "probe", "data", "limits"]
 EVIL = "<script>alert(1)</script>"
 METADATA = {
     "model": {"backbone": "resnetv2_50", "image_size": 224},

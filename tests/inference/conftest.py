@@ -1,6 +1,5 @@
 """Fixtures of inference: a small model that was never trained."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 import torch
 from lightning import Trainer
 
-from pneumonia import cli
 from pneumonia.data.dataset import read_split
 from pneumonia.evaluation.abstention import Abstention
 from pneumonia.evaluation.threshold import choose_threshold
@@ -71,22 +69,10 @@ def checkpoint_file(file_without_abstention, synthetic, tmp_path_factory) -> Pat
 
 
 @pytest.fixture(scope="session")
-def exported(checkpoint_file, tmp_path_factory) -> Path:
+def exported(checkpoint_file, once) -> Path:
     """The complete checkpoint, exported."""
-    return export(checkpoint_file, tmp_path_factory.mktemp("exported") / "model.onnx")
-
-
-@pytest.fixture
-def run(monkeypatch) -> Callable[..., int]:
-    """Runs the command line in this process, and gives the exit code."""
-
-    def command(*words: object) -> int:
-        monkeypatch.setattr(sys, "argv", ["pneumonia", *map(str, words)])
-        with pytest.raises(SystemExit) as exit_:
-            cli.main()
-        return int(exit_.value.code or 0)
-
-    return command
+    folder = once("exported", lambda new: export(checkpoint_file, new / "model.onnx"))
+    return folder / "model.onnx"
 
 
 @pytest.fixture

@@ -5,19 +5,14 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from runs import rows_of
 
 from pneumonia.inference.batch_predict import COLUMNS
 from pneumonia.inference.predictor import Predictor
-
-
-def read(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        return list(csv.DictReader(file))
 
 
 def test_one_row_per_file_in_name_order_with_the_predictions_of_the_model(
@@ -25,7 +20,7 @@ def test_one_row_per_file_in_name_order_with_the_predictions_of_the_model(
 ):
     out = tmp_path / "new" / "out.csv"
     assert predict(images[0].parent, images[2], "--out", out, "--batch-size", 3) == 0
-    rows = read(out)
+    rows = rows_of(out)
     assert tuple(rows[0]) == COLUMNS
     assert [row["path"] for row in rows] == list(map(str, images))
     classifier = Predictor.load(checkpoint_file)
@@ -113,14 +108,14 @@ def test_a_full_disk_keeps_the_rows_so_far(predict, images, tmp_path, capsys):
     assert "o.csv cannot be written" in capsys.readouterr().err
     assert len((tmp_path / "o.csv").read_text().splitlines()) > 3
     assert predict(images[0].parent, "--out", tmp_path / "o.csv", "--resume") == 0
-    assert [row["path"] for row in read(tmp_path / "o.csv")] == [str(path) for path in images]
+    assert [row["path"] for row in rows_of(tmp_path / "o.csv")] == [str(path) for path in images]
 
 
 def test_what_a_checkpoint_lacks_stays_empty_with_a_note(
     predict, images, file_without_abstention, tmp_path, capsys
 ):
     assert predict(images[0], "--out", tmp_path / "o.csv", checkpoint=file_without_abstention) == 0
-    (row,) = read(tmp_path / "o.csv")
+    (row,) = rows_of(tmp_path / "o.csv")
     assert (row["uncertain"], row["is_ood"], row["ood_score"]) == ("", "", "")
     assert row["predicted_class"]
     assert "uncertain and is_ood will be empty" in capsys.readouterr().err
@@ -131,7 +126,7 @@ def test_shards_concatenate_to_the_whole(predict, images, tmp_path):
     for number in range(1, 9):  # more than there are images
         out = tmp_path / f"{number}.csv"
         assert predict(images[0].parent, "--shard", f"{number}/8", "--out", out) == 0
-        parts += [row["path"] for row in read(out)]
+        parts += [row["path"] for row in rows_of(out)]
     assert parts == [str(path) for path in images]
 
 
@@ -169,11 +164,11 @@ def test_stopped_it_leaves_complete_rows_and_is_resumed(
     error = process.communicate(timeout=60)[1]
     assert process.returncode == code, error
     assert "Traceback" not in error
-    rows = read(out)
+    rows = rows_of(out)
     assert 20 <= len(rows) < 3000
     assert all(row["probability"] for row in rows[:-1])
     assert predict(folder, "--out", out, "--resume") == 0
-    assert [row["path"] for row in read(out)] == [str(path) for path in sorted(folder.iterdir())]
+    assert [row["path"] for row in rows_of(out)] == [str(path) for path in sorted(folder.iterdir())]
 
 
 @pytest.mark.slow

@@ -1,11 +1,10 @@
 """Awkward names, damaged tables and damaged models: an answer or one sentence, soon, and no loss.
 
-What is damaged within images is in `tests/data/test_data_fuzz.py`.
+What is damaged within images is in `tests/data/test_fuzz.py`.
 """
 
 import csv
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from fuzzing import cases, changes, damaged, soon
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pneumonia import cli
 from pneumonia.inference.batch_predict import COLUMNS
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="elsewhere names are no bytes")
@@ -46,17 +44,14 @@ def rows_of(table: Path) -> list[dict[str, str]]:
 
 
 @pytest.fixture(name="ask")
-def ask_fixture(monkeypatch, capfd, checkpoint_file) -> Callable[..., int]:
+def ask_fixture(predict, capfd) -> Callable[..., int]:
     """Runs `pneumonia predict` in this process, which must end in time and without a traceback."""
 
-    def ask(*arguments: object, checkpoint: Path = checkpoint_file) -> int:
-        words = ["pneumonia", "predict", "--checkpoint", checkpoint, *arguments]
-        monkeypatch.setattr(sys, "argv", list(map(str, words)))
-        with soon(), pytest.raises(SystemExit) as exit_:
-            cli.main()
+    def ask(*words: object, **options: Path) -> int:
+        with soon():
+            code = predict(*words, **options)
         error = capfd.readouterr().err
         assert "Traceback" not in error
-        code = int(exit_.value.code or 0)
         assert code in (0, 1, 2)
         assert code < 2 or error.startswith(("Error: ", "Usage: "))
         return code

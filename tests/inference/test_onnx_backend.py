@@ -147,30 +147,10 @@ def test_what_an_exported_model_cannot_do_is_refused_before_any_work(
     assert list(tmp_path.iterdir()) == []
 
 
-EVIL = "\x1b[31m<script>alert(1)</script>|"
-
-
-def harmful(content: dict[str, object]) -> dict[str, object]:
-    metadata = {"training": {"command": EVIL, "versions": {EVIL: EVIL}, "config": EVIL, EVIL: EVIL}}
-    splits = {"train": {"images": EVIL, "patients": EVIL}, EVIL: {EVIL: EVIL}}
-    metadata |= {"data": {"splits": splits, EVIL: EVIL}, "holdout": {EVIL: EVIL}}
-    changed = content | {"metadata": metadata, "recalibration": [{"prevalence": 0.5, EVIL: EVIL}]}
-    changed["pneumonia_version"] = EVIL
-    changed["hyper_parameters"] = changed["hyper_parameters"] | {"backbone": EVIL}
-    return changed
-
-
-def test_metadata_is_escaped_wherever_it_is_shown(model, tmp_path, synthetic, run, capsys):
-    file, out = tmp_path / "x.onnx", tmp_path / "out"
-    content = harmful(read_metadata(model))
-    file.write_bytes(with_metadata(model, content))
-    assert run("evaluate", "--checkpoint", file, "--data", synthetic, "--out", out) == 0
-    for name in ("report.html", "MODEL_CARD.md"):
-        text = (out / name).read_text()
-        assert "alert(1)" in text
-        assert "<script>" not in text
-    file.write_bytes(with_metadata(model, content | {"format_version": 99}))
-    assert run("predict", "--checkpoint", file, __file__) == 2
+def test_control_characters_in_metadata_are_not_printed(model, tmp_path, run, capsys):
+    content = read_metadata(model) | {"format_version": 99, "pneumonia_version": "\x1b[31m"}
+    (tmp_path / "x.onnx").write_bytes(with_metadata(model, content))
+    assert run("predict", "--checkpoint", tmp_path / "x.onnx", __file__) == 2
     for text in capsys.readouterr():
         assert "\x1b" not in text
 
@@ -230,8 +210,6 @@ def test_metadata_of_any_kind_works_or_is_refused(model, checkpoint_file, tmp_pa
     if kind == "ckpt":
         content = torch.load(checkpoint_file, weights_only=True)
         values |= st.builds(torch.zeros, st.integers(0, 3))
-    if data.draw(st.booleans()):
-        content = harmful(content) | {"hyper_parameters": content["hyper_parameters"]}
     places = [path for path in paths(content)[1:] if path[0] != "state_dict" or len(path) == 1]
     mutate(data, content, places, values)
     if kind == "ckpt":

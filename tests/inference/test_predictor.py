@@ -3,10 +3,8 @@
 import io
 import subprocess
 import sys
-from itertools import cycle, islice
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from PIL import Image
@@ -75,14 +73,12 @@ def test_pictures_of_every_mode_are_predicted(model, files, mode):
     assert model.predict(grey.convert(through).convert(mode)).probability >= 0
 
 
-@pytest.mark.parametrize("mode", ["YCbCr", "HSV", "LAB", "I", "I;16", "F"])
-def test_pictures_of_other_modes_are_predicted_or_refused(model, mode):
-    (result,) = model.stream([Image.new(mode, (60, 60))])
-    assert isinstance(result, pneumonia.Prediction) or result.error.startswith("image 1")
-
-
-@pytest.mark.parametrize("wrong", [None, 3, {"a": 1}, np.zeros((40, 40), bool), object()])
-def test_anything_else_is_refused_in_a_sentence(model, wrong):
+@pytest.mark.parametrize(
+    "wrong",
+    [None, {"a": 1}, np.zeros((40, 40), bool), np.zeros((1, 1), np.uint8), np.zeros((64, 64, 2))],
+    ids=["nothing", "dictionary", "mask", "one pixel", "two channels"],
+)
+def test_anything_else_is_refused(model, wrong):
     with pytest.raises(DataError, match="image 1"):
         model.predict([wrong])
 
@@ -146,37 +142,6 @@ def test_a_stream_reads_a_few_batches_ahead(model, files):
     assert len(taken) <= 3 * 2
 
 
-@pytest.mark.soak
-@pytest.mark.timeout(1800)
-@pytest.mark.parametrize("kind", ["ckpt", "onnx"])
-def test_20_000_predictions_need_no_more_memory_and_open_files_than_5_000(
-    checkpoint_file, exported, files, kind
-):
-    predictor = Predictor.load(checkpoint_file if kind == "ckpt" else exported)
-    process, samples = psutil.Process(), []
-    for number, _ in enumerate(predictor.stream(islice(cycle(files), 20_000))):
-        if number % 100 == 0:
-            samples.append((process.memory_full_info().uss, process.num_fds()))
-    memory, open_files = np.median(samples[30:50], axis=0)
-    last_memory, last_open_files = np.median(samples[180:], axis=0)
-    print(f"{kind}: memory {last_memory / memory - 1:+.2%}, {last_open_files} open files")
-    assert last_memory < 1.02 * memory
-    assert last_open_files <= open_files
-
-
-@pytest.mark.parametrize(
-    ("image", "named"),
-    [
-        (np.zeros((64, 64, 2), np.uint8), "shape"),
-        (np.zeros((1, 1), np.uint8), "1 x 1 pixels"),
-        (None, "NoneType"),
-    ],
-)
-def test_what_is_no_image_is_refused_with_the_reason(model, image, named):
-    with pytest.raises(DataError, match=named):
-        model.predict(image)
-
-
 @pytest.mark.parametrize(
     ("pixels", "words"),
     [
@@ -236,34 +201,21 @@ PREDICT = "pneumonia.inference.server; pneumonia.load(sys.argv[1]).predict(sys.a
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
-        ("pneumonia", {"torch", "numpy", "PIL", "timm", "rich"}),
         (PREDICT, TRAINING | STATISTICS | {"matplotlib"}),
         ("pneumonia.inference.evaluate, pneumonia.inference.recalibrate", TRAINING),
     ],
-    ids=["import", "predict and serve", "evaluate and calibrate"],
+    ids=["predict and serve", "evaluate and calibrate"],
 )
 def test_what_is_not_needed_is_not_imported(checkpoint_file, files, code, absent):
     code = f"import sys, {code}\nfound = {absent} & sys.modules.keys()\nassert not found, found"
     subprocess.run([sys.executable, "-c", code, checkpoint_file, files[0]], check=True, timeout=120)
 
 
-def test_a_dicom_file_and_the_jpeg_of_the_same_image_agree(model, files, make_dicom, tmp_path):
-    with Image.open(files[0]) as picture:
-        pixels = np.asarray(picture)
-    (tmp_path / "x").write_bytes(make_dicom(pixels))
-    found = model.predict(tmp_path / "x").probability
-    assert found == pytest.approx(model.predict(files[0]).probability, abs=1e-3)
-    inverted = make_dicom(255 - pixels, PhotometricInterpretation="MONOCHROME1")
-    assert model.predict(inverted).probability == found
-
-
 @pytest.mark.shared
-def test_real_originals_have_no_warning_and_agree_with_their_dicom_file(model, shared, make_dicom):
+def test_real_originals_have_no_warning_and_agree_with_their_pixels(model, shared):
     for path in sorted((shared / "data/originals").rglob("*.jpeg"))[::5]:
         with Image.open(path) as picture:
             pixels = np.asarray(picture.convert("L"))
         expected = model.predict(path)
         assert expected.warnings == ()
         assert model.predict(pixels).probability == pytest.approx(expected.probability, abs=1e-5)
-        found = model.predict(make_dicom(pixels)).probability
-        assert found == pytest.approx(expected.probability, abs=1e-3)

@@ -165,7 +165,6 @@ def test_picture_shows_everything_without_overlap_and_keeps_the_aspect_ratio(pre
         box = text.get_window_extent()
         assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
         assert 0 <= box.y0 < box.y1 <= figure.bbox.y1
-    assert len(figure.axes) == 3  # the image, the overlay and the colour bar
     for axes in figure.axes:
         box = axes.get_tightbbox()
         assert footer.get_window_extent().y1 <= box.y0

@@ -14,11 +14,12 @@ import sys
 import tempfile
 import time
 import urllib.request
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import numpy as np
 import pytest
 from PIL import Image
+from runs import free_port
 from starlette.testclient import TestClient
 
 from pneumonia.inference.predictor import Predictor
@@ -230,24 +231,28 @@ def test_a_dicom_file_gives_away_no_patient(client, make_dicom):
         assert not any(secret in found.text for secret in ("Doe", "4711"))
 
 
+def wait_for(ask):
+    """Ask until there is an answer, and return it."""
+    for _ in range(1200):
+        with suppress(OSError):
+            if answer := ask():
+                return answer
+        time.sleep(0.1)
+    raise TimeoutError
+
+
 @contextmanager
 def served(model, folder):
     """The service in a process of its own: gives the process, its address and its log."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "pneumonia.cli", "serve", "--checkpoint", str(model)]
     log, address = folder / "log", f"http://127.0.0.1:{port}"
     with log.open("w") as file:
         process = subprocess.Popen([*command, "--port", str(port)], stdout=file, stderr=file)
     try:
-        for _ in range(1200):
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=120).close()
-                break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                time.sleep(0.1)
+        ask = f"{address}/health"
+        wait_for(lambda: process.poll() is not None or urllib.request.urlopen(ask).close() is None)
+        assert process.poll() is None, log.read_text()
         yield process, address, log
     finally:
         process.kill()
@@ -271,64 +276,50 @@ def test_a_port_in_use_is_named(checkpoint_file, run, capsys):
     assert f"--port {port}" in capsys.readouterr().err
 
 
-async def browse(address, files, profile, width):
+def browse(address, files, profile, width):
     """Choose files in a real browser, ask for a heat map, and tell what is seen."""
-    websockets = pytest.importorskip("websockets")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    client = pytest.importorskip("websockets.sync.client")
     flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"]
     flags += ["--disable-background-networking", f"--user-data-dir={profile}"]
-    command = [shutil.which("chromium"), *flags, f"--remote-debugging-port={port}", "about:blank"]
+    command = [shutil.which("chromium"), *flags, "--remote-debugging-port=0"]
     browser = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     try:
-        for _ in range(300):
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/json", timeout=5) as found:
-                    tab = next(t for t in json.load(found) if t["type"] == "page")
-                break
-            except OSError:
-                await asyncio.sleep(0.1)
+        port = wait_for(lambda: (profile / "DevToolsActivePort").read_text().split()[0])
+        new = urllib.request.Request(f"http://127.0.0.1:{port}/json/new", method="PUT")
+        with urllib.request.urlopen(new, timeout=60) as found:
+            tab = json.load(found)["webSocketDebuggerUrl"]
         events, numbers = [], itertools.count(1)
-        async with websockets.connect(tab["webSocketDebuggerUrl"], max_size=None) as line:
+        with client.connect(tab, max_size=None) as line:
 
-            async def call(method, **parameters):
+            def call(method, **parameters):
                 number = next(numbers)
-                await line.send(json.dumps({"id": number, "method": method, "params": parameters}))
-                while (reply := json.loads(await line.recv())).get("id") != number:
+                line.send(json.dumps({"id": number, "method": method, "params": parameters}))
+                while (reply := json.loads(line.recv())).get("id") != number:
                     events.append(reply)
                 return reply["result"]
 
-            async def value(code):
-                reply = await call("Runtime.evaluate", expression=code, returnByValue=True)
+            def value(code):
+                reply = call("Runtime.evaluate", expression=code, returnByValue=True)
                 return reply["result"].get("value")
 
-            async def wait_for(code):
-                for _ in range(300):
-                    if await value(code):
-                        return
-                    await asyncio.sleep(0.1)
-                raise AssertionError(await value("document.body.innerText"))
-
             for domain in ("Network", "Page", "DOM", "Runtime", "Log"):
-                await call(f"{domain}.enable")
+                call(f"{domain}.enable")
             size = {"width": width, "height": 1800, "deviceScaleFactor": 1, "mobile": width < 600}
-            await call("Emulation.setDeviceMetricsOverride", **size)
-            await call("Page.navigate", url=address)
-            await wait_for("!!document.querySelector('#files')")
-            root = (await call("DOM.getDocument"))["root"]["nodeId"]
-            node = await call("DOM.querySelector", nodeId=root, selector="#files")
-            await call("DOM.setFileInputFiles", nodeId=node["nodeId"], files=list(map(str, files)))
-            await wait_for(
-                f"document.querySelectorAll('article').length == {len(files)}"
-                " && !document.body.innerText.includes('Waiting')"
-            )
-            await value("document.querySelector('article button').click()")
-            await wait_for("!!document.querySelector('img[src^=\"data:image/png\"]')")
+            call("Emulation.setDeviceMetricsOverride", **size)
+            call("Page.navigate", url=address)
+            wait_for(lambda: value("!!document.querySelector('#files')"))
+            root = call("DOM.getDocument")["root"]["nodeId"]
+            node = call("DOM.querySelector", nodeId=root, selector="#files")["nodeId"]
+            call("DOM.setFileInputFiles", nodeId=node, files=list(map(str, files)))
+            answered = f"document.querySelectorAll('article').length == {len(files)}"
+            answered += " && !document.body.innerText.includes('Waiting')"
+            wait_for(lambda: value(answered))
+            value("document.querySelector('article button').click()")
+            wait_for(lambda: value("!!document.querySelector('img[src^=\"data:image/png\"]')"))
             return {
-                "text": await value("document.body.innerText"),
-                "width": await value("document.documentElement.scrollWidth"),
-                "hacked": await value("window.hacked"),
+                "text": value("document.body.innerText"),
+                "width": value("document.documentElement.scrollWidth"),
+                "hacked": value("window.hacked"),
                 "log": [e["params"] for e in events if e["method"] == "Log.entryAdded"],
                 "asked": [
                     e["params"]["request"]["url"]
@@ -353,7 +344,7 @@ def test_in_a_browser_without_network(checkpoint_file, xray, tmp_path, width):
     broken.write_bytes(b"no image")
     files = [hostile, noise, broken]
     with served(checkpoint_file, tmp_path) as (_, address, _):
-        seen = asyncio.run(browse(address, files, tmp_path / "profile", width))
+        seen = browse(address, files, tmp_path / "profile", width)
     for words in ("not a medical device", "Predicted class: ", "Cannot be read", hostile.name):
         assert words in seen["text"]
     assert (seen["hacked"], seen["log"]) == (None, [])

@@ -33,38 +33,34 @@ with torch.no_grad():
 """
 
 
-def train(synthetic: Path, folder: Path, **settings) -> tuple[Path, PneumoniaClassifier]:
-    """Train for two steps; return the best checkpoint and the model."""
-    datamodule = ChestXrayDataModule(synthetic, image_size=32, batch_size=8, num_workers=0)
-    best = ModelCheckpoint(folder, filename="best", monitor="val/loss")
+@pytest.fixture(scope="module")
+def trained(synthetic, tmp_path_factory) -> tuple[Path, PneumoniaClassifier]:
+    """The checkpoint of two steps from a weights file, which no longer exists; and the model."""
+    folder = tmp_path_factory.mktemp("run")
+    weights = folder / "weights.safetensors"
+    save_file(timm.create_model("test_resnet").state_dict(), weights)
+    model = PneumoniaClassifier(
+        "test_resnet",
+        image_size=32,
+        weights=str(weights),
+        pos_weight="balanced",
+        resize_mode="pad",
+        optimizer={"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.99]},
+        schedule={"name": "OneCycleLR"},
+    )
+    best = ModelCheckpoint(folder, filename="best")
     trainer = Trainer(
         accelerator="cpu",
-        max_epochs=1,
-        limit_train_batches=2,
-        limit_val_batches=2,
-        num_sanity_val_steps=0,
+        max_steps=2,
+        limit_val_batches=0,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         callbacks=[best],
     )
-    model = PneumoniaClassifier("test_resnet", image_size=32, **settings)
-    trainer.fit(model, datamodule=datamodule)
-    return Path(best.best_model_path), model.eval()
-
-
-@pytest.fixture(scope="module")
-def trained(synthetic, tmp_path_factory) -> tuple[Path, PneumoniaClassifier]:
-    """A best checkpoint that started from a weights file, which no longer exists."""
-    folder = tmp_path_factory.mktemp("run")
-    weights = folder / "weights.safetensors"
-    save_file(timm.create_model("test_resnet").state_dict(), weights)
-    settings = {"weights": str(weights), "pos_weight": "balanced", "resize_mode": "pad"}
-    settings["optimizer"] = {"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.99]}
-    settings["schedule"] = {"name": "OneCycleLR"}
-    checkpoint, model = train(synthetic, folder, **settings)
+    trainer.fit(model, ChestXrayDataModule(synthetic, image_size=32, batch_size=8, num_workers=0))
     weights.unlink()
-    return checkpoint, model
+    return Path(best.best_model_path), model.eval()
 
 
 @pytest.fixture
@@ -175,13 +171,3 @@ def test_a_truncated_checkpoint_is_refused(trained, tmp_path):
     whole = trained[0].read_bytes()
     (tmp_path / "best.ckpt").write_bytes(whole[: len(whole) // 2])
     refusal(tmp_path / "best.ckpt")
-
-
-@pytest.mark.slow
-def test_a_compiled_fit_leaves_a_plain_checkpoint(synthetic, images, tmp_path):
-    path, model = train(synthetic, tmp_path, pretrained=False, compile=True)
-    loaded = PneumoniaClassifier.load_from_checkpoint(path, weights_only=True)
-    assert set(loaded.state_dict()) == set(read_checkpoint(path)["state_dict"])
-    assert not any("_orig_mod" in key for key in loaded.state_dict())
-    with torch.no_grad():
-        assert torch.allclose(loaded.eval()(images), model(images), atol=1e-5)

@@ -10,8 +10,6 @@ from safetensors.torch import save_file
 from pneumonia.errors import ConfigError, ModelError
 from pneumonia.model.network import TTA, Ensemble, PneumoniaNetwork
 
-BACKBONES = ("resnet10t", "tf_efficientnet_lite0", "vit_tiny_patch16_224")
-
 
 def pixels(size: int = 96, count: int = 2) -> torch.Tensor:
     random = torch.Generator().manual_seed(0)
@@ -30,7 +28,7 @@ def perturbed(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("backbone", [*BACKBONES, "test_convnext", "test_efficientnet"])
+@pytest.mark.parametrize("backbone", ["resnet10t", "vit_tiny_patch16_224", "test_convnext"])
 def test_embed_returns_embeddings_and_the_logits_of_forward(backbone):
     network = perturbed(PneumoniaNetwork(backbone, image_size=96))
     with torch.no_grad():
@@ -55,8 +53,9 @@ def test_the_backbone_gets_pixels_normalised_with_its_own_statistics(backbone):
     assert torch.allclose(inputs[0].double(), expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("suffix", ["safetensors", "pth"])
-@pytest.mark.parametrize("backbone", ["test_resnet", "tf_efficientnet_lite0", "test_vit"])
+@pytest.mark.parametrize(
+    ("backbone", "suffix"), [("tf_efficientnet_lite0", "safetensors"), ("test_vit", "pth")]
+)
 def test_rgb_weights_give_the_logits_of_the_grey_image_repeated_three_times(
     tmp_path, backbone, suffix
 ):

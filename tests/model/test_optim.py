@@ -85,11 +85,8 @@ def test_a_plateau_follows_a_logged_metric_by_epoch():
     ("settings", "named"),
     [
         ({"name": "OneCycle"}, "OneCycleLR"),
-        ({"name": "LRScheduler"}, "model.schedule.name=LRScheduler"),
-        ({"name": "StepLR"}, "step_size"),
         ({"name": "CosineAnnealingLR", "t_max": 3}, "t_max"),
         ({"name": "CosineAnnealingLR", "interval": "batch"}, "model.schedule.interval=batch"),
-        ({"name": "OneCycleLR", "pct_start": 2.0}, "pct_start"),
         ({"interval": "step"}, "model.schedule.name"),
     ],
 )

@@ -1,9 +1,7 @@
 """Pretrained weights, from a file or from the hub."""
 
-import http.server
 import pickle
 import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +11,8 @@ import pytest
 import timm
 import torch
 from fuzzing import Touch
-from safetensors.torch import save, save_file
+from runs import free_port
+from safetensors.torch import save_file
 
 from pneumonia.errors import ModelError, sentence
 from pneumonia.model.network import PneumoniaNetwork
@@ -135,38 +134,6 @@ def listening() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def closed_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]
-
-
-@pytest.fixture
-def served(state) -> Iterator[tuple[int, list[str]]]:
-    """A port that serves the state as a hub does, and the requests it got."""
-    content, asked = save(state), []
-
-    class Hub(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self):
-            asked.append(self.path)
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(content)))
-            self.send_header("ETag", '"a1"')
-            self.send_header("X-Repo-Commit", "0" * 40)
-            self.end_headers()
-
-        def do_GET(self):
-            self.do_HEAD()
-            self.wfile.write(content)
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_port, asked
-        server.shutdown()
-
-
 def assert_refused_soon(backbone: str = BACKBONE) -> None:
     start = time.monotonic()
     with pytest.raises(ModelError) as refused:
@@ -180,7 +147,7 @@ def assert_refused_soon(backbone: str = BACKBONE) -> None:
 
 @pytest.mark.parametrize("hangs", [False, True])
 def test_a_hub_that_does_not_answer_is_reported_within_5_seconds(hub_at, listening, hangs):
-    hub_at(listening if hangs else closed_port())
+    hub_at(listening if hangs else free_port())
     assert_refused_soon()
 
 
@@ -192,31 +159,29 @@ def test_another_server_that_refuses_is_reported_within_5_seconds(monkeypatch, t
         if cfg.url and not cfg.hf_hub_id
     )
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{closed_port()}")
+        monkeypatch.setenv(name, f"http://127.0.0.1:{free_port()}")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
     assert_refused_soon(f"{cfg.architecture}.{cfg.tag}")
 
 
-def test_weights_come_from_the_hub_once(hub_at, served, state):
-    port, asked = served
-    hub_at(port)
-    first = PneumoniaNetwork(BACKBONE, pretrained=True).backbone.state_dict()
+def test_a_file_takes_precedence_over_the_hub_and_a_cached_copy_needs_no_hub(
+    hub_at, state, tmp_path
+):
+    hub_at(free_port())
+    file = tmp_path / "w.safetensors"
+    save_file(state, file)
+    given = PneumoniaNetwork(BACKBONE, pretrained=True, weights=str(file)).backbone.state_dict()
+    repository = timm.get_pretrained_cfg(BACKBONE).hf_hub_id.replace("/", "--")
+    cached = tmp_path / "hub" / f"models--{repository}"
+    (cached / "snapshots" / "a1").mkdir(parents=True)
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("a1")
+    file.rename(cached / "snapshots" / "a1" / "model.safetensors")
+    found = PneumoniaNetwork(BACKBONE, pretrained=True).backbone.state_dict()
     key = next(key for key in state if key.startswith("layer1"))
-    assert torch.equal(first[key], state[key])
-    assert asked
-    asked.clear()
-    again = PneumoniaNetwork(BACKBONE, pretrained=True).backbone.state_dict()
-    assert torch.equal(again[key], state[key])
-    assert not asked
-
-
-def test_a_local_file_takes_precedence_over_the_hub(hub_at, served, state, tmp_path):
-    port, asked = served
-    hub_at(port)
-    save_file(state, tmp_path / "w.safetensors")
-    PneumoniaNetwork(BACKBONE, pretrained=True, weights=str(tmp_path / "w.safetensors"))
-    assert not asked
+    assert torch.equal(given[key], state[key])
+    assert torch.equal(found[key], state[key])
 
 
 def test_a_backbone_without_published_weights_is_refused():

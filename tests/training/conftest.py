@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from filelock import FileLock
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
@@ -182,17 +181,13 @@ def cli_fixture(start) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.fixture(scope="session", name="finished")
-def finished_fixture(tmp_path_factory, worker_id, synthetic, cli) -> Path:
-    """A run of two epochs by the real command line, made once for all test processes.
+def finished_fixture(once, synthetic, cli) -> Path:
+    """A run of two epochs by the real command line; what it printed is in `console.txt`."""
 
-    Read only. What it printed is in `console.txt`; `data.root` may be of another test process.
-    """
-    base = tmp_path_factory.getbasetemp()
-    directory = (base if worker_id == "master" else base.parent) / "finished" / "run"
-    with FileLock(f"{directory.parent}.lock"):
-        if not directory.exists():
-            words = ("data.num_workers=1", f"hydra.run.dir={directory}")
-            done = cli(f"data.root={synthetic}", *words)
-            assert done.returncode == 0, done.stderr
-            (directory / "console.txt").write_text(done.stdout + done.stderr)
-    return directory
+    def make(folder: Path) -> None:
+        words = ("data.num_workers=1", f"hydra.run.dir={folder / 'run'}")
+        done = cli(f"data.root={synthetic}", *words)
+        assert done.returncode == 0, done.stderr
+        (folder / "run" / "console.txt").write_text(done.stdout + done.stderr)
+
+    return once("finished", make) / "run"

@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 import torch
-from lightning import Callback, Trainer
+from lightning import Callback
 
 from pneumonia.errors import TrainingError
 from pneumonia.training.callbacks.checkpoint import (
@@ -16,12 +16,10 @@ from pneumonia.training.callbacks.checkpoint import (
     best_checkpoint,
 )
 from pneumonia.training.callbacks.console import EpochLog
-from pneumonia.training.callbacks.figures import MAX_DRAWN, Figures
 from pneumonia.training.callbacks.graceful_shutdown import GracefulShutdown, Stopped
 from pneumonia.training.callbacks.logits import CollectLogits, latest_logits
 from pneumonia.training.callbacks.nan_guard import NanGuard
 from pneumonia.training.callbacks.resume_state import ResumeState
-from pneumonia.training.csv_logger import CSVLogger
 
 
 class Signal(Callback):
@@ -147,17 +145,6 @@ def test_training_metrics_of_an_interrupted_epoch_are_restored(three_steps, tmp_
     assert probe.updates == 2
 
 
-def test_the_csv_log_loses_what_came_after_the_checkpoint(tmp_path):
-    log = CSVLogger(str(tmp_path))
-    log.log_metrics({"a": 1.0}, step=0)
-    log.log_metrics({"a": 2.0, "b": 3.0}, step=1)  # a new column
-    again = CSVLogger(str(tmp_path))
-    assert len(again.rows) == 2
-    again.truncate(1)
-    again.log_metrics({"b": 4.0}, step=1)
-    assert again.file.read_text().split() == ["a,b,step", "1.0,,0", ",4.0,1"]
-
-
 def test_steps_draw_the_same_numbers_after_a_resume(three_steps):
     class Draw(Callback):
         def __init__(self):
@@ -192,17 +179,3 @@ def test_the_epoch_log_has_one_line_per_epoch(three_steps, caplog):
     for word in ("train loss", "val loss", "lr 0.25", "images/s", "elapsed", "remaining"):
         assert word in lines[0]
     assert len(log.rates) == 2
-
-
-@pytest.mark.parametrize(("epochs", "between"), [(1, 1), (16, 1), (200, 3)])
-def test_figures_are_drawn_from_the_first_epoch_on_and_at_most_15_times(epochs, between):
-    trainer = Trainer(
-        max_epochs=epochs, check_val_every_n_epoch=between, logger=False, accelerator="cpu"
-    )
-    drawn = []
-    for epoch in range(between - 1, epochs, between):
-        trainer.fit_loop.epoch_progress.current.completed = epoch
-        drawn.append(Figures().is_due(trainer))
-    planned = epochs // between
-    assert sum(drawn) == planned if planned <= MAX_DRAWN else 8 <= sum(drawn) <= MAX_DRAWN
-    assert not planned or drawn[0]

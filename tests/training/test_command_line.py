@@ -10,18 +10,12 @@ from pneumonia.training.config import quote_values
 
 AWKWARD = [
     "/data/Röntgen (1)",
-    "/data/a=b",
-    "/data/a,b",
-    "/data/a#b",
+    "/data/a=b,c#d",
     "/data/{a}[b]",
-    "[a]",
     "{a: b}",
-    "it's here",
     "back\\",
-    '"',
     "a'b\"c\\'d",
     "2024",
-    "true",
     "choice(a,b)",
     "a  b",
 ]
@@ -65,11 +59,9 @@ def test_the_home_directory_is_expanded():
         "data.root='a,b'",
         "data.root=null",
         "data.root=${oc.env:DATA}/xrays",
-        "model.optimizer.lr=1e-3",
         "callbacks=[default,ema]",
         "~callbacks.early_stopping",
         "--multirun",
-        "model.optimizer.betas=[0.9,0.99]",
     ],
 )
 def test_valid_syntax_keeps_its_meaning(word):
@@ -77,20 +69,12 @@ def test_valid_syntax_keeps_its_meaning(word):
 
 
 @pytest.mark.parametrize("flag", ["-m", "--multirun", "hparams_search=grid"])
-@pytest.mark.parametrize(
-    ("value", "expected"),
-    [
-        ("a,b", ["a", "b"]),
-        ("/x (1),/y=2", ["/x (1)", "/y=2"]),
-        ("(a{1,2})_,(b)_", ["(a{1,2})_", "(b)_"]),
-        ("'a,b',c", ["a,b", "c"]),
-        ("choice(a,b)", ["a", "b"]),
-        ("a(,b", ["a(", "b"]),
-    ],
-)
-def test_a_comma_separates_values_in_a_sweep(flag, value, expected):
-    word = quote_values([flag, f"data.patients={value}"])[1]
-    assert [str(getattr(found, "text", found)) for found in values(word)] == expected
+def test_a_comma_separates_values_in_a_sweep(flag):
+    _, root, patients = quote_values([flag, "data.root=a,~/b", "data.patients='(a,b)',c"])
+    assert values(root) == ["a", str(Path.home() / "b")]
+    assert patients == "data.patients='(a,b)',c"
+    with pytest.raises(ConfigError, match=r"data\.root"):
+        quote_values([flag, "data.root=/x (1),/y"])
 
 
 def test_other_values_that_hydra_cannot_read_are_refused_with_the_form_to_type():

@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import psutil
 import pytest
 import torch
 from lightning import Callback
-from runs import checkpoint_of, history
+from runs import checkpoint_of, free_port, history
 
 from pneumonia.data.synthetic import write_synthetic
 from pneumonia.errors import ConfigError, DataError
@@ -214,7 +213,7 @@ def test_two_processes_under_slurm_stop_on_a_signal_and_one_resumes(alone, new):
                 *TWO,
                 environment=SRUN
                 | {"SLURM_PROCID": str(task), "SLURM_LOCALID": str(task), "FAULT": "SIGUSR1"}
-                | {"MASTER_PORT": port, "PATH": f"{tools}:{os.environ['PATH']}"},
+                | {"MASTER_PORT": str(port), "PATH": f"{tools}:{os.environ['PATH']}"},
             )
             for task in range(2)
         ),
@@ -266,12 +265,6 @@ def test_when_one_process_fails_all_end_and_its_sentence_is_on_stderr(new, fault
     assert run.status in ("failed", "unfinished")  # killed by Lightning: no summary
     if fault == "loss":  # agreed on, so that rank zero records it
         assert message in read_run_summary(new.directory)["error"]
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ KEYS = (
     *("data.augmentation.scale", "data._target_", "data.table", "model.backbone"),
     *("model.optimizer", "model.optimizer.betas", "model.schedule.name", "model.weights"),
     *("trainer.max_epochs", "trainer.devices", "trainer.strategy", "trainer.precision"),
-    *("callbacks.best", "callbacks.best.dirpath", "callbacks.new", "logger.csv.directory"),
+    *("callbacks.best", "callbacks.best.dirpath", "callbacks.new", "logger.csv.save_dir"),
     *("callbacks.early_stopping._target_", "hydra.run.dir", "hydra.job.chdir", "hydra.nonsense"),
 )
 VALUES = (
@@ -137,7 +137,7 @@ def test_any_override_is_refused_in_a_sentence_or_builds_a_run(begin, some_cases
 
 
 RECORDS = (
-    *("config.yaml", "run.json", "summary.json", "metrics.json", "csv/metrics.csv"),
+    *("config.yaml", "run.json", "summary.json", "metrics.json", "csv/version_0/metrics.csv"),
     *(".hydra/config.yaml", ".hydra/overrides.yaml", "validation.csv", "checkpoints/last.ckpt"),
 )
 AWKWARD = (b"\0", b"\xff", b"[", b'"', b"\n", b":", b"null", b"&a [*a]", b"!!python/x", b"1e999")

@@ -1,6 +1,5 @@
 """One run of train.py: what it writes, logs and prints."""
 
-import csv
 import json
 import logging
 import shutil
@@ -9,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from omegaconf import OmegaConf
-from runs import checkpoint_of
+from runs import checkpoint_of, rows_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pneumonia.errors import DataError
@@ -48,11 +47,6 @@ def metrics_of(directory):
     return json.loads((directory / "metrics.json").read_text())
 
 
-def predictions_of(directory):
-    with (directory / "predictions.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 def test_the_console_shows_epochs_and_paths_and_no_noise(finished):
     printed = (finished / "console.txt").read_text()
     assert str(finished / "checkpoints" / "best.ckpt") in printed
@@ -77,8 +71,7 @@ def test_the_checkpoint_carries_calibration_operating_point_and_metadata(finishe
     assert 1 <= checkpoint["calibration"]["temperature"] <= 10
     point = checkpoint["operating_point"]
     assert metrics_of(finished)["test/threshold"]["value"] == point["threshold"]
-    with (finished / "validation.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(finished / "validation.csv")
     assert set(rows[0]) == {"path", "label", "patient", "subtype"}
     assert len(rows) == point["n_positive"] + point["n_negative"]
     assert {"lower", "upper"} <= set(checkpoint["abstention"])
@@ -90,7 +83,7 @@ def test_the_checkpoint_carries_calibration_operating_point_and_metadata(finishe
 
 
 def test_the_best_checkpoint_alone_gives_the_predictions_of_the_test(finished):
-    rows = predictions_of(finished)
+    rows = rows_of(finished / "predictions.csv")
     root = Path(OmegaConf.load(finished / "config.yaml").data.root)
     files = {str(path) for path in (root / "test").rglob("*.jpeg")}
     assert sorted(row["path"] for row in rows) == sorted(files)
@@ -176,7 +169,7 @@ def test_a_sweep_returns_scores_and_does_not_test(cli, synthetic, tmp_path):
 @pytest.mark.slow
 def test_bfloat16_trains_and_the_test_is_in_full_precision(train, tmp_path):
     train("trainer.precision=bf16-mixed")
-    rows = predictions_of(tmp_path / "run")
+    rows = rows_of(tmp_path / "run" / "predictions.csv")
     model = Predictor.load(tmp_path / "run" / "checkpoints" / "best.ckpt")
     logits = model.logits([row["path"] for row in rows])
     assert logits == pytest.approx([float(row["logit"]) for row in rows], abs=1e-5)

@@ -96,13 +96,12 @@ def numbers(directory):
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal())
 
 
-@pytest.mark.parametrize(("mode", "best"), [("max", max), ("min", min)])
-def test_a_search_runs_each_trial_in_its_own_directory_and_follows_the_mode(sweep, mode, best):
-    directory = sweep(*SEARCH, f"mode={mode}")
+def test_a_search_runs_each_trial_in_its_own_directory_and_follows_the_mode(sweep):
+    directory = sweep(*SEARCH, "mode=min")
     assert numbers(directory) == [0, 1, 2]
     scores = [read_run_summary(directory / str(number))["score"] for number in range(3)]
     assert [trial.value for trial in completed(directory)] == scores
-    assert study(directory).best_value == best(scores)
+    assert study(directory).best_value == min(scores)
 
 
 @pytest.mark.parametrize(
@@ -125,15 +124,6 @@ def test_trials_of_one_batch_and_of_a_continued_search_differ(sweep):
     assert len({trial.params[LR] for trial in trials}) == 6
 
 
-def test_the_seed_of_a_search_determines_its_trials(sweep):
-    def learning_rate(name, seed):
-        words = (f"hydra.sweep.dir={name}", f"hydra.sweeper.seed={seed}")
-        sweep(*SEARCH, "hydra.sweeper.n_trials=1", *words)
-        return study(Path(name)).trials[0].params[LR]
-
-    assert learning_rate("a", 1) == learning_rate("b", 1) != learning_rate("c", 2)
-
-
 def test_a_failed_trial_is_recorded_and_named_and_the_search_continues(sweep, tmp_path):
     with pytest.raises(TrainingError, match=r"sweep/1: the disk is gone"):
         sweep(*SEARCH, task=at(1, fail))
@@ -153,11 +143,9 @@ def test_a_trial_without_a_finite_score_has_failed(sweep):
     ("words", "message"),
     [
         ([f"{LR}=interval(1e-2,1e-4)"], LR),
-        (["model.optimizer.lrr=interval(0,1)"], "optimizer.lrr"),
         (["data.batch_size=interval(8,16)"], "data.batch_size=8.0"),
         (["data.split.seed=0,1"], "data.split"),
         (["model=resnetv2_50,nonesuch"], "nonesuch"),
-        (["experiment=quickstart,keras_notebook"], "monitor=val/loss"),
         (["trainer=ddp"], "multirun"),
     ],
 )
@@ -169,11 +157,11 @@ def test_an_invalid_search_is_refused_before_any_trial(sweep, tmp_path, words, m
     assert not (tmp_path / "sweep").exists()
 
 
-@pytest.mark.parametrize("override", ["mode=min", f"{LR}=interval(0.1,0.2)"])
-def test_a_search_does_not_continue_another(sweep, override):
+def test_a_search_does_not_continue_another(sweep):
     sweep(*SEARCH)
-    with pytest.raises(TrainingError, match=override.partition("=")[0]):
-        sweep(*SEARCH, override)
+    for override in ("mode=min", f"{LR}=interval(0.1,0.2)"):
+        with pytest.raises(TrainingError, match=override.partition("=")[0]):
+            sweep(*SEARCH, override)
 
 
 def test_what_a_kill_leaves_of_the_journal_is_repaired(sweep):
@@ -293,28 +281,6 @@ def wait_for(path, process):
     while not path.exists():
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.02)
-
-
-@pytest.mark.soak  # two minutes; the quick tests kill searches and grids, too
-def test_a_search_of_real_runs_continues_after_a_kill_within_a_trial(start, synthetic, tmp_path):
-    directory = tmp_path / "sweep"
-    words = ("-m", f"data.root={synthetic}", f"hydra.sweep.dir={directory}")
-    words += ("hparams_search=optuna", "hydra.sweeper.n_trials=3", "trainer.max_epochs=2")
-    process = start(*words)
-    wait_for(directory / "1" / "config.yaml", process)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    assert read_run_summary(directory / "1") is None
-    before = {p: p.stat().st_mtime_ns for p in directory.glob("[01]/*") if p.is_file()}
-
-    process = start(*words)
-    printed, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, printed
-    assert "best: trial" in printed
-    assert before == {p: p.stat().st_mtime_ns for p in before}
-    assert [trial.number for trial in completed(directory)] == [0, 2, 3]
-    for number in (0, 2, 3):
-        assert (directory / str(number) / "checkpoints" / "best.ckpt").is_file()
 
 
 @pytest.mark.slow

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.sparse.csgraph import connected_components
 from sklearn.metrics import roc_auc_score
 from sklearn.neighbors import radius_neighbors_graph
@@ -20,6 +19,20 @@ MAX_DISTANCE = 64
 """Images whose fingerprints differ in at most this many of 576 bits are near-identical."""
 
 SHORTCUT_AUROC = 0.70
+
+AUGMENTATIONS: dict[str, tuple[str, ...]] = {
+    "colour mode": (),  # never seen: images are read as grey
+    "width": ("resolution",),
+    "height": ("resolution",),
+    "aspect ratio": ("stretch", "ratio"),
+    "bytes": ("resolution", "jpeg"),
+    "sharpness": ("resolution", "noise", "jpeg"),
+    "brightness": ("brightness", "gamma"),
+    "contrast": ("contrast", "gamma"),
+    "saturated pixels": ("brightness", "contrast"),
+    "black border": ("area", "scale", "translate"),
+}
+"""Properties of an image, and the settings of `data.augmentation` that vary each."""
 
 Severity = Literal["error", "warning"]
 Kind = Literal["patient", "identical", "near-identical"]
@@ -57,12 +70,11 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Shortcut:
-    """How well one property of the files separates the classes."""
+    """How well one property of the training images separates the classes."""
 
-    attribute: str  # `colour mode`, `width`, `height`, `aspect ratio` or `bytes`
+    attribute: str  # a key of `AUGMENTATIONS`
     auroc: float  # of that property alone in the better direction, 0.5 to 1
-    normal: str  # median of NORMAL images, or the fraction of each mode
-    pneumonia: str
+    augmentation: tuple[str, ...]  # the settings of `data.augmentation` that vary it
 
     @property
     def flagged(self) -> bool:
@@ -193,10 +205,11 @@ def near_duplicates(fingerprints: Sequence[bytes]) -> list[list[int]]:
 
 
 def _find_shortcuts(readable: Sequence[Entry]) -> list[Shortcut]:
-    positive = np.array([entry.label == PNEUMONIA for entry in readable], dtype=bool)
+    training = [entry for entry in readable if entry.split == "train"]
+    positive = np.array([entry.label == PNEUMONIA for entry in training], dtype=bool)
     if positive.all() or not positive.any():
         return []
-    contents = [entry.content for entry in readable]
+    contents = [entry.content for entry in training]
     modes = np.array([content.mode for content in contents])
     # A mode has no order: its best score is the fraction of PNEUMONIA among its images.
     by_mode = {mode: positive[modes == mode].mean() for mode in set(modes.tolist())}
@@ -207,26 +220,13 @@ def _find_shortcuts(readable: Sequence[Entry]) -> list[Shortcut]:
         "aspect ratio": [content.width / content.height for content in contents],
         "bytes": [content.size for content in contents],
     }
-    found = []
-    for name, values in scores.items():
-        column = np.asarray(values, dtype=np.float64)
-        auroc = float(roc_auc_score(positive, column))
-        typical = [
-            _fractions(modes[rows]) if name == "colour mode" else _median(column[rows])
-            for rows in (~positive, positive)
-        ]
-        found.append(Shortcut(name, max(auroc, 1 - auroc), *typical))
+    for name in contents[0].statistics:
+        scores[name] = [content.statistics[name] for content in contents]
+    aurocs = {name: float(roc_auc_score(positive, values)) for name, values in scores.items()}
+    found = [
+        Shortcut(name, max(auroc, 1 - auroc), AUGMENTATIONS[name]) for name, auroc in aurocs.items()
+    ]
     return sorted(found, key=lambda shortcut: -shortcut.auroc)
-
-
-def _fractions(modes: NDArray[np.str_]) -> str:
-    counts = Counter(modes.tolist())
-    return ", ".join(f"{mode} {n / counts.total():.1%}" for mode, n in counts.most_common())
-
-
-def _median(values: NDArray[np.float64]) -> str:
-    value = float(np.median(values))
-    return f"{value:,.0f}" if value >= 10 else f"{value:.2f}"  # noqa: PLR2004  sizes, and ratios
 
 
 def _group(entries: Iterable[Entry], key: Callable[[Entry], Hashable]) -> Iterable[list[Entry]]:
@@ -292,7 +292,10 @@ def _check_counts(counts: Sequence[Count]) -> Iterator[Finding]:
 def _check_shortcuts(shortcuts: Sequence[Shortcut]) -> Iterator[Finding]:
     flagged = [f"{s.attribute} {s.auroc:.2f}" for s in shortcuts if s.flagged]
     if flagged:
-        message = f"properties of the file predict the class, AUROC: {', '.join(flagged)}"
+        message = (
+            f"properties of the training images predict the class, AUROC: {', '.join(flagged)}:"
+            " set data.augmentation"
+        )
         yield Finding("warning", "shortcut", message)
 
 

@@ -33,11 +33,11 @@ def audit_tables(audit: Audit) -> Iterator[RenderableType]:
         yield Text("No patient is in more than one split or class.")
     if audit.shortcuts:
         rows = [
-            [s.attribute, f"{s.auroc:.3f}", s.normal, s.pneumonia, "shortcut" if s.flagged else ""]
+            [s.attribute, f"{s.auroc:.3f}", ", ".join(s.augmentation), "shortcut" * s.flagged]
             for s in audit.shortcuts
         ]
-        columns = ["property", "AUROC", "NORMAL", "PNEUMONIA", ""]
-        yield _table("Properties of the file as predictors of the class", columns, rows)
+        title = "Properties of the training images as predictors of the class"
+        yield _table(title, ["property", "AUROC", "varied by data.augmentation", ""], rows)
     for finding in audit.findings:
         style = "bold red" if finding.severity == "error" else "yellow"
         yield Text.assemble((f"{finding.severity} ", style), printable(f"{finding.message}."))

@@ -7,8 +7,9 @@ from pathlib import Path
 import imagehash
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+from scipy.ndimage import laplace
 
-from pneumonia.data.image_io import FORMATS, is_image_file, read_grey
+from pneumonia.data.image_io import FORMATS, Preprocessing, is_image_file, read_grey
 from pneumonia.data.parallel import parallel_map
 from pneumonia.data.patients import Identity, identify_patients
 from pneumonia.data.safe_open import quiet
@@ -21,6 +22,9 @@ PUBLISHED: dict[str, dict[str, int]] = {
     "test": {"normal": 234, "bacterial": 242, "viral": 148},
 }
 """Images in Kaggle's `paultimothymooney/chest-xray-pneumonia`, 5,856 in all."""
+
+_BLACK, _WHITE = 16, 250  # darker, and at least as bright; JPEG does not keep 0 and 255
+_SIDE, _BORDER = 224, 11  # pixels
 
 
 @dataclass(frozen=True)
@@ -128,6 +132,7 @@ class Inspection:
     height: int = 0
     digest: bytes = b""  # SHA-256 of the bytes
     fingerprint: bytes = b""  # perceptual hash of the image; see `fingerprint`
+    statistics: dict[str, float] = field(default_factory=dict)  # see `pixel_statistics`
     warnings: tuple[str, ...] = ()  # a guessed bit depth, the age of the patient
 
 
@@ -144,9 +149,16 @@ def inspect(path: str | Path) -> Inspection:
             mode = image.mode
     except UnidentifiedImageError:
         pass  # DICOM
-    digest = hashlib.sha256(content).digest()
-    warnings = tuple(grey.info["warnings"])
-    return Inspection(None, len(content), mode, *grey.size, digest, fingerprint(grey), warnings)
+    return Inspection(
+        None,
+        len(content),
+        mode,
+        *grey.size,
+        hashlib.sha256(content).digest(),
+        fingerprint(grey),
+        pixel_statistics(grey),
+        tuple(grey.info["warnings"]),
+    )
 
 
 def fingerprint(image: Image.Image) -> bytes:
@@ -157,6 +169,28 @@ def fingerprint(image: Image.Image) -> bytes:
         other sizes, brightnesses and JPEG qualities in at most 40; smaller hashes overlap.
     """
     return np.packbits(imagehash.phash(image, hash_size=24).hash).tobytes()
+
+
+def pixel_statistics(image: Image.Image) -> dict[str, float]:
+    """Describe an image of mode `L`, squashed to 224 pixels a side, by numbers from 0 up.
+
+    Returns:
+        `sharpness`: standard deviation of the Laplacian over that of the grey levels, both of the
+        central quarter. `brightness` and `contrast`: mean and standard deviation of the grey
+        levels. `saturated pixels`: the fraction that is white. `black border`: the fraction of the
+        outer 5% on each side that is black.
+    """
+    pixels = Preprocessing(_SIDE)(image).astype(np.float32)
+    quarter = slice(_SIDE // 4, -_SIDE // 4)
+    centre = pixels[quarter, quarter]
+    border = np.pad(np.zeros([_SIDE - 2 * _BORDER] * 2, bool), _BORDER, constant_values=True)
+    return {
+        "sharpness": float(laplace(centre).std() / max(centre.std(), 1)),  # 0 if uniform
+        "brightness": float(pixels.mean()),
+        "contrast": float(pixels.std()),
+        "saturated pixels": float((pixels >= _WHITE).mean()),
+        "black border": float((pixels[border] < _BLACK).mean()),
+    }
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ def print_summary(result: EvaluationResult, outputs: Mapping[str, str | Path]) -
     for name in estimates:
         table.add_column(wording.ESTIMATES[name], justify="right", style="dim")
     for metric in METRICS:
-        row = [result.label(metric), format_estimate(result.metrics[metric.name], digits=2)]
+        row = [metric.label, format_estimate(result.metrics[metric.name], digits=2)]
         row += [
             f"{values[metric.name]:.3f}" if metric.name in values else ""
             for values in estimates.values()

@@ -207,10 +207,7 @@ def limits(model: EvaluatedModel) -> list[str]:
             " more than new images do. A model with specificity 0.98 on its validation set had 0.75"
             " on Kaggle's test split at the same threshold."
         ),
-        (
-            "Precision, NPV and calibration hold at the prevalence of the test images,"
-            " unless another prevalence is given."
-        ),
+        "Precision, NPV and calibration hold only at the prevalence of the test images.",
         (
             "Confidence intervals cover the sampling of patients, not differences between"
             " hospitals, equipment or years."

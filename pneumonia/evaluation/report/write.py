@@ -21,7 +21,7 @@ from pneumonia.errors import EvaluationError
 from pneumonia.evaluation import plots
 from pneumonia.evaluation.confidence import Estimate
 from pneumonia.evaluation.evaluate import AT_HALF, EvaluationResult
-from pneumonia.evaluation.metrics import METRICS, PREVALENCE_METRICS, metric_values
+from pneumonia.evaluation.metrics import METRICS, metric_values
 from pneumonia.evaluation.predictions import sigmoid
 from pneumonia.evaluation.report import wording
 from pneumonia.files import atomic_write
@@ -105,7 +105,6 @@ def render_html(result: EvaluationResult) -> str:
         ),
         "uncalibrated": _uncalibrated_metrics(result),
         "subtypes": [name[: -len(_COUNT)] for name in result.metrics if name.endswith(_COUNT)],
-        "prevalence_metrics": PREVALENCE_METRICS,
         "errors": _errors(result),
         "probes": [(probe, _data_url(probe.picture)) for probe in result.probes],
         "config": model.lookup("training", "config"),

@@ -9,8 +9,6 @@ from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from pneumonia.training.csv_logger import CSVLogger
-
 _KEY = "resume_state"
 
 
@@ -42,24 +40,18 @@ class ResumeState(Callback):
             "stop": trainer.should_stop,
             "metrics": {name: float(v) for name, v in trainer.callback_metrics.items()},
             "counts": {} if ended else dict(_counts(pl_module)),
-            "rows": [len(logger.rows) for logger in _csv_loggers(trainer)],
         }
 
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Cut the logs to where the checkpoint stands."""
+        """Log the training metrics of an epoch that ended as it was saved."""
         self._saved = saved = checkpoint.get(_KEY)
-        if saved is None or not trainer.is_global_zero:
-            return
-        for log, rows in zip(_csv_loggers(trainer), saved["rows"], strict=False):
-            log.truncate(rows)
-        if saved["ended"]:
+        if saved is not None and saved["ended"]:
             metrics = {k: v for k, v in saved["metrics"].items() if k.startswith("train/")}
+            metrics["epoch"] = checkpoint["epoch"]
             for logger in trainer.loggers:
-                logger.log_metrics(
-                    metrics | {"epoch": checkpoint["epoch"]}, step=checkpoint["global_step"] - 1
-                )
+                logger.log_metrics(metrics, step=checkpoint["global_step"] - 1)
                 logger.save()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -89,10 +81,6 @@ class ResumeState(Callback):
         """Seed the step that follows."""
         step = [self.seed, trainer.current_epoch, batch_idx, trainer.global_rank]
         torch.manual_seed(int(np.random.SeedSequence(step).generate_state(1, np.uint64)[0]))
-
-
-def _csv_loggers(trainer: Trainer) -> list[CSVLogger]:
-    return [logger for logger in trainer.loggers if isinstance(logger, CSVLogger)]
 
 
 def _counts(model: LightningModule) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -16,19 +16,13 @@ from pneumonia.errors import DataError
 from pneumonia.files import atomic_write, remove_partial
 from pneumonia.labels import CLASSES
 from pneumonia.training.resume import RunStart
-from pneumonia.training.run_record import CONFIG_FILE, RECORD_FILE, commit, git
-
-_MAX_DIFF = 1_000_000
+from pneumonia.training.run_record import CONFIG_FILE, RECORD_FILE, commit
 
 
 class RunFiles(Callback):
-    """Write `validation.csv`, `changes.diff`, `run.json` and `config.yaml` before a fit.
+    """Write `validation.csv`, `run.json` and `config.yaml` before a fit.
 
     They are written once. `config.yaml` comes last and marks the directory as used.
-
-    Args:
-        start: What the run starts with.
-        config: Its resolved configuration, plain values.
     """
 
     def __init__(self, start: RunStart, config: Mapping[str, Any]) -> None:
@@ -60,8 +54,6 @@ class RunFiles(Callback):
             writer = csv.writer(file)
             writer.writerow(["path", "label", "patient", "subtype"])
             writer.writerows((p, CLASSES[label], patient, s) for p, label, patient, s in rows)
-        with atomic_write(directory / "changes.diff") as file:
-            file.write(git("diff", "HEAD", "--", ".")[:_MAX_DIFF])
         record = {
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
             "overrides": list(self.start.overrides),

@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from pneumonia.errors import DataError, sentence
-from pneumonia.files import atomic_write
 from pneumonia.training.run_record import CONFIG_FILE, SUMMARY_FILE, read_run_summary
 
 STATUSES = ("finished", "unfinished", "failed", "damaged")
@@ -38,7 +37,6 @@ class Run:
     # Numbers of `summary.json`, None where unknown. `score` is the monitored metric of the best
     # checkpoint, or of the best epoch so far.
     metrics: Mapping[str, float | None] = field(default_factory=dict)
-    started: str = ""  # ISO 8601
     checkpoint: Path | None = None  # the best one, or the last one of an unfinished run
 
 
@@ -90,7 +88,6 @@ def _read_run(directory: Path) -> Run:
         monitor=str(found.get("monitor", config.get("monitor", ""))),
         mode=str(found.get("mode", config.get("mode", ""))),
         metrics=metrics,
-        started=str(found.get("started", "")),
         checkpoint=checkpoint if checkpoint.exists() else None,
     )
 
@@ -108,14 +105,14 @@ def _load_yaml(file: Path, default: Any) -> Any:
 
 
 def _read_progress(directory: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """Score and number of epochs so far, from the file of the CSV logger."""
+    """Epochs and best score so far of a run without a summary, from the CSV log."""
     monitor, better = str(config.get("monitor")), min if config.get("mode") == "min" else max
-    try:
-        text = (directory / "csv" / "metrics.csv").read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return {}
-    values = [row[monitor] for row in csv.DictReader(text.splitlines()) if row.get(monitor)]
-    scores = [score for value in values if (score := _number(value)) is not None]
+    values: dict[str | None, str] = {}
+    for file in directory.glob("csv/*/metrics.csv"):  # one for each time the run was resumed
+        text = file.read_text(encoding="utf-8", errors="replace")
+        rows = csv.DictReader(text.splitlines())
+        values |= {row.get("epoch"): row[monitor] for row in rows if row.get(monitor)}
+    scores = [score for value in values.values() if (score := _number(value)) is not None]
     return {"epochs": len(values), "score": better(scores, default=None)}
 
 
@@ -183,25 +180,12 @@ def leaderboard_tables(runs: Sequence[Run], root: Path) -> Iterator[Table | Text
         )
     yield table
     if len(all_keys) > _MAX_COLUMNS:
-        yield Text(f"Also differ (--out writes them): {', '.join(all_keys[_MAX_COLUMNS:])}")
+        yield Text(f"Also differ: {', '.join(all_keys[_MAX_COLUMNS:])}")
     for run in runs:
         if run.note:
             yield Text(f"{_name(run, root)} {run.status}: {run.note}")
     if best.status == "finished" and best.checkpoint and best.metrics["score"] is not None:
         yield Text(f"Best on validation (optimistic, as the best of many): {best.checkpoint}")
-
-
-def write_table(groups: Sequence[Sequence[Run]], path: Path) -> None:
-    """Write the runs of `group_runs` with all settings that differ to a CSV file."""
-    keys = sorted({key for runs in groups for key in differing_keys(runs)})
-    columns = ("run", "status", "monitor", "mode", *_METRICS, "started", "checkpoint", "note")
-    with atomic_write(path) as file:
-        writer = csv.writer(file)
-        writer.writerow([*columns, *keys])
-        for run in (run for runs in groups for run in runs):
-            metrics = [run.metrics.get(name) for name in _METRICS]
-            rest = [run.started, run.checkpoint, run.note, *map(run.settings.get, keys)]
-            writer.writerow([run.directory, run.status, run.monitor, run.mode, *metrics, *rest])
 
 
 def _name(run: Run, root: Path) -> str:
