@@ -177,19 +177,14 @@ def _traits(content: ModelMetadata, name: str) -> dict[str, Any]:
 
 def _datamodule(config: DictConfig, root: str | Path) -> ChestXrayDataModule:
     """The data module of a run. No class that the checkpoint names is imported."""
-    data = cast(dict[str, Any], OmegaConf.to_container(config.data, resolve=True))
-    try:
-        settings = {key: data[key] for key in _OF_DATA if key in data}
-        settings["split"] = ValidationSplit(**_arguments(data["split"]))
-        if data.get("augmentation") is not None:
-            settings["augmentation"] = Augmentation(**_arguments(data["augmentation"]))
-        if "table" in data:
-            return TableDataModule(root, data.get("root"), **settings)
-        return ChestXrayDataModule(root, **settings)
-    except DAMAGED as error:
-        raise CheckpointError(
-            f"the data settings of the first member are damaged: {error}."
-        ) from error
+    data = cast(dict[str, Any], OmegaConf.to_container(config.data))
+    settings = {key: data[key] for key in _OF_DATA if key in data}
+    settings["split"] = ValidationSplit(**_arguments(data["split"]))
+    if data["augmentation"] is not None:
+        settings["augmentation"] = Augmentation(**_arguments(data["augmentation"]))
+    if "table" in data:
+        return TableDataModule(root, data["root"], **settings)
+    return ChestXrayDataModule(root, **settings)
 
 
 def _arguments(node: dict[str, Any]) -> dict[str, Any]:
