@@ -1,6 +1,6 @@
 """Join the networks of several runs in one checkpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -83,22 +83,14 @@ def ensemble_checkpoints(
     if Path(out).exists() and any(Path(out).samefile(name) for name in names):
         raise CheckpointError(f"{out} is itself a member; name a new file.")
     opened = [open_checkpoint(name, device) for name in names]
-    traits = [_traits(content, name) for (_, content), name in zip(opened, names, strict=True)]
-    for name, found in zip(names, traits, strict=True):
-        for key in traits[0] | found:
-            a, b = found.get(key), traits[0].get(key)
-            if a != b:
-                raise CheckpointError(
-                    f"{name} has {key}={a}, {names[0]} has {b}; members of an ensemble need the"
-                    " same validation images and preprocessing."
-                )
+    traits = _check_members({name: each for name, (_, each) in zip(names, opened, strict=True)})
     members = [cast(PneumoniaNetwork, backend.network) for backend, _ in opened]
     settings = [content.checkpoint["hyper_parameters"] for _, content in opened]
     config = _config(opened[0][1])
     datamodule = _datamodule(config, root)
     datamodule.setup("fit")
     train, val = datamodule.splits["train"], datamodule.splits["val"]
-    known = (traits[0]["images"], traits[0]["validation images"] or val.fingerprint())
+    known = (traits["images"], traits["validation images"] or val.fingerprint())
     if ((train + val).fingerprint(), val.fingerprint()) != known:
         raise DataError(f"{root} holds other images than those that {names[0]} was trained with.")
 
@@ -154,6 +146,20 @@ def ensemble_checkpoints(
 def _config(content: ModelMetadata) -> DictConfig:
     """The configuration of the run that a checkpoint comes from."""
     return cast(DictConfig, OmegaConf.create(content.checkpoint["metadata"]["training"]["config"]))
+
+
+def _check_members(contents: Mapping[str, ModelMetadata]) -> dict[str, Any]:
+    """Refuse members that do not belong together; returns what they have in common."""
+    (first, common), *others = [(name, _traits(each, name)) for name, each in contents.items()]
+    for name, found in others:
+        for key in common | found:
+            a, b = found.get(key), common.get(key)
+            if a != b:
+                raise CheckpointError(
+                    f"{name} has {key}={a}, {first} has {b}; members of an ensemble need the same"
+                    " validation images and preprocessing."
+                )
+    return common
 
 
 def _traits(content: ModelMetadata, name: str) -> dict[str, Any]:
