@@ -92,7 +92,8 @@ def once(tmp_path_factory, worker_id) -> Once:
 
     def once(name: str, make: Callable[[Path], object]) -> Path:
         folder = (base if worker_id == "master" else base.parent) / "once" / name
-        with FileLock(f"{base.parent / name}.lock"):
+        folder.parent.mkdir(exist_ok=True)
+        with FileLock(f"{folder}.lock"):
             if not folder.exists():
                 make(folder)
         return folder

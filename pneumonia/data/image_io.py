@@ -45,6 +45,12 @@ _SUFFIXES = {
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif"),
     *(".pgm", ".ppm"),
 }
+_OTHER_SUFFIXES = {
+    *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".html", ".htm", ".md", ".pdf", ".log"),
+    *(".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".zip", ".gz", ".tar", ".7z", ".rar"),
+    *(".py", ".ipynb", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".db", ".sqlite", ".npy", ".npz"),
+    *(".ckpt", ".pth", ".pt", ".onnx", ".safetensors", ".mp4", ".avi", ".mov", ".lnk", ".exe"),
+}
 _MAGIC = re.compile(
     rb"\xff\xd8\xff|\x89PNG\r\n|II[*+]\0|MM\0[*+]|BM.{4}\0{4}|RIFF.{4}WEBP|GIF8[79]a|P[2356]\s",
     re.DOTALL,
@@ -125,8 +131,8 @@ def is_image_file(path: str | os.PathLike[str]) -> bool:
         path: An existing file.
     """
     suffix = Path(path).suffix.lower()
-    if suffix in _SUFFIXES:
-        return True
+    if suffix in _SUFFIXES or suffix in _OTHER_SUFFIXES:
+        return suffix in _SUFFIXES
     try:
         with open_bounded(path) as file:
             start = file.read(AFTER_PREAMBLE)
