@@ -13,6 +13,7 @@ import typer
 from pneumonia.commands.calibrate import calibrate_command
 from pneumonia.commands.compare import compare_command
 from pneumonia.commands.data import data
+from pneumonia.commands.ensemble import ensemble_command
 from pneumonia.commands.evaluate import evaluate_command
 from pneumonia.commands.export import export_command
 from pneumonia.commands.predict import predict_command
@@ -37,6 +38,7 @@ app.command("serve")(serve_command)
 app.command("evaluate")(evaluate_command)
 app.command("compare")(compare_command)
 app.command("calibrate")(calibrate_command)
+app.command("ensemble")(ensemble_command)
 app.command("runs")(runs_command)
 
 

@@ -131,7 +131,8 @@ def _metadata(model: Predictor) -> dict[str, str]:
         training = dict(kept["metadata"].get("training", {}))
         training.pop("config", None)
         kept["metadata"] = kept["metadata"] | {"training": training}
-    settings = {key: checkpoint["hyper_parameters"][key] for key in SETTINGS}
+    found = checkpoint["hyper_parameters"]
+    settings = {key: found[key] for key in SETTINGS if key in found}
     kept["hyper_parameters"] = settings
     return {
         METADATA: json.dumps(kept),

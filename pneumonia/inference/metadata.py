@@ -14,8 +14,8 @@ from pneumonia.evaluation.abstention import Abstention
 from pneumonia.evaluation.predictions import sigmoid
 from pneumonia.evaluation.threshold import OperatingPoint
 
-SETTINGS = ("backbone", "image_size", "resize_mode", "interpolation")
-"""Hyper-parameters that say how an image is read and what reads it."""
+SETTINGS = ("backbone", "image_size", "resize_mode", "interpolation", "tta")
+"""Hyper-parameters that say how an image is read and what reads it; old files have no `tta`."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import textwrap
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from pneumonia.files import atomic_replace
 from pneumonia.inference.torch_backend import TorchBackend
 from pneumonia.inference.types import Backend, Prediction
 from pneumonia.labels import CLASSES, PNEUMONIA
-from pneumonia.model.network import PneumoniaNetwork
+from pneumonia.model.network import Ensemble, PneumoniaNetwork
 
 CAVEAT = (
     "A heat map is not evidence of reasoning: with the lungs masked, models trained on these X-rays"
@@ -43,7 +43,7 @@ class Saliency:
     """Computes heat maps of a network, which it does not change.
 
     Args:
-        network: In evaluation mode.
+        network: In evaluation mode; of an ensemble, the mean of its members' maps is computed.
         image_size: S, side of its input in pixels.
 
     Attributes:
@@ -55,14 +55,17 @@ class Saliency:
         ModelError: If the architecture is neither of the two.
     """
 
-    def __init__(self, network: PneumoniaNetwork, image_size: int) -> None:
+    def __init__(self, network: PneumoniaNetwork | Ensemble, image_size: int) -> None:
         try:
             import captum.attr  # noqa: F401, PLC0415  an extra
         except ImportError as error:
             raise ExtraError("A heat map", "explain") from error
-        self._network, self._image_size = network, image_size
-        self._grid = _patch_grid(network, image_size)
-        self.method = GRAD_CAM if self._grid is None else INTEGRATED_GRADIENTS
+        self._image_size = image_size
+        found = network.members if isinstance(network, Ensemble) else [network]
+        members = cast(list[PneumoniaNetwork], list(found))
+        self._networks = [(member, _patch_grid(member, image_size)) for member in members]
+        methods = [INTEGRATED_GRADIENTS if grid else GRAD_CAM for _, grid in self._networks]
+        self.method = " and ".join(dict.fromkeys(methods))
 
     def __call__(self, pixels: NDArray[np.uint8], label: int) -> NDArray[np.float32]:
         """Compute the heat map of one image.
@@ -75,8 +78,17 @@ class Saliency:
             float32 [S, S], 0 to 1, relative to the maximum of this image; all 0 if nothing in it
             supports the label.
         """
-        attribute = self._grad_cam if self._grid is None else self._integrated_gradients
-        device = self._network.scale.device
+        maps = [self._heat(*pair, pixels, label) for pair in self._networks]
+        return _relative(np.mean(maps, 0))
+
+    def _heat(
+        self,
+        network: PneumoniaNetwork,
+        grid: tuple[int, int] | None,
+        pixels: NDArray[np.uint8],
+        label: int,
+    ) -> NDArray[np.float32]:
+        device, sign = network.device, 1 if label == PNEUMONIA else -1
         # Lightning validates in inference mode, where nothing can have a gradient.
         with (
             torch.inference_mode(False),
@@ -84,39 +96,51 @@ class Saliency:
             torch.autocast(device.type, enabled=False),
         ):
             images = torch.from_numpy(pixels.copy())[None, None].to(device).float()
-            evidence = attribute(images, 1 if label == PNEUMONIA else -1).relu().float()
-            resized = nn.functional.interpolate(evidence, (self._image_size,) * 2, mode="bilinear")
-        heat: NDArray[np.float32] = resized[0, 0].detach().cpu().numpy()
-        maximum = float(heat.max())
-        return heat / maximum if np.isfinite(maximum) and maximum > 0 else np.zeros_like(heat)
+            if grid is None:
+                evidence = _grad_cam(network, images, sign)
+            else:
+                evidence = _integrated_gradients(network, images, sign).reshape(1, 1, *grid)
+            resized = nn.functional.interpolate(
+                evidence.relu().float(), (self._image_size,) * 2, mode="bilinear"
+            )
+        return _relative(resized[0, 0].detach().cpu().numpy())
 
-    def _grad_cam(self, images: Tensor, sign: int) -> Tensor:
-        from captum.attr import LayerGradCam  # noqa: PLC0415  an extra
 
-        backbone: Any = self._network.backbone
-        channels_last = _is_channels_last(backbone)
-        layer = nn.Identity()  # holds the feature map, channels first, for captum
+def _relative(heat: NDArray[np.float32]) -> NDArray[np.float32]:
+    maximum = float(heat.max())
+    return heat / maximum if np.isfinite(maximum) and maximum > 0 else np.zeros_like(heat)
 
-        def score(images: Tensor) -> Tensor:
-            features = backbone.forward_features(self._network.normalise(images))
-            features = layer(features.permute(0, 3, 1, 2) if channels_last else features)
-            features = features.permute(0, 2, 3, 1) if channels_last else features
-            logits: Tensor = backbone.forward_head(features).squeeze(1)
-            return sign * logits
 
-        evidence: Tensor = LayerGradCam(score, layer).attribute(images)
-        return evidence
+def _grad_cam(network: PneumoniaNetwork, images: Tensor, sign: int) -> Tensor:
+    from captum.attr import LayerGradCam  # noqa: PLC0415  an extra
 
-    def _integrated_gradients(self, images: Tensor, sign: int) -> Tensor:
-        from captum.attr import LayerIntegratedGradients  # noqa: PLC0415  an extra
+    backbone: Any = network.backbone
+    channels_last = _is_channels_last(backbone)
+    layer = nn.Identity()  # holds the feature map, channels first, for captum
 
-        backbone: Any = self._network.backbone
-        method = LayerIntegratedGradients(lambda x: sign * self._network(x), backbone.patch_embed)
-        baseline = torch.full_like(images, float(images.mean()))
-        evidence: Tensor = method.attribute(
-            images, baseline, n_steps=_STEPS, internal_batch_size=_STEPS_AT_ONCE
-        )
-        return evidence.sum(-1).reshape(1, 1, *(self._grid or ()))
+    def score(images: Tensor) -> Tensor:
+        features = backbone.forward_features(network.normalise(images))
+        features = layer(features.permute(0, 3, 1, 2) if channels_last else features)
+        features = features.permute(0, 2, 3, 1) if channels_last else features
+        logits: Tensor = backbone.forward_head(features).squeeze(1)
+        return sign * logits
+
+    evidence: Tensor = LayerGradCam(score, layer).attribute(images)
+    return evidence
+
+
+def _integrated_gradients(network: PneumoniaNetwork, images: Tensor, sign: int) -> Tensor:
+    from captum.attr import LayerIntegratedGradients  # noqa: PLC0415  an extra
+
+    backbone: Any = network.backbone
+    method = LayerIntegratedGradients(
+        lambda images: sign * network.single_view(images), backbone.patch_embed
+    )
+    baseline = torch.full_like(images, float(images.mean()))
+    evidence: Tensor = method.attribute(
+        images, baseline, n_steps=_STEPS, internal_batch_size=_STEPS_AT_ONCE
+    )
+    return evidence.sum(-1)
 
 
 def _is_channels_last(backbone: Any) -> bool:
@@ -127,9 +151,7 @@ def _patch_grid(network: PneumoniaNetwork, image_size: int) -> tuple[int, int] |
     """Rows and columns of the patches; None for an architecture with a feature map instead."""
     backbone: Any = network.backbone
     with torch.no_grad():
-        images = network.normalise(
-            torch.zeros(1, 1, image_size, image_size, device=network.scale.device)
-        )
+        images = network.normalise(torch.zeros(1, 1, image_size, image_size, device=network.device))
         features = backbone.forward_features(images)
         embed = getattr(backbone, "patch_embed", None)
         tokens = embed(images) if isinstance(embed, nn.Module) else None

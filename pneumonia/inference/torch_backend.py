@@ -9,7 +9,7 @@ from pneumonia.errors import DAMAGED, CheckpointError, ConfigError, first_line
 from pneumonia.inference.metadata import ModelMetadata
 from pneumonia.inference.types import ModelOutput, Pixels
 from pneumonia.model.checkpoint import read_checkpoint
-from pneumonia.model.network import PneumoniaNetwork
+from pneumonia.model.network import Ensemble, PneumoniaNetwork, build_network
 from pneumonia.model.ood_detector import OODDetector
 
 _PREFIX = "network."
@@ -19,7 +19,10 @@ class TorchBackend:
     """A network on a device in full precision, and its OOD detector on the CPU in double."""
 
     def __init__(
-        self, network: PneumoniaNetwork, detector: OODDetector | None, device: torch.device
+        self,
+        network: PneumoniaNetwork | Ensemble,
+        detector: OODDetector | None,
+        device: torch.device,
     ) -> None:
         self.network = network.eval().to(device)
         self.detector = detector.eval() if detector is not None else None
@@ -32,7 +35,7 @@ class TorchBackend:
         """
         batch = torch.from_numpy(images).unsqueeze(1)
         with torch.inference_mode():
-            logits, embedding = self.network.embed(batch.to(self.network.scale.device))
+            logits, embedding = self.network.embed(batch.to(self.network.device))
             scores = None
             if self.detector is not None:
                 sizes = (self.detector.image_size, self.detector.embedding_size)
@@ -56,21 +59,16 @@ def open_checkpoint(path: str | Path, device: str) -> tuple[TorchBackend, ModelM
     checkpoint = read_checkpoint(path)
     state, values = (checkpoint.pop(key, None) for key in ("state_dict", "ood_detector"))
     metadata = ModelMetadata.read(checkpoint, path)
-    settings = checkpoint["hyper_parameters"]
     try:
-        network = PneumoniaNetwork(
-            settings["backbone"], image_size=metadata.preprocessing.image_size
-        )
+        network = build_network(checkpoint["hyper_parameters"])
         network.load_state_dict(
             {k.removeprefix(_PREFIX): v for k, v in state.items() if k.startswith(_PREFIX)}
         )
-    except DAMAGED as error:
+    except (ConfigError, *DAMAGED) as error:
         raise CheckpointError(
             f"{path} has no backbone with fitting weights ({first_line(error)}); name the"
             " best.ckpt of a run."
         ) from error
-    if settings.get("channels_last") is not False:
-        network.to(memory_format=torch.channels_last)
     detector = None if values is None else OODDetector.from_dict(values)
     return TorchBackend(network, detector, chosen), metadata
 

@@ -38,6 +38,8 @@ class PneumoniaClassifier(LightningModule):
         pos_weight: Weight of PNEUMONIA in the training loss: a number above 0, `balanced`
             (NORMAL over PNEUMONIA images of the training split), or None for 1.
         label_smoothing: Fraction by which training targets move towards 0.5, 0 to below 1.
+        tta: Test-time augmentation, a name in `pneumonia.model.network.TTA`, or None: the logits of
+            several views are averaged after the fit, from finalizing on.
         mixup: Parameter of the beta distribution by which images and targets of a batch are mixed
             (Zhang and others, ICLR 2018), 0 or more; 0: not at all.
         optimizer: `name` and keywords; see `build_optimizer`.
@@ -65,6 +67,7 @@ class PneumoniaClassifier(LightningModule):
         pos_weight: float | Literal["balanced"] | None = None,
         label_smoothing: float = 0.0,
         mixup: float = 0.0,
+        tta: str | None = None,
         optimizer: dict[str, Any] | None = None,
         schedule: dict[str, Any] | None = None,
         channels_last: bool = True,
@@ -94,6 +97,7 @@ class PneumoniaClassifier(LightningModule):
             image_size=image_size,
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
+            tta=tta,
         )
         if channels_last:
             self.network.to(memory_format=torch.channels_last)
@@ -118,10 +122,10 @@ class PneumoniaClassifier(LightningModule):
             normal, pneumonia = datamodule.splits["train"].class_counts()
             self.pos_weight.fill_(normal / pneumonia)
         if self.hparams["compile"]:
-            self.network.compile()  # in place: the checkpoint's keys stay as they are
+            self.network.backbone.compile()  # in place: the checkpoint's keys stay as they are
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits of PNEUMONIA.
+        """Return logits of PNEUMONIA, averaged over the views of test-time augmentation.
 
         Args:
             images: uint8 [N, 1, H, W], 0 black to 255 white.
@@ -141,7 +145,7 @@ class PneumoniaClassifier(LightningModule):
             weight = torch.distributions.Beta(alpha, alpha).sample().to(targets)
             images = weight * images + (1 - weight) * images.flip(0)
             targets = weight * targets + (1 - weight) * targets.flip(0)
-        logits = self(images)
+        logits = self.network.single_view(images)
         loss = binary_cross_entropy_with_logits(logits, targets, pos_weight=self.pos_weight)
         self.train_metrics.update(torch.sigmoid(logits.detach()), labels)
         self._log("train", loss.detach(), self.train_metrics, len(labels))
@@ -155,7 +159,7 @@ class PneumoniaClassifier(LightningModule):
         Dataloader 0 has the validation set, 1 and 2 have it under two sets of changes.
         """
         labels = batch["label"]
-        logits = self(batch["image"])
+        logits = self.network.single_view(batch["image"])
         if dataloader_idx:
             metrics = (self.val_shift_metrics, self.val_shift_b_metrics)[dataloader_idx - 1]
             metrics.update(torch.sigmoid(logits), labels)

@@ -1,9 +1,11 @@
 """Any timm backbone for grey X-rays, with pretrained weights from the hub or a local file."""
 
 import difflib
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 from urllib.request import Request, urlopen
 
 import timm
@@ -12,26 +14,58 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_c
 from huggingface_hub.errors import EntryNotFoundError
 from timm.models import adapt_input_conv, load_state_dict
 from torch import Tensor, nn
+from torch.nn.functional import affine_grid, grid_sample
 
 from pneumonia.connectivity import ANSWER_WITHIN, connection_error
-from pneumonia.errors import ModelError, first_line
+from pneumonia.errors import ModelError, check_setting, first_line
 
 _HUB_FILE = "model.safetensors"
 _KERNEL_DIMS = 4  # out channels, in channels, height, width
 
 
+class View(NamedTuple):
+    """A changed view of an image: mirrored, enlarged, rotated, and widened by e^stretch."""
+
+    flip: bool = False
+    zoom: float = 1.0
+    degrees: float = 0.0
+    stretch: float = 0.0
+
+
+TTA = {
+    "flip": [View(flip=True)],
+    "zoom": [View(flip, zoom) for zoom in (1.0, 1.15, 1.3) for flip in (False, True)][1:],
+    "pose": [
+        View(flip=True),
+        View(zoom=1.15),
+        View(flip=True, zoom=1.3),
+        View(degrees=8.0),
+        View(flip=True, degrees=-8.0),
+        View(stretch=0.2),
+        View(flip=True, stretch=-0.2),
+    ],
+}
+"""Test-time augmentation by name: the views that are averaged with the unmodified one."""
+
+
 class PneumoniaNetwork(nn.Module):
     """Any timm backbone for one grey channel and one logit.
 
-    Pixel normalisation is part of the network, so that an exported graph carries it. The arguments
-    are those of `PneumoniaClassifier`; `weights` is a `.safetensors` or `.pth` file.
+    Pixel normalisation and test-time augmentation are part of the network, so that an exported
+    graph carries them. The arguments are those of `PneumoniaClassifier`; `weights` is a
+    `.safetensors` or `.pth` file.
+
+    Attributes:
+        n_views: Number of views of an image that `forward` averages.
 
     Raises:
+        ConfigError: If the test-time augmentation is unknown.
         ModelError: If the backbone is unknown, or weights are not available or do not fit.
     """
 
     scale: Tensor
     shift: Tensor
+    grids: Tensor
 
     def __init__(
         self,
@@ -42,8 +76,10 @@ class PneumoniaNetwork(nn.Module):
         image_size: int = 224,
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
+        tta: str | None = None,
     ) -> None:
         super().__init__()
+        check_setting(tta is None or tta in TTA, "model.tta", tta, f"null, {' or '.join(TTA)}")
         options: dict[str, Any] = {"num_classes": 1, "in_chans": 1, "drop_rate": drop_rate}
         if drop_path_rate:
             options["drop_path_rate"] = drop_path_rate
@@ -72,9 +108,19 @@ class PneumoniaNetwork(nn.Module):
         mean, std = (sum(cfg[key]) / len(cfg[key]) for key in ("mean", "std"))
         self.register_buffer("scale", torch.tensor(1 / (255 * std)), persistent=False)
         self.register_buffer("shift", torch.tensor(-mean / std), persistent=False)
+        self.n_views = 1
+        if tta is not None:
+            grids = _sampling_grids(TTA[tta], image_size)
+            self.register_buffer("grids", grids, persistent=False)
+            self.n_views += len(grids)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self.scale.device
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits of PNEUMONIA.
+        """Return logits of PNEUMONIA, averaged over the views of test-time augmentation.
 
         Args:
             images: uint8 (or float of the same range) [N, 1, H, W], 0 black to 255 white.
@@ -82,24 +128,101 @@ class PneumoniaNetwork(nn.Module):
         Returns:
             float32 [N], raw: the probability is their sigmoid.
         """
+        return self._average(self.single_view(images), images)
+
+    def single_view(self, images: Tensor) -> Tensor:
+        """Return the logits of images as they are, as for `forward`."""
         logits: Tensor = self.backbone(self.normalise(images))
         return logits.squeeze(1).float()
 
     def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits and the embedding they are computed from, in one pass.
+        """Return logits and an embedding, in one pass.
 
         Returns:
-            The logits of `forward`, and the backbone's pooled features, float32 [N, D].
+            The logits of `forward`, and the backbone's pooled features of the images as they are,
+            float32 [N, D].
         """
         backbone = cast(Any, self.backbone)  # every timm model has these two halves
         features = backbone.forward_features(self.normalise(images))
         embedding: Tensor = backbone.forward_head(features, pre_logits=True)
         logits: Tensor = backbone.forward_head(features)
-        return logits.squeeze(1).float(), embedding.flatten(1).float()
+        logits = self._average(logits.squeeze(1).float(), images)
+        return logits, embedding.flatten(1).float()
+
+    def changed_views(self, images: Tensor) -> list[Tensor]:
+        """Return the views beside the unmodified one, each like the images (as for `forward`)."""
+        if self.n_views == 1:
+            return []
+        # As channels, all images share the grid of a view; what lies outside of them is black.
+        channels = images.to(self.grids.dtype).transpose(0, 1).expand(len(self.grids), -1, -1, -1)
+        changed = grid_sample(channels, self.grids, align_corners=False)
+        return list(changed.unsqueeze(2))
+
+    def _average(self, logits: Tensor, images: Tensor) -> Tensor:
+        # One view after the other: together they take many times the memory, and longer.
+        views = [logits, *map(self.single_view, self.changed_views(images))]
+        return torch.stack(views).mean(0)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Scale pixels (as for `forward`) to what the weights expect; float, of the same shape."""
         return images.to(self.scale.dtype) * self.scale + self.shift
+
+
+class Ensemble(nn.Module):
+    """Networks whose logits are averaged: at inference, in the place of a `PneumoniaNetwork`.
+
+    Attributes:
+        n_views: Passes through a backbone that an image takes.
+    """
+
+    def __init__(self, members: Sequence[PneumoniaNetwork]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.n_views = sum(member.n_views for member in members)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return next(self.parameters()).device
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the mean logits; see `PneumoniaNetwork.forward`."""
+        return torch.stack([member(images) for member in self.members]).mean(0)
+
+    def embed(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean logits, and the joined embeddings of all members."""
+        logits, embeddings = zip(*(cast(Any, m).embed(images) for m in self.members), strict=True)
+        return torch.stack(logits).mean(0), torch.cat(embeddings, 1)
+
+
+def build_network(settings: Mapping[str, Any]) -> PneumoniaNetwork | Ensemble:
+    """Build the network that the hyperparameters of a checkpoint describe, without its weights.
+
+    Those of an ensemble list in `members` what differs between its members.
+    """
+    if members := settings.get("members"):
+        return Ensemble([_build_one({**settings, **member}) for member in members])
+    return _build_one(settings)
+
+
+def _build_one(settings: Mapping[str, Any]) -> PneumoniaNetwork:
+    size, tta = settings["image_size"], settings.get("tta")
+    network = PneumoniaNetwork(settings["backbone"], image_size=size, tta=tta)
+    last = settings.get("channels_last") is not False
+    return network.to(memory_format=torch.channels_last) if last else network
+
+
+def _sampling_grids(views: list[View], side: int) -> Tensor:
+    """Where each pixel of each view lies in the image, from -1 to 1: float32 [V, S, S, 2]."""
+    matrices = torch.zeros(len(views), 2, 3)
+    for matrix, view in zip(matrices, views, strict=True):
+        angle, stretch = math.radians(view.degrees), math.exp(view.stretch / 2)
+        rotation = torch.tensor(
+            [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+        )
+        rotation[0] *= -1 if view.flip else 1
+        matrix[:, :2] = rotation * torch.tensor([1 / stretch, stretch]) / view.zoom
+    return affine_grid(matrices, [len(views), 1, side, side], align_corners=False)
 
 
 def _check_download(backbone: str) -> dict[str, str]:

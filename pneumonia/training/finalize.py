@@ -4,16 +4,19 @@ import logging
 import math
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+import numpy as np
 import torch
 from lightning import Trainer
-from omegaconf import OmegaConf
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
 from torch.utils.data import DataLoader
 
+from pneumonia.data.datamodule import ChestXrayDataModule
 from pneumonia.data.manifest import Manifest
 from pneumonia.errors import EvaluationError
 from pneumonia.evaluation.abstention import fit_abstention
@@ -22,8 +25,9 @@ from pneumonia.evaluation.predictions import sigmoid
 from pneumonia.evaluation.threshold import choose_threshold
 from pneumonia.labels import CLASSES
 from pneumonia.model.checkpoint import finalize_checkpoint, read_checkpoint
+from pneumonia.model.network import Ensemble, PneumoniaNetwork
 from pneumonia.model.ood_detector import OODDetector
-from pneumonia.training.callbacks.logits import latest_logits
+from pneumonia.training.callbacks.logits import SplitLogits, latest_logits
 from pneumonia.training.pipeline import RunComponents
 from pneumonia.training.run_record import commit
 
@@ -51,12 +55,39 @@ def finalize(run: RunComponents, path: str) -> dict[str, Any]:
     trainer, datamodule, policy = run.trainer, run.datamodule, run.start.config.evaluation
     metadata = _metadata(run)
     run.model.load_state_dict(checkpoint["state_dict"])
+    if (views := run.model.network.n_views) > 1:
+        name = run.start.config.model.tta
+        log.info("test-time augmentation %s: %d views, %dx the time per image", name, views, views)
     sets = []
     for loader in datamodule.val_dataloader():
         trainer.predict(run.model, loader, return_predictions=False)
         sets.append(latest_logits(trainer))
+    additions = calibrate(sets, datamodule.splits["val"].patients, policy) | {"metadata": metadata}
+    if trainer.is_global_zero:
+        additions |= fit_detector(run.model.network, datamodule, trainer.strategy.root_device)
+        checkpoint = finalize_checkpoint(path, checkpoint, **additions)
+    trainer.strategy.barrier()
+    return checkpoint if trainer.is_global_zero else {**checkpoint, **additions}
+
+
+def calibrate(
+    sets: Sequence[SplitLogits], patients: NDArray[np.str_], policy: DictConfig
+) -> dict[str, Any]:
+    """Choose temperature, threshold and abstention range on the validation set.
+
+    Args:
+        sets: Its logits, of the images as they are and under each set of changes.
+        patients: Of all images of the validation set.
+        policy: The section `evaluation` of the configuration.
+
+    Returns:
+        The entries `calibration`, `operating_point` and `abstention` of a finalized checkpoint.
+
+    Raises:
+        EvaluationError: If the validation set is too small for the policy's target.
+    """
     found = sets[0]
-    patients = datamodule.splits["val"].patients[found.rows]
+    patients = patients[found.rows]
     temperature = fit_temperature(found.labels, found.logits)
     probabilities, *shifted = [sigmoid(each.logits / temperature) for each in sets]
     point = choose_threshold(
@@ -66,7 +97,7 @@ def finalize(run: RunComponents, path: str) -> dict[str, Any]:
         policy.operating_point,
         policy.target,
         shifted=shifted,
-        on_shifted=policy.threshold_on_shifted,
+        on_shifted=policy.get("threshold_on_shifted", True),
     )
     abstention = fit_abstention(
         found.labels, probabilities, patients, point.threshold, policy.alpha
@@ -84,19 +115,34 @@ def finalize(run: RunComponents, path: str) -> dict[str, Any]:
         abstention.lower,
         abstention.upper,
     )
-    additions: dict[str, Any] = {
+    return {
         "calibration": {"temperature": temperature},
         "operating_point": point.to_dict(),
         "abstention": abstention.to_dict(),
-        "metadata": metadata,
     }
-    if trainer.is_global_zero:
-        detector = _fit_detector(run)
-        if detector is not None:
-            additions |= {"ood_detector": detector.to_dict(), "ood_threshold": detector.threshold}
-        checkpoint = finalize_checkpoint(path, checkpoint, **additions)
-    trainer.strategy.barrier()
-    return checkpoint if trainer.is_global_zero else {**checkpoint, **additions}
+
+
+def fit_detector(
+    network: PneumoniaNetwork | Ensemble, datamodule: ChestXrayDataModule, device: torch.device
+) -> dict[str, Any]:
+    """Fit the OOD detector on the validation set.
+
+    Returns:
+        The entries `ood_detector` and `ood_threshold` of a finalized checkpoint; none if the
+        validation set is too small.
+    """
+    validation = datamodule.dataset("val")
+    network = network.to(device).eval()
+    loader = DataLoader(validation, datamodule.batch_size)
+    with torch.inference_mode():
+        found = [network.embed(batch["image"].to(device))[1].cpu() for batch in loader]
+    images = (batch["image"] for batch in loader)
+    try:
+        detector = OODDetector.fit(images, torch.cat(found), validation.samples.patients)
+    except EvaluationError as error:
+        log.warning("no OOD detector: %s", error)
+        return {}
+    return {"ood_detector": detector.to_dict(), "ood_threshold": detector.threshold}
 
 
 def _metadata(run: RunComponents) -> dict[str, Any]:
@@ -108,6 +154,7 @@ def _metadata(run: RunComponents) -> dict[str, Any]:
             "root": str(datamodule.root),
             "synthetic": datamodule.synthetic,
             "fingerprint": (splits["train"] + splits["val"]).fingerprint(),
+            "validation_fingerprint": splits["val"].fingerprint(),
             "splits": {name: _counts(samples) for name, samples in splits.items()},
         },
         "split": {
@@ -125,22 +172,6 @@ def _metadata(run: RunComponents) -> dict[str, Any]:
             "hardware": _hardware(trainer),
         },
     }
-
-
-def _fit_detector(run: RunComponents) -> OODDetector | None:
-    """Fit the OOD detector; None if the validation set is too small."""
-    validation = run.datamodule.dataset("val")
-    device = run.trainer.strategy.root_device
-    network = run.model.network.to(device).eval()
-    loader = DataLoader(validation, run.datamodule.batch_size)
-    with torch.inference_mode():
-        found = [network.embed(batch["image"].to(device))[1].cpu() for batch in loader]
-    images = (batch["image"] for batch in loader)
-    try:
-        return OODDetector.fit(images, torch.cat(found), validation.samples.patients)
-    except EvaluationError as error:
-        log.warning("no OOD detector: %s", error)
-        return None
 
 
 def _counts(samples: Manifest) -> Mapping[str, int]:

@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import helper
 
 from pneumonia.data.dataset import read_split
@@ -29,6 +30,28 @@ def test_predictions_equal_the_checkpoints_at_any_batch_size(exported, checkpoin
             assert a.ood_score == pytest.approx(b.ood_score, rel=1e-3, abs=1e-4)
             assert a.predicted_class == b.predicted_class
             assert (a.uncertain, a.is_ood) == (b.uncertain, b.is_ood)
+
+
+def test_a_checkpoint_and_its_graph_carry_test_time_augmentation(
+    checkpoint_file, synthetic, tmp_path
+):
+    content = torch.load(checkpoint_file, weights_only=True)
+    content["hyper_parameters"]["tta"] = "pose"
+    path = tmp_path / "tta.ckpt"
+    torch.save(content, path)
+    model, plain = Predictor.load(path), Predictor.load(checkpoint_file)
+    graph, metadata = open_onnx(export(path, tmp_path / "tta.onnx"))
+    files = sorted(map(str, (synthetic / "test").glob("*/*")))[:4]
+    images = np.stack([model.preprocessing.read(file) for file in files])
+    batch = torch.from_numpy(images)[:, None]
+    with torch.no_grad():
+        expected = model.backend.network(batch).numpy()
+    found, without = model.backend(images), plain.backend(images)
+    np.testing.assert_allclose(found.logits, expected, atol=1e-5)
+    np.testing.assert_allclose(graph(images).logits, expected, atol=1e-4)
+    np.testing.assert_allclose(found.ood_score, without.ood_score)
+    assert np.abs(found.logits - without.logits).max() > 1e-3
+    assert metadata.checkpoint["hyper_parameters"]["tta"] == "pose"
 
 
 def test_graph_takes_grey_bytes_and_returns_the_calibrated_probability(exported, checkpoint_file):

@@ -154,3 +154,20 @@ def test_memory_format_does_not_change_logits(channels_last):
     other.load_state_dict(model.state_dict())
     images = batch([0, 1])["image"]
     assert torch.allclose(model(images), other(images), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_test_time_augmentation_is_off_in_training_and_validation_and_on_after():
+    plain = PneumoniaClassifier(**TINY).eval()
+    model = PneumoniaClassifier(**TINY, tta="flip").eval()
+    model.load_state_dict(plain.state_dict())
+    images = batch([0, 1, 1, 0])
+    mirrored = images | {"image": images["image"].flip(-1)}
+    with torch.no_grad():
+        assert torch.equal(model.training_step(images, 0), plain.training_step(images, 0))
+        single, other = (plain.validation_step(each, 0)["logit"] for each in (images, mirrored))
+        assert torch.equal(model.validation_step(images, 0)["logit"], single)
+        averaged = model.predict_step(images, 0)["logit"]
+        assert torch.equal(model.test_step(images, 0)["logit"], averaged)
+    assert not torch.allclose(single, other)
+    assert torch.allclose(averaged, (single + other) / 2, atol=1e-6)

@@ -7,8 +7,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
-from pneumonia.errors import ModelError
-from pneumonia.model.network import PneumoniaNetwork
+from pneumonia.errors import ConfigError, ModelError
+from pneumonia.model.network import TTA, Ensemble, PneumoniaNetwork
 
 
 def pixels(size: int = 96, count: int = 2) -> torch.Tensor:
@@ -97,3 +97,60 @@ def test_an_unknown_backbone_is_refused_with_known_names(backbone, named):
 def test_an_image_size_that_a_backbone_cannot_take_is_refused(backbone, size):
     with pytest.raises(ModelError, match=f"model.backbone={backbone} .*{size} pixels .*image_size"):
         PneumoniaNetwork(backbone, image_size=size)
+
+
+@pytest.mark.parametrize("tta", TTA)
+def test_test_time_augmentation_averages_logits_and_leaves_the_embedding_alone(tta):
+    plain = perturbed(PneumoniaNetwork("test_resnet", image_size=96))
+    network = PneumoniaNetwork("test_resnet", image_size=96, tta=tta).eval()
+    network.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        views = [pixels(), *network.changed_views(pixels())]
+        expected = torch.stack([plain(view) for view in views]).mean(0)
+        logits, embedding = network.embed(pixels())
+        assert torch.allclose(network(pixels()), expected, atol=1e-5)
+        assert torch.allclose(logits, expected, atol=1e-5)
+        assert torch.equal(embedding, plain.embed(pixels())[1])
+        assert torch.equal(network.single_view(pixels()), plain(pixels()))
+        assert not torch.allclose(expected, plain(pixels()), atol=1e-5)
+    assert network.n_views == len(views)
+
+
+@pytest.mark.parametrize("tta", TTA)
+def test_a_view_is_mirrored_enlarged_and_stretched_about_the_centre(tta):
+    network = PneumoniaNetwork("test_resnet", image_size=96, tta=tta)
+    y, x = torch.meshgrid(*[torch.arange(96) - 47.5] * 2, indexing="ij")
+    disc = 255.0 * (x**2 + y**2 < 28**2) * (1 + 0.2 * (x > 0)) / 1.2
+    for view, (image,) in zip(TTA[tta], network.changed_views(disc[None, None]), strict=True):
+        pixel = image[0] / image.sum()
+        assert image.sum() / disc.sum() == pytest.approx(view.zoom**2, rel=0.02)
+        assert ((x * pixel).sum() < 0) == view.flip
+        wide, high = (((each**2 * pixel).sum()).sqrt() for each in (x, y))
+        assert torch.log(wide / high) == pytest.approx(view.stretch, abs=0.02)
+
+
+def test_a_view_is_rotated_counterclockwise_by_its_degrees():
+    network = PneumoniaNetwork("test_resnet", image_size=96, tta="pose")
+    bar = torch.zeros(1, 1, 96, 96)
+    bar[..., 44:52, 10:86] = 255.0
+    y, x = torch.meshgrid(*[torch.arange(96) - 47.5] * 2, indexing="ij")
+    for view, (image,) in zip(TTA["pose"], network.changed_views(bar), strict=True):
+        slope = (x * y * image[0]).sum() / (x**2 * image[0]).sum()
+        assert torch.rad2deg(torch.atan(-slope)) == pytest.approx(view.degrees, abs=1)
+
+
+def test_an_unknown_test_time_augmentation_is_refused_with_the_choices():
+    with pytest.raises(ConfigError, match=r"model\.tta='mirror'.*flip.*pose"):
+        PneumoniaNetwork("test_resnet", tta="mirror")
+
+
+def test_an_ensemble_averages_logits_and_joins_embeddings():
+    backbones = ("test_resnet", "test_efficientnet")
+    members = [perturbed(PneumoniaNetwork(name, image_size=96)) for name in backbones]
+    ensemble = Ensemble(members)
+    with torch.no_grad():
+        (a, first), (b, second) = (member.embed(pixels()) for member in members)
+        logits, embedding = ensemble.embed(pixels())
+        assert torch.allclose(ensemble(pixels()), (a + b) / 2)
+    assert torch.allclose(logits, (a + b) / 2)
+    assert torch.equal(embedding, torch.cat([first, second], 1))

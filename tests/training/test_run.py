@@ -24,7 +24,7 @@ METRICS = {
 
 @pytest.fixture(scope="module", name="varied")
 def varied_fixture(tmp_path_factory, train_in):
-    """A run with averaged weights, a balanced loss and deterministic algorithms.
+    """A run with averaged weights, a balanced loss, two views and deterministic algorithms.
 
     Returns its directory, its score, and which files were opened as checkpoints.
     """
@@ -35,6 +35,7 @@ def varied_fixture(tmp_path_factory, train_in):
         return load(file, *arguments, **settings)
 
     words = ("callbacks=ema", "callbacks.ema.decay=0.5", "model.pos_weight=balanced")
+    words += ("model.tta=flip",)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "load", counted)
         score = train_in(directory, *words, "trainer.deterministic=true", "trainer.max_epochs=1")
@@ -133,6 +134,14 @@ def test_averaged_weights_are_saved_and_tested(varied):
     assert any(not torch.equal(averaged[key], current[key]) for key in weights)
     best = checkpoint_of(varied[0], "best")["state_dict"]
     assert all(torch.equal(best[key], averaged[key]) for key in averaged)
+
+
+def test_the_test_and_the_checkpoint_have_test_time_augmentation(varied):
+    rows = rows_of(varied[0] / "predictions.csv")
+    model = Predictor.load(varied[0] / "checkpoints" / "best.ckpt")
+    logits = model.logits([row["path"] for row in rows])
+    assert logits == pytest.approx([float(row["logit"]) for row in rows], abs=1e-5)
+    assert model.backend.network.n_views == 2
 
 
 def test_balanced_weight_is_the_ratio_of_the_training_split(varied):

@@ -1,0 +1,218 @@
+"""Join the networks of several runs in one checkpoint."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from omegaconf import DictConfig, OmegaConf
+from sklearn.metrics import roc_auc_score
+from torch.optim.swa_utils import AveragedModel, update_bn
+from torch.utils.data import DataLoader
+from yaml import YAMLError
+
+from pneumonia.data.datamodule import VAL_SETS, ChestXrayDataModule, TableDataModule
+from pneumonia.data.dataset import Item
+from pneumonia.data.split import ValidationSplit
+from pneumonia.data.transforms import Augmentation
+from pneumonia.errors import DAMAGED, CheckpointError, DataError
+from pneumonia.evaluation.threshold import OperatingPoint
+from pneumonia.inference.metadata import ModelMetadata
+from pneumonia.inference.torch_backend import open_checkpoint
+from pneumonia.model.checkpoint import finalize_checkpoint, read_checkpoint
+from pneumonia.model.network import Ensemble, PneumoniaNetwork
+from pneumonia.training.callbacks.logits import SplitLogits
+from pneumonia.training.finalize import calibrate, fit_detector
+
+LOGITS, WEIGHTS = "averaged logits", "averaged weights"
+
+_OF_MEMBERS = ("backbone", "tta")
+"""Hyperparameters in which the members of an ensemble may differ."""
+_OF_DATA = (
+    *("image_size", "resize_mode", "interpolation", "batch_size", "patients", "cache"),
+    *("cache_dir", "cache_size", "seed"),
+)
+
+
+@dataclass(frozen=True)
+class EnsembleResult:
+    """How networks were joined.
+
+    Attributes:
+        auroc: Of each member by its file, of `LOGITS`, and of `WEIGHTS` if they can be averaged;
+            for each of `VAL_SETS` that was scored.
+        method: `LOGITS` or `WEIGHTS`, whichever the new checkpoint has.
+        n_views: Passes through a backbone that it takes to predict an image.
+        operating_point: The new threshold.
+    """
+
+    auroc: dict[str, dict[str, float]]
+    method: str
+    n_views: int
+    operating_point: OperatingPoint
+
+
+def ensemble_checkpoints(
+    checkpoints: Sequence[str | Path], root: str | Path, out: str | Path, device: str = "auto"
+) -> EnsembleResult:
+    """Join finalized checkpoints in one, finalized on the validation split that they share.
+
+    It has their averaged weights, with the statistics of BatchNorm estimated on the training split
+    (Izmailov and others, UAI 2018), if its AUROC on each shifted validation set is at least that
+    of their averaged logits; otherwise all their networks, whose logits are averaged. Settings of
+    data and operating point are those of the first member.
+
+    Args:
+        checkpoints: Two or more `best.ckpt` of finished runs.
+        root: The data set of these runs; of a table, the file.
+        out: The new checkpoint.
+        device: As for `Predictor.load`.
+
+    Raises:
+        CheckpointError: If a checkpoint cannot be used, or members have other validation images,
+            preprocessing or classes.
+        DataError: If the data set is another one, or cannot be used.
+        EvaluationError: If the validation set is too small for the operating point.
+    """
+    names = [str(path) for path in checkpoints]
+    if len(set(names)) < max(2, len(names)):
+        raise CheckpointError("an ensemble needs two or more different checkpoints.")
+    if Path(out).exists() and any(Path(out).samefile(name) for name in names):
+        raise CheckpointError(f"{out} is itself a member; name a new file.")
+    opened = [open_checkpoint(name, device) for name in names]
+    traits = _check_members({name: each for name, (_, each) in zip(names, opened, strict=True)})
+    members = [cast(PneumoniaNetwork, backend.network) for backend, _ in opened]
+    settings = [content.checkpoint["hyper_parameters"] for _, content in opened]
+    config = _config(opened[0][1])
+    datamodule = _datamodule(config, root)
+    datamodule.setup("fit")
+    train, val = datamodule.splits["train"], datamodule.splits["val"]
+    known = (traits["images"], traits["validation images"] or val.fingerprint())
+    if ((train + val).fingerprint(), val.fingerprint()) != known:
+        raise DataError(f"{root} holds other images than those that {names[0]} was trained with.")
+
+    loaders = datamodule.val_dataloader()
+    logits = {
+        name: [_logits(member, loader) for loader in loaders]
+        for name, member in zip(names, members, strict=True)
+    }
+    logits[LOGITS] = [np.mean(found, 0) for found in zip(*logits.values(), strict=True)]
+    network: PneumoniaNetwork | Ensemble = Ensemble(members)
+    different = [{key: one.get(key) for key in _OF_MEMBERS} for one in settings]
+    if all(each == different[0] for each in different):
+        average = _average_weights(members, datamodule)
+        logits[WEIGHTS] = [_logits(average, loader) for loader in loaders]
+    auroc = {
+        name: {
+            key: float(roc_auc_score(val.labels, scores))
+            for key, scores in zip(VAL_SETS, found, strict=True)
+        }
+        for name, found in logits.items()
+    }
+    shifted = [key for key in VAL_SETS if key != "val"]
+    method = LOGITS
+    if WEIGHTS in auroc and all(auroc[WEIGHTS][key] >= auroc[LOGITS][key] for key in shifted):
+        network, method = average, WEIGHTS
+
+    rows = np.arange(len(val))
+    sets = [SplitLogits(rows, val.labels, scores) for scores in logits[method]]
+    additions = calibrate(sets, val.patients, config.evaluation)
+    additions |= fit_detector(network, datamodule, network.device)
+    runs = [content.checkpoint["metadata"]["training"] for _, content in opened]
+    metadata = opened[0][1].checkpoint["metadata"]
+    additions["metadata"] = metadata | {
+        "training": runs[0]
+        | {
+            "ensemble": f"{method} of runs started {', '.join(run['started'] for run in runs)}",
+            "seconds": sum(run["seconds"] for run in runs),
+        }
+    }
+    content = read_checkpoint(names[0])
+    state = {f"network.{key}": value.cpu() for key, value in network.state_dict().items()}
+    if method == WEIGHTS:
+        content["state_dict"] |= state
+    else:
+        backbones = " + ".join(one["backbone"] for one in settings)
+        content["hyper_parameters"] |= {"backbone": backbones, "members": different}
+        content["state_dict"] = state
+    finalize_checkpoint(out, content, **additions)
+    point = OperatingPoint.from_dict(additions["operating_point"])
+    return EnsembleResult(auroc, method, network.n_views, point)
+
+
+def _config(content: ModelMetadata) -> DictConfig:
+    """The configuration of the run that a checkpoint comes from."""
+    return cast(DictConfig, OmegaConf.create(content.checkpoint["metadata"]["training"]["config"]))
+
+
+def _check_members(contents: Mapping[str, ModelMetadata]) -> dict[str, Any]:
+    """Refuse members that do not belong together; returns what they have in common."""
+    (first, common), *others = [(name, _traits(each, name)) for name, each in contents.items()]
+    for name, found in others:
+        for key in common | found:
+            a, b = found.get(key), common.get(key)
+            if a != b:
+                raise CheckpointError(
+                    f"{name} has {key}={a}, {first} has {b}; members of an ensemble need the same"
+                    " validation images and preprocessing."
+                )
+    return common
+
+
+def _traits(content: ModelMetadata, name: str) -> dict[str, Any]:
+    """What members have in common, by the name for messages."""
+    if "members" in content.checkpoint["hyper_parameters"]:
+        raise CheckpointError(f"{name} is an ensemble itself; name its members instead.")
+    try:
+        data, config = content.checkpoint["metadata"]["data"], _config(content).data
+        return {
+            **{f"model.{key}": value for key, value in asdict(content.preprocessing).items()},
+            **{f"data.split.{key}": value for key, value in config.split.items()},
+            "data.patients": config.patients,
+            "images": data["fingerprint"],
+            "validation images": data.get("validation_fingerprint"),
+        }
+    except (YAMLError, *DAMAGED) as error:
+        raise CheckpointError(
+            f"{name} does not say which images trained it; name the best.ckpt of a finished run."
+        ) from error
+
+
+def _datamodule(config: DictConfig, root: str | Path) -> ChestXrayDataModule:
+    """The data module of a run. No class that the checkpoint names is imported."""
+    data = cast(dict[str, Any], OmegaConf.to_container(config.data))
+    settings = {key: data[key] for key in _OF_DATA if key in data}
+    settings["split"] = ValidationSplit(**_arguments(data["split"]))
+    if data["augmentation"] is not None:
+        settings["augmentation"] = Augmentation(**_arguments(data["augmentation"]))
+    if "table" in data:
+        return TableDataModule(root, data["root"], **settings)
+    return ChestXrayDataModule(root, **settings)
+
+
+def _arguments(node: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key != "_target_"}
+
+
+def _average_weights(
+    members: Sequence[PneumoniaNetwork], datamodule: ChestXrayDataModule
+) -> PneumoniaNetwork:
+    average = AveragedModel(members[0])
+    for member in members:
+        average.update_parameters(member)
+    network = cast(PneumoniaNetwork, average.module)
+    batches = datamodule.train_dataloader()
+    update_bn(
+        (network.normalise(batch["image"].to(network.device)) for batch in batches),
+        network.backbone,
+    )
+    return network
+
+
+def _logits(network: PneumoniaNetwork | Ensemble, loader: DataLoader[Item]) -> NDArray[np.float64]:
+    with torch.inference_mode():
+        found = [network(batch["image"].to(network.device)).cpu() for batch in loader]
+    return torch.cat(found).double().numpy()
