@@ -7,6 +7,7 @@ Nothing of them is logged, neither names nor contents.
 import asyncio
 import base64
 import contextlib
+import functools
 import io
 import logging
 import secrets
@@ -33,7 +34,8 @@ from pneumonia import __version__
 from pneumonia.errors import ConfigError, ExtraError, ModelError, printable
 from pneumonia.inference.batch_predict import model_digest
 from pneumonia.inference.image_loading import load_image
-from pneumonia.inference.predictor import Predictor
+from pneumonia.inference.onnx_backend import OnnxBackend
+from pneumonia.inference.predictor import BackendName, Predictor, choose_file
 from pneumonia.inference.types import FailedPrediction, Prediction
 
 log = logging.getLogger(__name__)
@@ -155,7 +157,9 @@ def _display_name(filename: str) -> str:
 
 
 def _predict(
-    predictor: Predictor, files: Sequence[tuple[str, bytes]], explain: bool
+    predictor: Predictor,
+    files: Sequence[tuple[str, bytes]],
+    explainer: Callable[[], Predictor] | None,
 ) -> list[ServedPrediction | FailedPrediction]:
     images = [load_image(content, predictor.preprocessing, name) for name, content in files]
     results: list[ServedPrediction | FailedPrediction] = []
@@ -164,9 +168,9 @@ def _predict(
             results.append(result)
         else:
             heat_map = None
-            if explain:
+            if explainer is not None:
                 file = io.BytesIO()
-                Image.fromarray(predictor.explain(content).overlay()).save(file, "PNG")
+                Image.fromarray(explainer().explain(content).overlay()).save(file, "PNG")
                 heat_map = base64.b64encode(file.getvalue()).decode()
             results.append(ServedPrediction(**vars(result), heat_map=heat_map))
     return results
@@ -185,6 +189,13 @@ def create_app(
     limits = limits or Limits()
     in_flight, turn = _InFlight(limits), asyncio.Lock()
     digest = model_digest(checkpoint)
+
+    @functools.cache
+    def explainer() -> Predictor:
+        """Makes heat maps; an exported model cannot, so its checkpoint does."""
+        exported = isinstance(predictor.backend, OnnxBackend)
+        return Predictor.load(checkpoint) if exported else predictor
+
     app = FastAPI(title="pneumonia", version=__version__, docs_url=None, redoc_url=None)
 
     @app.middleware("http")
@@ -234,7 +245,9 @@ def create_app(
             files = await _read_files(request, limits, count)
             try:
                 async with turn:
-                    return await run_in_threadpool(_predict, predictor, files, explain)
+                    return await run_in_threadpool(
+                        _predict, predictor, files, explainer if explain else None
+                    )
             except (ExtraError, ModelError) as error:  # no heat maps of this model
                 raise HTTPException(501, str(error)) from error
 
@@ -242,13 +255,18 @@ def create_app(
 
 
 def serve(
-    checkpoint: Path, host: str = "127.0.0.1", port: int = 8000, allowed_hosts: Sequence[str] = ()
+    checkpoint: Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    allowed_hosts: Sequence[str] = (),
+    backend: BackendName = "auto",
 ) -> None:
     """Serve a checkpoint until SIGINT (`KeyboardInterrupt`) or SIGTERM (`SystemExit` with 143).
 
     Raises:
         CheckpointError: If the checkpoint cannot be used.
-        ConfigError: If the port is in use, or the address is not of this machine.
+        ConfigError: If the port is in use, the address is not of this machine, or the backend
+            cannot run the model.
     """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
@@ -261,7 +279,9 @@ def serve(
         ) from error
     shown = f"[{host}]" if ":" in host else host
     with listener:
-        predictor = Predictor.load(checkpoint)
+        file, line = choose_file(checkpoint, backend=backend)
+        predictor = Predictor.load(file)
+        log.info("%s", line)
         if shown not in LOOPBACK:
             log.warning("Listening on %s without login or encryption: anyone can use it.", host)
         app = create_app(predictor, checkpoint, (*LOOPBACK, shown, *allowed_hosts))
