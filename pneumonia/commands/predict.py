@@ -69,8 +69,8 @@ def predict_command(
         paths = take_shard(paths, shard)
     if explain is not None and backend == "auto" and checkpoint.suffix.lower() != EXPORTED:
         backend = "torch"  # heat maps need gradients
-    file, line = choose_file(checkpoint, device, backend)
-    predictor = _load(file, device)
+    chosen, line = choose_file(checkpoint, device, backend)
+    predictor = _load(chosen, device)
     typer.echo(line, err=True)
     model, failed = model_digest(checkpoint), False
     writers: list[Write] = []

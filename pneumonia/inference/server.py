@@ -176,6 +176,12 @@ def _predict(
     return results
 
 
+def _with_heat_maps(predictor: Predictor, checkpoint: Path) -> Predictor:
+    """An exported model makes no heat maps; its checkpoint does."""
+    exported = isinstance(predictor.backend, OnnxBackend)
+    return Predictor.load(checkpoint) if exported else predictor
+
+
 def create_app(
     predictor: Predictor,
     checkpoint: Path,
@@ -189,13 +195,7 @@ def create_app(
     limits = limits or Limits()
     in_flight, turn = _InFlight(limits), asyncio.Lock()
     digest = model_digest(checkpoint)
-
-    @functools.cache
-    def explainer() -> Predictor:
-        """Makes heat maps; an exported model cannot, so its checkpoint does."""
-        exported = isinstance(predictor.backend, OnnxBackend)
-        return Predictor.load(checkpoint) if exported else predictor
-
+    explainer = functools.cache(functools.partial(_with_heat_maps, predictor, checkpoint))
     app = FastAPI(title="pneumonia", version=__version__, docs_url=None, redoc_url=None)
 
     @app.middleware("http")
@@ -227,6 +227,7 @@ def create_app(
             backbone=predictor.checkpoint["hyper_parameters"].get("backbone", "unknown"),
             point=predictor.operating_point,
             max_files=limits.files,
+            torch=not isinstance(predictor.backend, OnnxBackend),
             nonce=nonce,
         )
         return HTMLResponse(html, headers={"Content-Security-Policy": _PAGE_POLICY.format(nonce)})

@@ -266,6 +266,8 @@ def _silence_lightning() -> None:
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     if not logger.filters:
         logger.addFilter(lambda record: not record.getMessage().startswith(tuple(_NOISE)))
+    for exporter in ("onnx_ir", "onnxscript"):  # each of its passes over the graph
+        logging.getLogger(exporter).setLevel(logging.WARNING)
     # Lightning's own use of torch, which a user can do nothing about.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     # The data module continues with the next image; Lightning knows only its own protocol.

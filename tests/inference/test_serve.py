@@ -80,6 +80,13 @@ def test_an_exported_model_predicts_but_has_no_heat_maps(exported, xray):
         assert upload(client, xray.read_bytes(), params={"explain": True}).status_code == 501
 
 
+def test_the_checkpoint_makes_the_heat_maps_of_its_exported_model(exported, checkpoint_file, xray):
+    with TestClient(create_app(Predictor.load(exported), checkpoint_file), ADDRESS) as client:
+        found = upload(client, xray.read_bytes(), params={"explain": True})
+        assert found.json()[0]["heat_map"]
+        assert "torch" not in client.get("/").text
+
+
 def test_health_names_the_model_and_the_schema_describes_the_upload(client):
     assert client.get("/health").json()["status"] == "ok"
     operation = client.get("/openapi.json").json()["paths"]["/predict"]["post"]
@@ -261,7 +268,9 @@ def test_a_signal_ends_it_cleanly(checkpoint_file, tmp_path, number, code):
     with served(checkpoint_file, tmp_path) as (process, address, log):
         process.send_signal(number)
         assert process.wait(60) == code
-        assert log.read_text().splitlines() == [f"Serving on {address} (Ctrl-C stops)"]
+        backend, serving = log.read_text().splitlines()
+        assert str(checkpoint_file) in backend
+        assert serving == f"Serving on {address} (Ctrl-C stops)"
 
 
 def test_a_port_in_use_is_named(checkpoint_file, run, capsys):
