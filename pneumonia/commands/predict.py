@@ -113,21 +113,18 @@ def _predict(
     bar: bool = True,
 ) -> Counter[str]:
     """Predict files, pass every batch of results on, and print and return their counts."""
-    from rich.console import Console
-    from rich.progress import Progress
+    from pneumonia.data.parallel import with_progress
 
-    console = Console(stderr=True)
     counts: Counter[str] = Counter()
     start = perf_counter()
-    with Progress(console=console, transient=True, disable=not (bar and console.is_terminal)) as p:
-        task = p.add_task("Predicting", total=len(paths))
-        results = predictor.stream(paths, batch_size)
-        while batch := list(islice(results, batch_size)):
-            for writer in writers:
-                writer(batch)
-            for result in batch:
-                counts.update(_groups(result))
-            p.advance(task, len(batch))
+    results = predictor.stream(paths, batch_size)
+    if bar:
+        results = with_progress(results, len(paths), "Predicting")
+    while batch := list(islice(results, batch_size)):
+        for writer in writers:
+            writer(batch)
+        for result in batch:
+            counts.update(_groups(result))
     rate = f", {len(paths) / (perf_counter() - start):.1f} images/s" if paths else ""
     parts = [f"{counts['PNEUMONIA']} PNEUMONIA, {counts['NORMAL']} NORMAL"]
     parts += [f"{counts[name]} {name}" for name in _NOTES if counts[name]]
