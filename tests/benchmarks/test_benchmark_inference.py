@@ -118,5 +118,5 @@ def test_start_up_against_the_imports(checkpoint, files, synthetic, pytestconfig
     imports = 0.0
     print("\nfrom the shell, seconds and over the import above:")
     for name, seconds in times.items():
-        imports = times[name] if name.startswith("import") else imports
+        imports = seconds if name.startswith("import") else imports
         print(f"  {name:20}{seconds:8.2f}{seconds / imports:8.2f}")

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -21,6 +22,7 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from pneumonia.inference import server
 from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.server import Limits, create_app
 
@@ -156,6 +158,26 @@ def test_an_endless_body_is_cut_at_the_limit_and_a_stalled_one_in_time(predictor
     assert time.monotonic() - start < 30
 
 
+def test_too_many_requests_are_told_when_to_come_back(predictor, checkpoint_file, xray):
+    app = create_app(predictor, checkpoint_file, limits=Limits(requests=0))
+    with TestClient(app, ADDRESS) as busy:
+        refused = upload(busy, xray.read_bytes())
+    assert refused.status_code == 503
+    assert int(refused.headers["Retry-After"]) > 0
+
+
+def test_requests_at_the_same_time_get_the_predictions_of_their_own_files(client, predictor, xray):
+    images = [xray.read_bytes(), b"broken"] * 8
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda content: upload(client, content).json(), images))
+    expected = predictor.predict(xray).probability
+    for (answer,), content in zip(answers, images, strict=True):
+        if content != b"broken":
+            assert answer["probability"] == pytest.approx(expected, abs=1e-5)
+        else:
+            assert "cannot be read" in answer["error"]
+
+
 def test_uploads_never_touch_the_disk(client, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
     noise = np.random.default_rng(0).integers(0, 256, (2300, 2300), np.uint8)
@@ -220,7 +242,7 @@ def test_an_internal_error_tells_nothing_of_the_upload(client, monkeypatch, capl
     def fail(*_):
         raise RuntimeError("Jane Doe")
 
-    monkeypatch.setattr(Predictor, "predict_batch", fail)
+    monkeypatch.setattr(server, "load_image", fail)
     caplog.set_level(logging.DEBUG)
     found = upload(client, b"x", name="Jane Doe.png")
     assert found.status_code == 500
