@@ -95,10 +95,11 @@ def test_predict_against_the_bare_network(checkpoint, files, backbone):
         print(f"  {name:14}{len(files) / seconds:8.1f}{times['bare network'] / seconds:8.2f}")
 
 
-def test_start_up_against_the_imports(checkpoint, files, synthetic, pytestconfig):
+def test_start_up_against_the_imports(checkpoint, files, synthetic, tmp_path, pytestconfig):
     path = checkpoint("tf_efficientnet_lite0")
     predict = ["-m", "pneumonia.cli", "predict", files[0], "--device", "cpu", "--checkpoint"]
-    quickstart = ["train.py", "experiment=quickstart", "debug=one_batch", f"data.root={synthetic}"]
+    train = ["train.py", "experiment=quickstart", "debug=one_batch", f"data.root={synthetic}"]
+    train += ["evaluation.operating_point=youden", f"hydra.run.dir={tmp_path}/${{now:%f}}"]
     commands = {
         "import typer": ["-c", "import typer"],
         "--help": ["-m", "pneumonia.cli", "--help"],
@@ -107,7 +108,7 @@ def test_start_up_against_the_imports(checkpoint, files, synthetic, pytestconfig
         "import onnxruntime": ["-c", "import onnxruntime"],
         "predict best.onnx": [*predict, str(path.with_suffix(".onnx"))],
         "import train": ["-c", "import train"],
-        "train one batch": [*quickstart, "hydra.run.dir=${oc.env:TMPDIR,/tmp}/one_batch"],
+        "train one batch": train,
     }
 
     def run(words):
