@@ -16,7 +16,7 @@ from pneumonia.training.callbacks.checkpoint import best_checkpoint
 from pneumonia.training.config import register_resolvers
 from pneumonia.training.errors import check_run, handle_errors, run
 from pneumonia.training.finalize import finalize
-from pneumonia.training.pipeline import build_run, finish, test
+from pneumonia.training.pipeline import build_run, export_best, finish, test
 from pneumonia.training.resume import resolve_run_start
 from pneumonia.training.sweep.optuna import register_sweepers
 
@@ -37,7 +37,8 @@ def main(config: DictConfig) -> float | None:
     path, score = best_checkpoint(trainer)
     checkpoint = finalize(parts, path)
     result = test(parts, path, checkpoint) if start.test else None
-    finish(parts, path, score, checkpoint, result)
+    exported = export_best(parts, path) if start.export else None
+    finish(parts, path, score, checkpoint, result, exported)
     return score
 
 

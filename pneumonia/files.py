@@ -1,5 +1,6 @@
-"""Atomic writes: a file is complete, or not there."""
+"""Atomic writes: a file is complete, or not there; and the digest of a file."""
 
+import hashlib
 import os
 import shutil
 import uuid
@@ -55,6 +56,12 @@ def atomic_folder(root: Path) -> Iterator[Path]:
         partial.rename(root)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def file_sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_partial(directory: str | os.PathLike[str]) -> None:

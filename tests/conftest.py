@@ -80,7 +80,7 @@ def trained_files(shared, pytestconfig, tmp_path_factory) -> list[Path]:
     command += [f"model.weights={shared / 'weights/tf_efficientnet_lite0.safetensors'}"]
     command += ["data.image_size=96", "data.num_workers=0", "trainer=cpu", "trainer.max_epochs=1"]
     command += ["trainer.limit_train_batches=30", "trainer.enable_progress_bar=false"]
-    command += ["callbacks.progress=null", "callbacks.summary=null", "test=false"]
+    command += ["callbacks.progress=null", "callbacks.summary=null", "test=false", "export=false"]
     subprocess.run(command, check=True, cwd=pytestconfig.rootpath, stdout=subprocess.PIPE)
     return [run / "checkpoints/best.ckpt"]
 

@@ -1,8 +1,16 @@
 """The commands of `pneumonia`, one module each; each imports what it needs when it runs."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
+
+Backend = Annotated[
+    Literal["auto", "torch", "onnx"],
+    typer.Option(
+        help="What runs best.ckpt: torch, or onnx, the best.onnx beside it, faster on a CPU."
+    ),
+]
+"""The option --backend of several commands."""
 
 Patients = Annotated[
     str | None,

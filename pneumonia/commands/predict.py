@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pneumonia.commands import Backend
+
 if TYPE_CHECKING:
     from pneumonia.inference.batch_predict import Result
     from pneumonia.inference.predictor import Predictor
@@ -45,6 +47,7 @@ def predict_command(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch.")] = 32,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    backend: Backend = "auto",
 ) -> None:
     """Predict images.
 
@@ -55,6 +58,7 @@ def predict_command(
     from pneumonia.errors import ConfigError
     from pneumonia.inference.batch_predict import PredictionWriter, model_digest
     from pneumonia.inference.image_loading import list_images, take_shard
+    from pneumonia.inference.predictor import EXPORTED, choose_file
 
     if resume and out is None:
         raise ConfigError("--resume needs --out FILE, the CSV file to continue.")
@@ -63,7 +67,11 @@ def predict_command(
         typer.echo(skipped_line(skipped), err=True)
     if shard is not None:
         paths = take_shard(paths, shard)
-    predictor = _load(checkpoint, device)
+    if explain is not None and backend == "auto" and checkpoint.suffix.lower() != EXPORTED:
+        backend = "torch"  # heat maps need gradients
+    chosen, line = choose_file(checkpoint, device, backend)
+    predictor = _load(chosen, device)
+    typer.echo(line, err=True)
     model, failed = model_digest(checkpoint), False
     writers: list[Write] = []
     if explain is not None:
@@ -105,21 +113,18 @@ def _predict(
     bar: bool = True,
 ) -> Counter[str]:
     """Predict files, pass every batch of results on, and print and return their counts."""
-    from rich.console import Console
-    from rich.progress import Progress
+    from pneumonia.data.parallel import with_progress
 
-    console = Console(stderr=True)
     counts: Counter[str] = Counter()
     start = perf_counter()
-    with Progress(console=console, transient=True, disable=not (bar and console.is_terminal)) as p:
-        task = p.add_task("Predicting", total=len(paths))
-        results = predictor.stream(paths, batch_size)
-        while batch := list(islice(results, batch_size)):
-            for writer in writers:
-                writer(batch)
-            for result in batch:
-                counts.update(_groups(result))
-            p.advance(task, len(batch))
+    results = predictor.stream(paths, batch_size)
+    if bar:
+        results = with_progress(results, len(paths), "Predicting")
+    while batch := list(islice(results, batch_size)):
+        for writer in writers:
+            writer(batch)
+        for result in batch:
+            counts.update(_groups(result))
     rate = f", {len(paths) / (perf_counter() - start):.1f} images/s" if paths else ""
     parts = [f"{counts['PNEUMONIA']} PNEUMONIA, {counts['NORMAL']} NORMAL"]
     parts += [f"{counts[name]} {name}" for name in _NOTES if counts[name]]

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from pneumonia.commands import Backend
+
 
 def serve_command(
     checkpoint: Annotated[
@@ -20,6 +22,7 @@ def serve_command(
         list[str] | None,
         typer.Option(help="Host name of this machine that clients may use, besides --host."),
     ] = None,
+    backend: Backend = "auto",
 ) -> None:
     """Serve a page and a JSON API that predict uploaded X-rays."""
     from pneumonia.errors import ExtraError
@@ -30,4 +33,4 @@ def serve_command(
         raise ExtraError("pneumonia serve", "serve") from error
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     logging.getLogger("pneumonia.inference").setLevel(logging.INFO)
-    serve(checkpoint, host, port, allowed_host or ())
+    serve(checkpoint, host, port, allowed_host or (), backend)

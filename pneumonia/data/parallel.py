@@ -10,9 +10,6 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context, parent_process
 from typing import TypeVar
 
-from rich.console import Console
-from rich.progress import track
-
 from pneumonia.errors import DataError
 
 Task = TypeVar("Task")
@@ -54,7 +51,7 @@ def parallel_map(
     if workers is None:
         workers = min(available_cores(), 1 + len(tasks) // _TASKS_PER_WORKER)
     if workers == 1:
-        yield from _with_progress(map(function, tasks), len(tasks), title)
+        yield from with_progress(map(function, tasks), len(tasks), title)
         return
     pool: Executor = (
         ThreadPoolExecutor(workers)
@@ -63,7 +60,7 @@ def parallel_map(
     )
     try:
         results = pool.map(function, tasks, chunksize=_CHUNK)
-        yield from _with_progress(results, len(tasks), title)
+        yield from with_progress(results, len(tasks), title)
     except BrokenProcessPool as error:
         raise DataError(
             f"A worker process died while {title}, perhaps for lack of memory; try again with fewer"
@@ -73,8 +70,12 @@ def parallel_map(
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _with_progress(results: Iterator[Result], total: int, title: str) -> Iterator[Result]:
+def with_progress(results: Iterator[Result], total: int, title: str) -> Iterator[Result]:
+    """Show a progress bar of results, if standard error is a terminal."""
     if sys.stderr.isatty():
+        from rich.console import Console  # noqa: PLC0415 - start-up time
+        from rich.progress import track  # noqa: PLC0415
+
         results = iter(track(results, title, total, console=Console(stderr=True), transient=True))
     yield from results
 

@@ -1,7 +1,6 @@
 """The CSV file of `pneumonia predict`, which grows with every batch and can be resumed."""
 
 import csv
-import hashlib
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Literal, TextIO
 
 from pneumonia.errors import ConfigError
+from pneumonia.files import file_sha256
 from pneumonia.inference.types import FailedPrediction, Prediction
 
 Result = Prediction | FailedPrediction
@@ -42,8 +42,7 @@ HEADER = _record(COLUMNS)
 
 def model_digest(path: str | os.PathLike[str]) -> str:
     """Identify a checkpoint by the first 12 hexadecimal digits of its SHA-256."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
+    return file_sha256(path)[:12]
 
 
 class PredictionWriter:

@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pneumonia.errors import CheckpointError, ExtraError, ModelError, first_line
-from pneumonia.files import atomic_replace
+from pneumonia.files import atomic_replace, file_sha256
 from pneumonia.inference.metadata import SETTINGS, Calibration
 from pneumonia.inference.onnx_backend import (
+    CHECKPOINT_SHA256,
     INPUT,
     LOGIT,
     METADATA,
@@ -60,20 +61,25 @@ def export(checkpoint: str | Path, out: str | Path) -> Path:
     out = Path(out)
     if out.suffix.lower() != EXPORTED:
         raise CheckpointError(f"{out} must end in {EXPORTED}.")
-    try:
-        import onnx  # noqa: F401, PLC0415  extras
-        import onnxruntime  # noqa: F401, PLC0415
-        import onnxscript  # noqa: F401, PLC0415
-    except ImportError as error:
-        raise ExtraError("pneumonia export", "export") from error
+    check_export_extra("pneumonia export")
     model = Predictor.load(checkpoint, "cpu")
     if not isinstance(model.backend, TorchBackend):
         raise CheckpointError(f"{checkpoint} is already exported; name a checkpoint (.ckpt).")
     with atomic_replace(out) as partial:
         partial.touch()  # fail before a minute of work
-        partial.write_bytes(_convert(model, model.backend))
+        partial.write_bytes(_convert(model, model.backend, file_sha256(checkpoint)))
         check_parity(model, open_onnx(partial)[0])
     return out
+
+
+def check_export_extra(what: str) -> None:
+    """Raise `ExtraError`, saying what needs it, if the extra [export] is not installed."""
+    try:
+        import onnx  # noqa: F401, PLC0415  extras
+        import onnxruntime  # noqa: F401, PLC0415
+        import onnxscript  # noqa: F401, PLC0415
+    except ImportError as error:
+        raise ExtraError(what, "export") from error
 
 
 class _ExportedModule(nn.Module):
@@ -93,7 +99,7 @@ class _ExportedModule(nn.Module):
         return *outputs, self.detector(images, embedding).float()
 
 
-def _convert(model: Predictor, backend: TorchBackend) -> bytes:
+def _convert(model: Predictor, backend: TorchBackend, sha256: str) -> bytes:
     import onnx  # noqa: PLC0415  an extra
 
     side = model.preprocessing.image_size
@@ -114,7 +120,7 @@ def _convert(model: Predictor, backend: TorchBackend) -> bytes:
             proto = cast(torch.onnx.ONNXProgram, program).model_proto  # always with dynamo
             onnx.checker.check_model(proto)
             _strip_notes(proto)
-            onnx.helper.set_model_props(proto, _metadata(model))
+            onnx.helper.set_model_props(proto, _metadata(model, sha256))
             return bytes(proto.SerializeToString())
     except Exception as error:  # the exporter has no exception of its own
         backbone = model.checkpoint["hyper_parameters"]["backbone"]
@@ -124,7 +130,7 @@ def _convert(model: Predictor, backend: TorchBackend) -> bytes:
         ) from error
 
 
-def _metadata(model: Predictor) -> dict[str, str]:
+def _metadata(model: Predictor, sha256: str) -> dict[str, str]:
     checkpoint = model.checkpoint
     kept = {key: checkpoint[key] for key in _METADATA_KEYS if checkpoint.get(key) is not None}
     if isinstance(kept.get("metadata"), dict):  # the configuration names folders of this machine
@@ -133,7 +139,7 @@ def _metadata(model: Predictor) -> dict[str, str]:
         kept["metadata"] = kept["metadata"] | {"training": training}
     found = checkpoint["hyper_parameters"]
     settings = {key: found[key] for key in SETTINGS if key in found}
-    kept["hyper_parameters"] = settings
+    kept |= {"hyper_parameters": settings, CHECKPOINT_SHA256: sha256}
     return {
         METADATA: json.dumps(kept),
         "classes": ",".join(checkpoint["classes"]),

@@ -17,6 +17,9 @@ from pneumonia.model.checkpoint import check_format
 METADATA = "pneumonia"
 """Key of the ONNX metadata that holds, as JSON, the content of the checkpoint but its weights."""
 
+CHECKPOINT_SHA256 = "checkpoint_sha256"
+"""Key in that content: the SHA-256 of the checkpoint, in hexadecimal digits."""
+
 INPUT, LOGIT, PROBABILITY, OOD_SCORE = "images", "logit", "probability", "ood_score"
 
 _MAX_BYTES = 2 << 30  # the limit of protocol buffers

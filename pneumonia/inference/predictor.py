@@ -1,14 +1,17 @@
 """The Python API of inference: load a checkpoint, predict images."""
 
+import ctypes
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self, cast, overload
+from typing import TYPE_CHECKING, Literal, Self, cast, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pneumonia.errors import CheckpointError, ConfigError, DataError
+from pneumonia.errors import CheckpointError, ConfigError, DataError, ExtraError
+from pneumonia.files import file_sha256
 from pneumonia.inference.image_loading import (
     LoadedImage,
     Source,
@@ -27,6 +30,66 @@ if TYPE_CHECKING:
 
 BATCH_SIZE = 32
 EXPORTED = ".onnx"
+
+BackendName = Literal["auto", "torch", "onnx"]
+
+
+def choose_file(
+    path: Path, device: str | None = "auto", backend: BackendName = "auto"
+) -> tuple[Path, str]:
+    """Choose what runs a model: torch, or ONNX Runtime, which is faster on a CPU.
+
+    Args:
+        path: A checkpoint or an exported model.
+        device: As for `Predictor.load`.
+        backend: `onnx` runs the `.onnx` file beside a checkpoint, if it was exported from this
+            very checkpoint; `auto` does so where it can and no GPU is used.
+
+    Returns:
+        The file to load, and a line that says what runs it.
+
+    Raises:
+        ConfigError: If the backend cannot run the model.
+    """
+    if path.suffix.lower() == EXPORTED:
+        if backend == "torch":
+            raise ConfigError(f"backend torch: {path} is an exported model. Name its checkpoint.")
+        return path, f"Running {path} with ONNX Runtime"
+    exported = path.with_suffix(EXPORTED)
+    reason = "" if backend == "torch" else _why_not(exported, path, device or "auto")
+    if reason and backend == "onnx":
+        raise ConfigError(f"backend onnx cannot run {path}: {reason}.")
+    if reason or backend == "torch":
+        return path, f"Running {path} with torch" + (f" ({reason})" if reason else "")
+    return exported, f"Running {exported} with ONNX Runtime"
+
+
+def _why_not(exported: Path, checkpoint: Path, device: str) -> str:
+    """Why an exported model cannot replace a checkpoint; empty if it can."""
+    if device not in ("auto", "cpu") or (device == "auto" and _has_gpu()):
+        return "an exported model runs on the CPU"
+    if not exported.is_file():
+        return f"{exported.name} would be faster on a CPU; `pneumonia export` writes it"
+    from pneumonia.inference.onnx_backend import CHECKPOINT_SHA256, open_onnx  # noqa: PLC0415
+
+    try:
+        content = open_onnx(exported)[1].checkpoint
+    except (CheckpointError, ExtraError) as error:
+        return str(error).rstrip(".")
+    if content.get(CHECKPOINT_SHA256) != file_sha256(checkpoint):
+        return f"{exported.name} was exported from another checkpoint; export this one"
+    return ""
+
+
+def _has_gpu() -> bool:
+    """Whether torch would find CUDA; it takes seconds to import, so its driver is tried first."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    import torch  # noqa: PLC0415
+
+    return torch.cuda.is_available()
 
 
 @dataclass(frozen=True, eq=False)

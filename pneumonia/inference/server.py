@@ -7,6 +7,7 @@ Nothing of them is logged, neither names nor contents.
 import asyncio
 import base64
 import contextlib
+import functools
 import io
 import logging
 import secrets
@@ -20,7 +21,6 @@ from urllib.parse import urlsplit
 
 import uvicorn
 from fastapi import FastAPI, HTTPException, Request, Response
-from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse, JSONResponse
 from jinja2 import Environment, FileSystemLoader
 from PIL import Image
@@ -30,10 +30,13 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from pneumonia import __version__
+from pneumonia.data.parallel import available_cores
 from pneumonia.errors import ConfigError, ExtraError, ModelError, printable
 from pneumonia.inference.batch_predict import model_digest
-from pneumonia.inference.image_loading import load_image
-from pneumonia.inference.predictor import Predictor
+from pneumonia.inference.batching import Batcher
+from pneumonia.inference.image_loading import LoadedImage, load_image
+from pneumonia.inference.onnx_backend import OnnxBackend
+from pneumonia.inference.predictor import BATCH_SIZE, BackendName, Predictor, choose_file
 from pneumonia.inference.types import FailedPrediction, Prediction
 
 log = logging.getLogger(__name__)
@@ -62,10 +65,14 @@ _REQUEST_BODY = {"required": True, "content": {"multipart/form-data": {"schema":
 """For /openapi.json, since the form is parsed here and not by FastAPI."""
 
 
+_RETRY = {"Retry-After": "2"}  # seconds
+
+
 @dataclass(frozen=True)
 class Limits:
     """What clients may upload; `total_bytes` is the sum over all requests in flight."""
 
+    requests: int = 64  # in flight
     files: int = 20
     file_bytes: int = 128 << 20  # the largest radiographs have about 40 MB
     request_bytes: int = 512 << 20
@@ -81,15 +88,18 @@ class ServedPrediction(Prediction):
 
 
 class _InFlight:
-    """Counts the bytes of requests from the first one received to the response."""
+    """Counts requests and their bytes from the first one received to the response."""
 
     def __init__(self, limits: Limits) -> None:
-        self._limits, self._bytes = limits, 0
+        self._limits, self._requests, self._bytes = limits, 0, 0
 
     @contextlib.contextmanager
     def admit(self) -> Iterator[Callable[[int], None]]:
         """Admit a request; its bytes are passed to the function before they are stored."""
         received = 0
+        busy = HTTPException(503, "Too many uploads at the moment; try again later.", _RETRY)
+        if self._requests >= self._limits.requests:
+            raise busy
 
         def count(size: int) -> None:
             nonlocal received
@@ -97,12 +107,13 @@ class _InFlight:
             if received > self._limits.request_bytes:
                 raise HTTPException(413, "The request is too large; send fewer files.")
             if self._bytes > self._limits.total_bytes:
-                raise HTTPException(503, "Too many uploads at the moment; try again later.")
+                raise busy
 
+        self._requests += 1
         try:
             yield count
         finally:
-            self._bytes -= received
+            self._requests, self._bytes = self._requests - 1, self._bytes - received
 
 
 class _FormParser(MultiPartParser):
@@ -154,22 +165,45 @@ def _display_name(filename: str) -> str:
     return printable(name)[-100:] or "image"
 
 
-def _predict(
-    predictor: Predictor, files: Sequence[tuple[str, bytes]], explain: bool
-) -> list[ServedPrediction | FailedPrediction]:
-    images = [load_image(content, predictor.preprocessing, name) for name, content in files]
-    results: list[ServedPrediction | FailedPrediction] = []
-    for (_, content), result in zip(files, predictor.predict_batch(images), strict=True):
-        if isinstance(result, FailedPrediction):
-            results.append(result)
-        else:
-            heat_map = None
-            if explain:
-                file = io.BytesIO()
-                Image.fromarray(predictor.explain(content).overlay()).save(file, "PNG")
-                heat_map = base64.b64encode(file.getvalue()).decode()
-            results.append(ServedPrediction(**vars(result), heat_map=heat_map))
-    return results
+class _Worker:
+    """Decodes on all cores, predicts in batches over requests, draws one heat map at a time."""
+
+    def __init__(self, predictor: Predictor, checkpoint: Path) -> None:
+        self._predictor, self._checkpoint = predictor, checkpoint
+        self._cores, self._turn = asyncio.Semaphore(available_cores()), asyncio.Lock()
+        self._batcher = Batcher(predictor.predict_batch, BATCH_SIZE, self._turn)
+
+    async def predict(
+        self, files: Sequence[tuple[str, bytes]], explain: bool
+    ) -> list[ServedPrediction | FailedPrediction]:
+        """Predict files, given by name and content."""
+        images = await asyncio.gather(*(self._load(*file) for file in files))
+        results: list[ServedPrediction | FailedPrediction] = []
+        for (_, content), result in zip(files, await self._batcher(images), strict=True):
+            if isinstance(result, FailedPrediction):
+                results.append(result)
+            else:
+                heat_map = await self._draw(content) if explain else None
+                results.append(ServedPrediction(**vars(result), heat_map=heat_map))
+        return results
+
+    async def _load(self, name: str, content: bytes) -> LoadedImage | FailedPrediction:
+        async with self._cores:
+            return await asyncio.to_thread(load_image, content, self._predictor.preprocessing, name)
+
+    async def _draw(self, content: bytes) -> str:
+        async with self._turn:
+            explanation = await asyncio.to_thread(lambda: self._explainer.explain(content))
+        file = io.BytesIO()
+        Image.fromarray(explanation.overlay()).save(file, "PNG")
+        return base64.b64encode(file.getvalue()).decode()
+
+    @functools.cached_property
+    def _explainer(self) -> Predictor:
+        """An exported model makes no heat maps; its checkpoint does."""
+        if isinstance(self._predictor.backend, OnnxBackend):
+            return Predictor.load(self._checkpoint)
+        return self._predictor
 
 
 def create_app(
@@ -183,7 +217,7 @@ def create_app(
     Clients that address the service under other host names are refused, against DNS rebinding.
     """
     limits = limits or Limits()
-    in_flight, turn = _InFlight(limits), asyncio.Lock()
+    in_flight, worker = _InFlight(limits), _Worker(predictor, checkpoint)
     digest = model_digest(checkpoint)
     app = FastAPI(title="pneumonia", version=__version__, docs_url=None, redoc_url=None)
 
@@ -216,6 +250,7 @@ def create_app(
             backbone=predictor.checkpoint["hyper_parameters"].get("backbone", "unknown"),
             point=predictor.operating_point,
             max_files=limits.files,
+            torch=not isinstance(predictor.backend, OnnxBackend),
             nonce=nonce,
         )
         return HTMLResponse(html, headers={"Content-Security-Policy": _PAGE_POLICY.format(nonce)})
@@ -233,8 +268,7 @@ def create_app(
         with in_flight.admit() as count:
             files = await _read_files(request, limits, count)
             try:
-                async with turn:
-                    return await run_in_threadpool(_predict, predictor, files, explain)
+                return await worker.predict(files, explain)
             except (ExtraError, ModelError) as error:  # no heat maps of this model
                 raise HTTPException(501, str(error)) from error
 
@@ -242,13 +276,18 @@ def create_app(
 
 
 def serve(
-    checkpoint: Path, host: str = "127.0.0.1", port: int = 8000, allowed_hosts: Sequence[str] = ()
+    checkpoint: Path,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    allowed_hosts: Sequence[str] = (),
+    backend: BackendName = "auto",
 ) -> None:
     """Serve a checkpoint until SIGINT (`KeyboardInterrupt`) or SIGTERM (`SystemExit` with 143).
 
     Raises:
         CheckpointError: If the checkpoint cannot be used.
-        ConfigError: If the port is in use, or the address is not of this machine.
+        ConfigError: If the port is in use, the address is not of this machine, or the backend
+            cannot run the model.
     """
     signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     try:
@@ -261,7 +300,9 @@ def serve(
         ) from error
     shown = f"[{host}]" if ":" in host else host
     with listener:
-        predictor = Predictor.load(checkpoint)
+        file, line = choose_file(checkpoint, backend=backend)
+        predictor = Predictor.load(file)
+        log.info("%s", line)
         if shown not in LOOPBACK:
             log.warning("Listening on %s without login or encryption: anyone can use it.", host)
         app = create_app(predictor, checkpoint, (*LOOPBACK, shown, *allowed_hosts))
@@ -273,7 +314,7 @@ def serve(
             server_header=False,
             proxy_headers=False,
             ws="none",
-            limit_concurrency=100,
+            limit_concurrency=1000,  # connections; more get a 503 before `Limits` sees them
             timeout_graceful_shutdown=1,
         )
         uvicorn.Server(config).run(sockets=[listener])

@@ -80,6 +80,7 @@ ROOT_TYPES: dict[str, Any] = {
     "monitor": str,
     "mode": Literal["min", "max"],
     "test": bool | None,
+    "export": bool | None,
     "ckpt_path": str | None,
     "resume": bool,
     "repeat": str | None,

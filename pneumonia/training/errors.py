@@ -30,6 +30,7 @@ from pneumonia.errors import (
     TrainingError,
     sentence,
 )
+from pneumonia.inference.export import check_export_extra
 from pneumonia.model.checkpoint import read_checkpoint
 from pneumonia.training.callbacks.graceful_shutdown import Stopped
 from pneumonia.training.config import explain_unknown_key, quote_values, refuse_renamed_keys
@@ -55,8 +56,11 @@ def check_run(config: DictConfig, sweep: bool) -> None:
     Raises:
         ConfigError: If the seed or the strategy cannot be used.
         CheckpointError: If `ckpt_path` cannot be trained further.
+        ExtraError: If `export=true` needs an extra that is not installed.
     """
     check_strategy(config.trainer, sweep)
+    if config.export:
+        check_export_extra("export=true")
     if isinstance(config.seed, int) and not 0 <= config.seed < 2**32:
         raise ConfigError(f"seed={config.seed} must lie in 0 to {2**32 - 1}.")
     if config.ckpt_path is None or config.resume:

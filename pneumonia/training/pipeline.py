@@ -19,12 +19,14 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from pneumonia.data.datamodule import ChestXrayDataModule
-from pneumonia.errors import ConfigError, sentence
+from pneumonia.errors import ConfigError, ExtraError, sentence
 from pneumonia.evaluation.evaluate import EvaluationResult, evaluate_predictions
 from pneumonia.evaluation.predictions import PredictionTable, sigmoid
 from pneumonia.evaluation.report.console import print_summary
 from pneumonia.evaluation.report.write import CARD, write_report
 from pneumonia.inference.evaluate import describe_checkpoint, thumbnail
+from pneumonia.inference.export import export
+from pneumonia.inference.predictor import EXPORTED
 from pneumonia.model.lightning_module import PneumoniaClassifier
 from pneumonia.training.callbacks.checkpoint import AtomicCheckpointIO
 from pneumonia.training.callbacks.console import EpochLog
@@ -36,6 +38,8 @@ from pneumonia.training.config import check_config
 from pneumonia.training.distributed import check_devices, detect_launcher
 from pneumonia.training.resume import RunStart
 from pneumonia.training.run_record import RunSummary, write_run_summary
+
+log = logging.getLogger(__name__)
 
 _LIGHTNING_REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException)
 
@@ -78,7 +82,11 @@ def build_run(start: RunStart) -> RunComponents:
     callbacks = [
         # Always on, because the result would be wrong without them.
         SanityChecks(start),
-        RunFiles(start, settings | {"test": start.test}),  # else a run could overwrite another
+        # Else a run could overwrite another. A resumed job of a sweep still belongs to it.
+        RunFiles(
+            start,
+            settings | {"test": start.test, "export": config.export if start.export else False},
+        ),
         ResumeState(config.seed, start.resumed),  # else a resumed run ends differently
         CollectLogits(),  # threshold and test metrics are computed from them
         *_instantiate_all("callbacks", config),
@@ -133,16 +141,35 @@ def test(run: RunComponents, path: str, checkpoint: Mapping[str, Any]) -> Evalua
     return result
 
 
+def export_best(run: RunComponents, path: str) -> Path | None:
+    """Export the finalized checkpoint at `path` to an `.onnx` file beside it, on rank zero.
+
+    Returns:
+        The file; None if the run has none. A failure is a warning.
+    """
+    if not run.trainer.is_global_zero:
+        return None
+    try:
+        return export(path, Path(path).with_suffix(EXPORTED))
+    except ExtraError:
+        return None
+    except Exception as error:  # noqa: BLE001  the run has succeeded, whatever this is
+        log.warning("the checkpoint was not exported: %s", sentence(error))
+        return None
+
+
 def finish(
     run: RunComponents,
     path: str,
     score: float,
     checkpoint: Mapping[str, Any],
     result: EvaluationResult | None,
+    exported: Path | None,
 ) -> None:
     """Log the final metrics, write `summary.json`, which marks the run as finished, and print it.
 
-    `path` is the finalized checkpoint, `score` its monitored metric, `result` None without a test.
+    `path` is the finalized checkpoint, `score` its monitored metric, `result` None without a test,
+    `exported` the checkpoint as `.onnx` file, if it was exported.
     """
     if not run.trainer.is_global_zero:
         return
@@ -168,7 +195,10 @@ def finish(
         checkpoint=str(Path(path).relative_to(directory)),
     )
     write_run_summary(directory, summary)
-    outputs = {"Checkpoint": path, "TensorBoard": f"tensorboard --logdir {directory}"}
+    outputs = {"Checkpoint": path}
+    if exported is not None:
+        outputs["The same, fast on a CPU"] = str(exported)
+    outputs["TensorBoard"] = f"tensorboard --logdir {directory}"
     if result is not None:
         report = {"Report": f"{directory}/report.html"}
         print_summary(result, report | outputs)
@@ -226,6 +256,8 @@ def _silence_lightning() -> None:
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     if not logger.filters:
         logger.addFilter(lambda record: not record.getMessage().startswith(tuple(_NOISE)))
+    for exporter in ("onnx_ir", "onnxscript"):  # each of its passes over the graph
+        logging.getLogger(exporter).setLevel(logging.WARNING)
     # Lightning's own use of torch, which a user can do nothing about.
     warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
     # The data module continues with the next image; Lightning knows only its own protocol.

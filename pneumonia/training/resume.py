@@ -44,6 +44,11 @@ class RunStart:
         """Whether the test split is opened after the fit; by default only outside of sweeps."""
         return not self.sweep if self.config.test is None else bool(self.config.test)
 
+    @property
+    def export(self) -> bool:
+        """Whether the best checkpoint is exported; by default only outside of sweeps."""
+        return not self.sweep if self.config.export is None else bool(self.config.export)
+
 
 def resolve_run_start(config: DictConfig, job: HydraConf) -> RunStart:
     """Decide what a run starts with.

@@ -7,8 +7,8 @@ import time
 
 import pytest
 import torch
-from lightning import Callback, LightningDataModule, Trainer
-from torch.utils.data import DataLoader, Dataset
+from lightning import Callback, Trainer
+from torch.utils.data import DataLoader
 
 from pneumonia.model.lightning_module import PneumoniaClassifier
 
@@ -35,29 +35,6 @@ def batch_of(size):
     }
 
 
-class InMemory(Dataset):
-    """Ready batches: no decoding, no collation."""
-
-    def __init__(self, size, length):
-        self.batch = batch_of(size)
-        self.length = length
-
-    def __len__(self):
-        return self.length
-
-    def __getitem__(self, index):
-        return self.batch
-
-
-class Batches(LightningDataModule):
-    def __init__(self, size, steps):
-        super().__init__()
-        self.dataset = InMemory(size, steps)
-
-    def train_dataloader(self):
-        return DataLoader(self.dataset, batch_size=None)
-
-
 class Clock(Callback):
     """Times whole steps, without the first, which warms up."""
 
@@ -80,7 +57,7 @@ def fit_rate(size):
         enable_model_summary=False,
         use_distributed_sampler=False,
     )
-    trainer.fit(classifier(), Batches(size, STEPS + 1))
+    trainer.fit(classifier(), DataLoader([batch_of(size)] * (STEPS + 1), batch_size=None))
     return STEPS * BATCH / (clock.stop - clock.start)
 
 

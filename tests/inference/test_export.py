@@ -1,6 +1,7 @@
 """An exported model predicts like its checkpoint, without torch, or is not written at all."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,11 +14,12 @@ import torch
 from onnx import helper
 
 from pneumonia.data.dataset import read_split
-from pneumonia.errors import ModelError
+from pneumonia.errors import ConfigError, ModelError
 from pneumonia.inference import export as module
+from pneumonia.inference.batch_predict import model_digest
 from pneumonia.inference.export import expected_outputs, export
 from pneumonia.inference.onnx_backend import open_onnx
-from pneumonia.inference.predictor import Predictor
+from pneumonia.inference.predictor import Predictor, choose_file
 
 
 def test_predictions_equal_the_checkpoints_at_any_batch_size(exported, checkpoint_file, synthetic):
@@ -164,6 +166,51 @@ def test_graph_with_other_outputs_is_not_written(
     with pytest.raises(ModelError, match=r"logit|probability|ood_score"):
         export(checkpoint_file, tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def pair(checkpoint_file, exported, tmp_path):
+    """A checkpoint with its exported model beside it."""
+    shutil.copy(exported, tmp_path / "pair.onnx")
+    return Path(shutil.copy(checkpoint_file, tmp_path / "pair.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("words", "runs"),
+    [
+        ([], "ONNX Runtime"),
+        (["--backend", "onnx"], "ONNX Runtime"),
+        (["--backend", "torch"], "torch"),
+        (["--explain"], "torch"),
+    ],
+)
+def test_a_cpu_predicts_a_checkpoint_with_the_model_exported_from_it(
+    pair, images, tmp_path, run, capsys, words, runs
+):
+    words = [*words, *([tmp_path / "heat"] if "--explain" in words else []), "--device", "cpu"]
+    assert run("predict", "--checkpoint", pair, images[0], *words) == 0
+    output, error = capsys.readouterr()
+    assert f"with {runs}" in error.splitlines()[0]
+    assert model_digest(pair) in output  # so that either backend can continue a table
+
+
+@pytest.mark.parametrize("fault", ["missing", "of another checkpoint", "damaged", "on a GPU"])
+def test_another_model_beside_a_checkpoint_is_not_used(pair, fault):
+    device, exported = "cpu", pair.with_suffix(".onnx")
+    if fault == "missing":
+        exported.unlink()
+    elif fault == "of another checkpoint":
+        content = torch.load(pair, weights_only=True)
+        torch.save(content | {"epoch": 7}, pair)
+    elif fault == "damaged":
+        exported.write_bytes(b"damaged")
+    else:
+        device = "cuda"
+    assert choose_file(pair, device)[0] == pair
+    with pytest.raises(ConfigError, match="onnx"):
+        choose_file(pair, device, "onnx")
+    with pytest.raises(ConfigError, match="torch"):
+        choose_file(exported, "cpu", "torch")
 
 
 @pytest.mark.slow

@@ -50,6 +50,19 @@ def test_path_bytes_picture_and_array_are_the_same_image(model, files):
     assert [prediction.path for prediction in found[2:]] == ["image 1"] * 4
 
 
+def test_a_batch_is_shared_out_to_the_cores_with_the_same_result(model):
+    images = np.random.default_rng(0).integers(0, 256, (19, 48, 48), np.uint8)
+    expected = model.backend(images)
+    torch.set_num_threads(3)
+    try:
+        found = model.backend(images)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    np.testing.assert_allclose(found.logits, expected.logits, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.ood_score, expected.ood_score, rtol=1e-5)
+
+
 def test_open_files_tensors_and_floats_are_the_same_image(model, exported, files):
     content = files[-1].read_bytes()
     with Image.open(files[-1]) as picture:

@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import numpy as np
@@ -22,6 +23,7 @@ from PIL import Image
 from runs import free_port
 from starlette.testclient import TestClient
 
+from pneumonia.inference import server
 from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.server import Limits, create_app
 
@@ -79,6 +81,13 @@ def test_an_exported_model_predicts_but_has_no_heat_maps(exported, xray):
     with TestClient(create_app(Predictor.load(exported), exported), ADDRESS) as client:
         assert "probability" in upload(client, xray.read_bytes()).json()[0]
         assert upload(client, xray.read_bytes(), params={"explain": True}).status_code == 501
+
+
+def test_the_checkpoint_makes_the_heat_maps_of_its_exported_model(exported, checkpoint_file, xray):
+    with TestClient(create_app(Predictor.load(exported), checkpoint_file), ADDRESS) as client:
+        found = upload(client, xray.read_bytes(), params={"explain": True})
+        assert found.json()[0]["heat_map"]
+        assert "torch" not in client.get("/").text
 
 
 def test_health_names_the_model_and_the_schema_describes_the_upload(client):
@@ -150,6 +159,26 @@ def test_an_endless_body_is_cut_at_the_limit_and_a_stalled_one_in_time(predictor
     assert time.monotonic() - start < 30
 
 
+def test_too_many_requests_are_told_when_to_come_back(predictor, checkpoint_file, xray):
+    app = create_app(predictor, checkpoint_file, limits=Limits(requests=0))
+    with TestClient(app, ADDRESS) as busy:
+        refused = upload(busy, xray.read_bytes())
+    assert refused.status_code == 503
+    assert int(refused.headers["Retry-After"]) > 0
+
+
+def test_requests_at_the_same_time_get_the_predictions_of_their_own_files(client, predictor, xray):
+    images = [xray.read_bytes(), b"broken"] * 8
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(lambda content: upload(client, content).json(), images))
+    expected = predictor.predict(xray).probability
+    for (answer,), content in zip(answers, images, strict=True):
+        if content != b"broken":
+            assert answer["probability"] == pytest.approx(expected, abs=1e-5)
+        else:
+            assert "cannot be read" in answer["error"]
+
+
 def test_uploads_never_touch_the_disk(client, monkeypatch):
     monkeypatch.setattr(tempfile, "tempdir", "/proc/nowhere")
     noise = np.random.default_rng(0).integers(0, 256, (2300, 2300), np.uint8)
@@ -214,7 +243,7 @@ def test_an_internal_error_tells_nothing_of_the_upload(client, monkeypatch, capl
     def fail(*_):
         raise RuntimeError("Jane Doe")
 
-    monkeypatch.setattr(Predictor, "predict_batch", fail)
+    monkeypatch.setattr(server, "load_image", fail)
     caplog.set_level(logging.DEBUG)
     found = upload(client, b"x", name="Jane Doe.png")
     assert found.status_code == 500
@@ -266,7 +295,9 @@ def test_a_signal_ends_it_cleanly(checkpoint_file, tmp_path, number, code):
     with served(checkpoint_file, tmp_path) as (process, address, log):
         process.send_signal(number)
         assert process.wait(60) == code
-        assert log.read_text().splitlines() == [f"Serving on {address} (Ctrl-C stops)"]
+        backend, serving = log.read_text().splitlines()
+        assert str(checkpoint_file) in backend
+        assert serving == f"Serving on {address} (Ctrl-C stops)"
 
 
 def test_a_port_in_use_is_named(checkpoint_file, run, capsys):

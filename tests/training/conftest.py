@@ -31,6 +31,7 @@ TINY = (
     "data.batch_size=8",
     "data.num_workers=0",
     "trainer.max_epochs=2",
+    "export=false",  # takes seconds
     "trainer.enable_progress_bar=false",
     "callbacks.progress=null",
     "callbacks.summary=null",

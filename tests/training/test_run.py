@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,11 @@ from omegaconf import OmegaConf
 from runs import checkpoint_of, rows_of
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pneumonia.errors import DataError
-from pneumonia.inference.predictor import Predictor
+from pneumonia.errors import DataError, ExtraError, ModelError
+from pneumonia.inference.predictor import Predictor, choose_file
 from pneumonia.model.lightning_module import PneumoniaClassifier
+from pneumonia.training import pipeline
+from pneumonia.training.resume import RunStart
 from pneumonia.training.run_record import read_run_summary
 
 METRICS = {
@@ -81,6 +84,51 @@ def test_the_checkpoint_carries_calibration_operating_point_and_metadata(finishe
     assert checkpoint["classes"] == ["NORMAL", "PNEUMONIA"]
     assert "optimizer_states" not in checkpoint
     assert "optimizer_states" in checkpoint_of(finished)
+
+
+def test_the_run_ends_with_an_exported_model_of_its_checkpoint(train, tmp_path, capsys, caplog):
+    with caplog.at_level(logging.INFO):
+        train("export=null", "trainer.max_epochs=1", "test=false")
+    assert not [record for record in caplog.records if record.name.startswith("onnx")]
+    folder = tmp_path / "run/checkpoints"
+    chosen, _ = choose_file(folder / "best.ckpt", "cpu")
+    assert chosen == folder / "best.onnx"
+    assert str(chosen) in capsys.readouterr().out
+    model, exported = Predictor.load(folder / "best.ckpt"), Predictor.load(chosen)
+    for entry in ("preprocessing", "calibration", "operating_point", "abstention", "ood_threshold"):
+        assert getattr(exported, entry) == getattr(model, entry)
+
+
+@pytest.mark.parametrize(
+    ("words", "sweep", "expected"),
+    [
+        ([], False, True),
+        ([], True, False),
+        (["export=true"], True, True),
+        (["export=false"], False, False),
+        (["debug=overfit"], False, False),
+    ],
+)
+def test_a_single_run_is_exported_and_a_sweep_or_debug_run_is_not(composed, words, sweep, expected):
+    assert RunStart(composed(*words), "run", sweep=sweep).export is expected
+
+
+def test_a_run_succeeds_without_its_export(train, tmp_path, monkeypatch, caplog):
+    def fail(*_):
+        raise ModelError("graph")
+
+    monkeypatch.setattr(pipeline, "export", fail)
+    train("export=true", "trainer.max_epochs=1", "test=false")
+    assert read_run_summary(tmp_path / "run")["status"] == "finished"
+    (warning,) = [r.getMessage() for r in caplog.records if "graph" in r.getMessage()]
+    assert "\n" not in warning
+
+
+def test_a_required_export_needs_its_extra_before_the_fit(train, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ExtraError, match=r"export=true.*\[export\]"):
+        train("export=true")
+    assert not (tmp_path / "run/checkpoints").exists()
 
 
 def test_the_best_checkpoint_alone_gives_the_predictions_of_the_test(finished):
