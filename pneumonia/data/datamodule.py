@@ -254,7 +254,8 @@ class ChestXrayDataModule(LightningDataModule):
             batch_size=max(1, self.batch_size // world_size),
             sampler=SequentialSampler(len(dataset), rank, world_size) if order is None else order,
             num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
+            # The shifted validation sets would keep two more sets of workers, idle in training.
+            persistent_workers=self.num_workers > 0 and (order is not None or not dataset.change),
             pin_memory=on_gpu,
             worker_init_fn=init_worker,
         )
