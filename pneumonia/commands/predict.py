@@ -71,7 +71,6 @@ def predict_command(
         backend = "torch"  # heat maps need gradients
     chosen, line = choose_file(checkpoint, device, backend)
     predictor = _load(chosen, device)
-    typer.echo(line, err=True)
     model, failed = model_digest(checkpoint), False
     writers: list[Write] = []
     if explain is not None:
@@ -79,11 +78,13 @@ def predict_command(
         writers.append(_picture_writer(predictor, explain))
     if out is None:
         on_terminal = sys.stdout.isatty()
+        typer.echo(line, err=True)
         writers.append(_write_text if on_terminal else _csv_writer(model))
         counts = _predict(predictor, paths, writers, batch_size, bar=not on_terminal)
     else:
         with closing(PredictionWriter(out, model, resume)) as file:
             remaining = [path for path in paths if path not in file.done]
+            typer.echo(line, err=True)
             counts = _predict(predictor, remaining, [*writers, file.write], batch_size)
         failed = bool(file.failed)
         typer.echo(f"Wrote {out}", err=True)

@@ -41,7 +41,7 @@ class TorchBackend:
             CheckpointError: If the detector belongs to another network.
         """
         cores = torch.get_num_threads()
-        if self.network.scale.device.type != "cpu" or not 1 < cores <= len(images):
+        if self.network.device.type != "cpu" or not 1 < cores <= len(images):
             return self._run(images)
         parts = np.array_split(images, cores * math.ceil(len(images) / (cores * _IMAGES_AT_ONCE)))
         with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
