@@ -37,6 +37,7 @@ class OperatingPoint:
         auroc: On the validation set.
         shifted_sensitivity: On the shifted validation sets, at the threshold, None without them;
             likewise `shifted_specificity` and `shifted_auroc`.
+        on_shifted: Whether the threshold was chosen on the shifted images too.
     """
 
     threshold: float
@@ -52,6 +53,7 @@ class OperatingPoint:
     shifted_sensitivity: float | None = None
     shifted_specificity: float | None = None
     shifted_auroc: float | None = None
+    on_shifted: bool = False
 
     def to_dict(self) -> dict[str, float | int | str | None]:
         """Return plain values, for a checkpoint that loads with `weights_only=True`."""
@@ -69,7 +71,8 @@ class OperatingPoint:
         check_policy(found.policy, found.target)
         for name, value in asdict(found).items():
             optional = name == "auroc" or name.startswith("shifted_")
-            if name not in {"policy", "target"} and not (optional and value is None):
+            unchecked = name in {"policy", "target", "on_shifted"} or (optional and value is None)
+            if not unchecked:
                 check_number(name, value, high=1e9 if name.startswith("n_") else 1)
         return found
 
@@ -225,7 +228,8 @@ def choose_threshold(
         sensitivity,
         specificity,
         auroc,
-        *(() if changed is None else _performance(changed, threshold)),
+        *((None, None, None) if changed is None else _performance(changed, threshold)),
+        on_shifted=pooled is not table,
     )
 
 

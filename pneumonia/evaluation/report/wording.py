@@ -82,7 +82,8 @@ def threshold_origin(origin: Origin, point: OperatingPoint | None) -> str:
     if origin in {"validation", "site"} and point is not None:
         target = "" if point.target is None else f"{point.target:g}"
         images = (
-            "the validation set, before the test images were read"
+            f"the {'clean and shifted ' if point.on_shifted else ''}validation images, before the"
+            " test images were read"
             if origin == "validation"
             else "labelled images of the site"
         )
