@@ -229,7 +229,7 @@ def choose_threshold(
         specificity,
         auroc,
         *((None, None, None) if changed is None else _performance(changed, threshold)),
-        on_shifted=pooled is not table,
+        pooled is not table,
     )
 
 
