@@ -4,7 +4,7 @@ import itertools
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -217,7 +217,7 @@ def choose_threshold(
         )
     for warning in () if quiet else warnings:
         log.warning(warning)
-    return OperatingPoint(
+    point = OperatingPoint(
         threshold,
         policy,
         target,
@@ -228,8 +228,16 @@ def choose_threshold(
         sensitivity,
         specificity,
         auroc,
-        *((None, None, None) if changed is None else _performance(changed, threshold)),
-        pooled is not table,
+        on_shifted=pooled is not table,
+    )
+    if changed is None:
+        return point
+    sensitivity, specificity, auroc = _performance(changed, threshold)
+    return replace(
+        point,
+        shifted_sensitivity=sensitivity,
+        shifted_specificity=specificity,
+        shifted_auroc=auroc,
     )
 
 
