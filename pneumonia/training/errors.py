@@ -65,7 +65,7 @@ def check_run(config: DictConfig, sweep: bool) -> None:
         raise ConfigError(f"seed={config.seed} must lie in 0 to {2**32 - 1}.")
     if config.ckpt_path is None or config.resume:
         return
-    if "optimizer_states" not in read_checkpoint(config.ckpt_path):
+    if "optimizer_states" not in read_checkpoint(str(config.ckpt_path)):
         raise CheckpointError(
             f"ckpt_path={config.ckpt_path} is finalized and cannot be trained further; use the"
             " last.ckpt beside it."

@@ -74,7 +74,7 @@ def resolve_run_start(config: DictConfig, job: HydraConf) -> RunStart:
             )
         if config.repeat is None:
             return start
-    run = Path(start.directory if config.resume else config.repeat)
+    run = Path(start.directory if config.resume else str(config.repeat))
     recorded, record, summary = _read_run(run)
     free = _DATA_LOCATION | (_HARDWARE if config.resume else set())
     given = {text.lstrip("+~").partition("=")[0]: text for text in start.overrides}

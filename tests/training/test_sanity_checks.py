@@ -17,6 +17,8 @@ from pneumonia.errors import PneumoniaError
         (["trainer.limit_val_batches=0"], r"trainer\.limit_val_batches"),
         (["trainer.check_val_every_n_epoch=9"], r"trainer\.check_val_every_n_epoch"),
         (["ckpt_path=last"], "last"),
+        (["ckpt_path=true"], "True"),
+        (["repeat=true"], "True"),
         (["trainer.max_epochs=0"], r"trainer\.max_epochs"),
         (["callbacks.best=null"], r"callbacks\.best"),
         (["model.image_size=64"], r"model\.image_size=64.*data\.image_size=32"),
