@@ -242,7 +242,9 @@ def _instantiate_all(group: str, config: DictConfig) -> list[Any]:
     return [_instantiate(f"{group}.{key}", node) for key, node in entries.items() if node]
 
 
-def _instantiate(key: str, node: DictConfig, **extra: Any) -> Any:
+def _instantiate(key: str, node: Any, **extra: Any) -> Any:
+    if not isinstance(node, DictConfig):
+        raise ConfigError(f"{key}={node}: expected settings with a _target_, or null for none.")
     try:
         return hydra.utils.instantiate(node, _convert_="all", **extra)
     except InstantiationException as error:

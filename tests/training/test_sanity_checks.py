@@ -21,6 +21,7 @@ from pneumonia.errors import PneumoniaError
         (["repeat=true"], "True"),
         (["trainer.max_epochs=0"], r"trainer\.max_epochs"),
         (["callbacks.best=null"], r"callbacks\.best"),
+        (["callbacks.best=true"], r"callbacks\.best=True"),
         (["model.image_size=64"], r"model\.image_size=64.*data\.image_size=32"),
         (["seed=-1"], "seed=-1"),
         (["evaluation.operating_point=sensitivity"], "0.95"),
