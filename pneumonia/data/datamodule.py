@@ -98,6 +98,8 @@ class ChestXrayDataModule(LightningDataModule):
         possible = num_workers is None or 0 <= num_workers <= cores
         expected = f"0 to {cores}, the cores of this machine, or null"
         check_setting(possible, "data.num_workers", num_workers, expected)
+        large = cache_size is None or cache_size >= image_size
+        check_setting(large, "data.cache_size", cache_size, f"{image_size} or more, or null")
         self.root = Path(root).expanduser()
         self.preprocessing = Preprocessing(image_size, resize_mode, interpolation)
         self.batch_size = batch_size

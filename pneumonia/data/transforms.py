@@ -179,8 +179,11 @@ def _erase(pixels: Pixels, random: np.random.Generator) -> None:
 
 
 def _add_noise(pixels: Pixels, deviation: float, random: np.random.Generator) -> Pixels:
-    start = random.integers(_NOISE.size - pixels.size)
-    noise = _NOISE[start : start + pixels.size].reshape(pixels.shape)
+    if pixels.size < _NOISE.size:
+        start = random.integers(_NOISE.size - pixels.size)
+        noise = _NOISE[start : start + pixels.size].reshape(pixels.shape)
+    else:
+        noise = random.standard_normal(pixels.shape, dtype=np.float32)
     noisy: Pixels = (pixels + np.float32(255 * deviation) * noise).clip(0, 255).astype(np.uint8)
     return noisy
 

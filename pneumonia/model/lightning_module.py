@@ -81,6 +81,8 @@ class PneumoniaClassifier(LightningModule):
         ):
             if not 0 <= rate < 1:
                 raise ConfigError(f"model.{name}={rate} must be at least 0 and below 1.")
+        if not 0 <= mixup < math.inf:
+            raise ConfigError(f"model.mixup={mixup} must be a number of at least 0.")
         lr = (optimizer or {}).get("lr", 0.0)
         if isinstance(lr, bool) or not isinstance(lr, (int, float)):
             raise ConfigError(f"model.optimizer.lr={lr!r} must be a number.")

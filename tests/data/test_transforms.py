@@ -115,8 +115,9 @@ def test_blur_and_noise_change_sharpness_alone():
         return np.diff(pixels.astype(float)).std()
 
     assert detail(Augmentation(**STILL, resolution=(0.4, 0.5))(image, 1)) < 0.5 * detail(image)
-    flat = np.full((64, 64), 128, np.uint8)
-    assert detail(Augmentation(**STILL, noise=0.1)(flat, 1)) > 1
+    for side in (64, 1024):
+        flat = np.full((side, side), 128, np.uint8)
+        assert detail(Augmentation(**STILL, noise=0.1)(flat, 1)) > 1
 
 
 def test_the_shifted_validation_sets_are_fixed():
