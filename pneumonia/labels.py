@@ -13,6 +13,9 @@ UNKNOWN_SUBTYPE = "unknown"
 
 SPLITS: tuple[str, str, str] = ("train", "val", "test")
 
+VAL_SETS: tuple[str, str, str] = ("val", "val_shift", "val_shift_b")
+"""The validation set as it is, and under two fixed sets of changes; prefixes of metrics."""
+
 SPLIT_NAMES = {name: name for name in SPLITS} | {
     **dict.fromkeys(("valid", "validation", "dev"), "val"),
     "training": "train",

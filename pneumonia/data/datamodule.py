@@ -26,13 +26,7 @@ from pneumonia.labels import SPLIT_NAMES
 
 log = logging.getLogger(__name__)
 
-VAL_SETS: dict[str, Change | None] = {
-    "val": None,
-    "val_shift": VAL_SHIFT,
-    "val_shift_b": ScannerShift(),
-}
-"""The validation set as it is, and under two fixed sets of changes; by prefix of the metrics."""
-
+_VAL_CHANGES: tuple[Change | None, ...] = (None, VAL_SHIFT, ScannerShift())  # as in VAL_SETS
 _SHIFT_SEED = 20180222
 _MAX_WORKERS = 8
 _KAGGLE_ROOT = Path("data/chest_xray")
@@ -188,7 +182,7 @@ class ChestXrayDataModule(LightningDataModule):
 
     def val_dataloader(self) -> list[DataLoader[Item]]:
         """The validation set in order, as it is and changed: a loader for each of `VAL_SETS`."""
-        changes = list(VAL_SETS.values())[: None if self.shifted_validation else 1]
+        changes = _VAL_CHANGES if self.shifted_validation else _VAL_CHANGES[:1]
         return [self._loader(self.dataset("val", change)) for change in changes]
 
     def test_dataloader(self) -> DataLoader[Item]:

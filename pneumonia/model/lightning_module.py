@@ -7,13 +7,14 @@ from typing import Any, Literal, cast
 import torch
 from lightning import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRScheduler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 from torchmetrics import MeanMetric, MetricCollection
 
 from pneumonia.errors import ConfigError
+from pneumonia.labels import VAL_SETS
 from pneumonia.model.checkpoint import check_format, describe
-from pneumonia.model.metrics import all_metrics, shifted_metrics, threshold_metrics
+from pneumonia.model.metrics import all_metrics, threshold_metrics
 from pneumonia.model.network import PneumoniaNetwork
 from pneumonia.model.optim import build_optimizer, build_schedule
 
@@ -105,12 +106,10 @@ class PneumoniaClassifier(LightningModule):
             self.network.to(memory_format=torch.channels_last)
         self.register_buffer("pos_weight", torch.tensor(float(weight)))
         self.train_metrics = threshold_metrics().clone(prefix="train/")
-        self.val_metrics = all_metrics().clone(prefix="val/")
-        self.val_shift_metrics = shifted_metrics().clone(prefix="val_shift/")
-        self.val_shift_b_metrics = shifted_metrics().clone(prefix="val_shift_b/")
+        self.val_metrics = nn.ModuleList(all_metrics().clone(prefix=f"{n}/") for n in VAL_SETS)
         # Metrics, not plain logs: exact where processes have unequal numbers of images.
         self.train_loss = MeanMetric(nan_strategy="disable")
-        self.val_loss = MeanMetric(nan_strategy="disable")
+        self.val_losses = nn.ModuleList(MeanMetric(nan_strategy="disable") for _ in VAL_SETS)
         self.test_loss = MeanMetric(nan_strategy="disable")
 
     def setup(self, stage: str) -> None:
@@ -150,7 +149,7 @@ class PneumoniaClassifier(LightningModule):
         logits = self.network.single_view(images)
         loss = binary_cross_entropy_with_logits(logits, targets, pos_weight=self.pos_weight)
         self.train_metrics.update(torch.sigmoid(logits.detach()), labels)
-        self._log("train", loss.detach(), self.train_metrics, len(labels))
+        self._log("train", loss.detach(), self.train_loss, self.train_metrics, len(labels))
         return loss
 
     def validation_step(
@@ -158,22 +157,17 @@ class PneumoniaClassifier(LightningModule):
     ) -> dict[str, Tensor]:
         """Return `logit`, `label` and `index` of a batch, each [N].
 
-        Dataloader 0 has the validation set, 1 and 2 have it under two sets of changes.
+        There is a dataloader for each of `VAL_SETS`.
         """
         labels = batch["label"]
         logits = self.network.single_view(batch["image"])
-        if dataloader_idx:
-            metrics = (self.val_shift_metrics, self.val_shift_b_metrics)[dataloader_idx - 1]
-            metrics.update(torch.sigmoid(logits), labels)
-            self.log_dict(
-                cast(Any, metrics), on_step=False, on_epoch=True, add_dataloader_idx=False
-            )
-            return {"logit": logits, "label": labels, "index": batch["index"]}
         # Unweighted and unsmoothed, so that it compares across recipes.
         loss = binary_cross_entropy_with_logits(logits, labels.float())
         # Of logits, torchmetrics would decide batch by batch whether to apply the sigmoid.
-        self.val_metrics.update(torch.sigmoid(logits), labels)
-        self._log("val", loss, self.val_metrics, len(labels))
+        metrics = cast(MetricCollection, self.val_metrics[dataloader_idx])
+        metrics.update(torch.sigmoid(logits), labels)
+        mean = cast(MeanMetric, self.val_losses[dataloader_idx])
+        self._log(VAL_SETS[dataloader_idx], loss, mean, metrics, len(labels))
         return {"logit": logits, "label": labels, "index": batch["index"]}
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -221,20 +215,21 @@ class PneumoniaClassifier(LightningModule):
 
     def monitors(self, shifted_validation: bool = True) -> dict[str, Literal["min", "max"]]:
         """Return the names of all metrics that a fit logs, each with its better direction."""
-        names = [*self.train_metrics.keys(), *self.val_metrics.keys()]
-        if shifted_validation:
-            names += [*self.val_shift_metrics.keys(), *self.val_shift_b_metrics.keys()]
-        losses: dict[str, Literal["min", "max"]] = {"val/loss": "min", "train/loss": "min"}
-        return losses | dict.fromkeys(map(str, names), "max")
+        sets = VAL_SETS if shifted_validation else VAL_SETS[:1]
+        names = [f"{name}/{key}" for name in sets for key in all_metrics()]
+        names += map(str, self.train_metrics.keys())
+        losses: dict[str, Literal["min", "max"]] = {f"{n}/loss": "min" for n in ("train", *sets)}
+        return losses | dict.fromkeys(names, "max")
 
-    def _log(self, stage: str, loss: Tensor, metrics: MetricCollection, n: int) -> None:
+    def _log(
+        self, name: str, loss: Tensor, mean: MeanMetric, metrics: MetricCollection, n: int
+    ) -> None:
         epoch: dict[str, Any] = {
             "on_step": False,
             "on_epoch": True,
             "batch_size": n,
             "add_dataloader_idx": False,
         }
-        mean: MeanMetric = getattr(self, f"{stage}_loss")
         mean.update(loss.expand(n))  # "disable" makes torchmetrics ignore weights
-        self.log(f"{stage}/loss", mean, prog_bar=True, **epoch)
+        self.log(f"{name}/loss", mean, prog_bar=name in {"train", "val"}, **epoch)
         self.log_dict(cast(Any, metrics), **epoch)

@@ -1,4 +1,4 @@
-"""Live metrics of an epoch, logged as `train/*` and `val/*`: add a torchmetrics metric here."""
+"""Live metrics of an epoch, such as `val/auroc`: add a torchmetrics metric here."""
 
 from torch import Tensor
 from torchmetrics import MetricCollection
@@ -65,13 +65,3 @@ class SpecificityAtSensitivity(BinaryROC):
         """The value over all updates, a float32 scalar."""
         false_positive_rate, sensitivity, _ = super().compute()
         return 1 - false_positive_rate[sensitivity >= _SENSITIVITY].min()
-
-
-def shifted_metrics() -> MetricCollection:
-    """Metrics without a threshold, of the validation set under a set of changes."""
-    return MetricCollection(
-        {
-            "auroc": BinaryAUROC(validate_args=False),
-            "specificity_at_95_recall": SpecificityAtSensitivity(validate_args=False),
-        }
-    )

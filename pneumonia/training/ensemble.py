@@ -14,7 +14,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import DataLoader
 from yaml import YAMLError
 
-from pneumonia.data.datamodule import VAL_SETS, ChestXrayDataModule, TableDataModule
+from pneumonia.data.datamodule import ChestXrayDataModule, TableDataModule
 from pneumonia.data.dataset import Item
 from pneumonia.data.split import ValidationSplit
 from pneumonia.data.transforms import Augmentation
@@ -22,6 +22,7 @@ from pneumonia.errors import DAMAGED, CheckpointError, DataError
 from pneumonia.evaluation.threshold import OperatingPoint
 from pneumonia.inference.metadata import ModelMetadata
 from pneumonia.inference.torch_backend import open_checkpoint
+from pneumonia.labels import VAL_SETS
 from pneumonia.model.checkpoint import finalize_checkpoint, read_checkpoint
 from pneumonia.model.network import Ensemble, PneumoniaNetwork
 from pneumonia.training.callbacks.logits import SplitLogits
@@ -112,9 +113,8 @@ def ensemble_checkpoints(
         }
         for name, found in logits.items()
     }
-    shifted = [key for key in VAL_SETS if key != "val"]
     method = LOGITS
-    if WEIGHTS in auroc and all(auroc[WEIGHTS][key] >= auroc[LOGITS][key] for key in shifted):
+    if WEIGHTS in auroc and all(auroc[WEIGHTS][k] >= auroc[LOGITS][k] for k in VAL_SETS[1:]):
         network, method = average, WEIGHTS
 
     rows = np.arange(len(val))

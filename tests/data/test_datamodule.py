@@ -11,15 +11,11 @@ import torch
 from lightning import Trainer
 
 from pneumonia.data import datamodule as datamodule_module
-from pneumonia.data.datamodule import (
-    VAL_SETS,
-    ChestXrayDataModule,
-    SyntheticDataModule,
-    TableDataModule,
-)
+from pneumonia.data.datamodule import ChestXrayDataModule, SyntheticDataModule, TableDataModule
 from pneumonia.data.split import ValidationSplit
 from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import ConfigError, DataError, sentence
+from pneumonia.labels import VAL_SETS
 
 
 def module(root, **settings) -> ChestXrayDataModule:
