@@ -7,7 +7,7 @@ import typer
 Backend = Annotated[
     Literal["auto", "torch", "onnx"],
     typer.Option(
-        help="What runs best.ckpt: torch, or onnx, the best.onnx beside it, faster on a CPU."
+        help="Runtime: torch, or onnx (the .onnx file beside the checkpoint, faster on a CPU)."
     ),
 ]
 """The option --backend of several commands."""

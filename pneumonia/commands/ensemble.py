@@ -1,4 +1,4 @@
-"""`pneumonia ensemble`: joins the checkpoints of several runs in one."""
+"""`pneumonia ensemble`: combines the checkpoints of several runs into one."""
 # ruff: noqa: PLC0415  see the package
 
 from pathlib import Path
@@ -17,7 +17,7 @@ def ensemble_command(
     out: Annotated[Path, typer.Option(help="Checkpoint (.ckpt) to write.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
 ) -> None:
-    """Join runs in one checkpoint, by averaged weights or logits, and finalize it."""
+    """Combine runs into one checkpoint, by averaged weights or logits, and finalize it."""
     from pneumonia.training.ensemble import ensemble_checkpoints
 
     result = ensemble_checkpoints(checkpoints, root, out, device)
@@ -30,6 +30,6 @@ def ensemble_command(
     point = result.operating_point
     typer.echo(
         f"Threshold {point.threshold:.4g}: sensitivity {point.sensitivity:.3f} and specificity"
-        f" {point.specificity:.3f} on the validation set; new images give less\n"
-        f"Wrote {out}: {result.method}, {result.n_views} network passes for each image"
+        f" {point.specificity:.3f} on the clean validation images (optimistic)\n"
+        f"Wrote {out}: {result.method}, {result.n_views} forward passes per image"
     )

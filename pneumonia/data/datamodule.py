@@ -20,13 +20,13 @@ from pneumonia.data.parallel import available_cores, init_worker
 from pneumonia.data.samplers import SequentialSampler, TrainingSampler, balanced_probabilities
 from pneumonia.data.split import ValidationSplit, check_disjoint
 from pneumonia.data.synthetic import write_synthetic
-from pneumonia.data.transforms import VAL_SHIFT, Augmentation, ScannerShift
+from pneumonia.data.transforms import VAL_SHIFT, Augmentation, scanner_shift
 from pneumonia.errors import DataError, check_setting
 from pneumonia.labels import SPLIT_NAMES
 
 log = logging.getLogger(__name__)
 
-_VAL_CHANGES: tuple[Change | None, ...] = (None, VAL_SHIFT, ScannerShift())  # as in VAL_SETS
+_VAL_CHANGES: tuple[Change | None, ...] = (None, VAL_SHIFT, scanner_shift)  # as in VAL_SETS
 _SHIFT_SEED = 20180222
 _MAX_WORKERS = 8
 _KAGGLE_ROOT = Path("data/chest_xray")
@@ -50,8 +50,8 @@ class ChestXrayDataModule(LightningDataModule):
             every training image once an epoch.
         cache: Whether decoded images are kept on disk; the batches are the same either way.
         cache_dir: Folder of caches; None: the user's cache folder.
-        cache_size: Side at which training images are cached, pixels, before the augmentation
-            brings them to `image_size`: a zoomed crop stays sharp. None: `image_size`.
+        cache_size: Side at which training images are cached, pixels; above `image_size`, zoomed
+            crops stay sharp. None: `image_size`.
         shifted_validation: Whether the validation set is also scored under two fixed sets of
             changes, `val_shift` and `val_shift_b`.
         seed: Seed of order and augmentation.

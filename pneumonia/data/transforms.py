@@ -1,9 +1,9 @@
-"""Random changes of training images, and fixed ones of shifted validation sets."""
+"""Random augmentation of training images, and the fixed changes of shifted validation sets."""
 
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -15,20 +15,9 @@ from pneumonia.errors import check_setting
 
 Pixels = NDArray[np.uint8]
 
-_BOUNDS = {
-    "degrees": 180.0,
-    "translate": 1.0,
-    "stretch": 1.0,
-    "shear": 45.0,
-    "horizontal_flip": 1.0,
-    "brightness": 1.0,
-    "contrast": 1.0,
-    "gamma": 1.0,
-    "noise": 1.0,
-    "jpeg": 1.0,
-    "erase": 1.0,
-}
-_RANGES = {"scale": 4.0, "area": 1.0, "ratio": 4.0, "resolution": 1.0}
+_MAX = {"degrees": 180.0, "shear": 45.0, "scale": 4.0, "ratio": 4.0}  # of the others it is 1
+
+_NO_ALIASING = 0.9  # fraction of the pixels a side that bilinear sampling may leave out
 
 # Normal noise is slow to draw: a window of this is taken instead.
 _NOISE = np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
@@ -38,25 +27,27 @@ _NOISE = np.random.default_rng(0).standard_normal(1 << 20, dtype=np.float32)
 class Augmentation:
     """Random geometry, intensity and sharpness of a grey image, the same for the same seed.
 
-    Each range and bound is uniform; zoom, ratio, stretch and gamma are so in their logarithm. All
-    geometry is one bilinear resampling; what lies outside of the image is black.
+    Values are drawn uniformly from their range; zoom, ratio, stretch, gamma and resolution
+    log-uniformly. All geometry is one bilinear resampling, without aliasing; what lies outside of
+    the image is black.
 
     Attributes:
         degrees: Largest rotation to either side, 0 to 180.
         translate: Largest shift, as a fraction of the side, 0 to 1.
         scale: Smallest and largest zoom, above 0.
-        stretch: Largest logarithm of the change of the aspect ratio, 0 to 1.
+        stretch: Largest absolute logarithm of the change in aspect ratio, 0 to 1.
         shear: Largest horizontal shear to either side, 0 to 45 degrees.
         area: Smallest and largest area of a random crop, as a fraction of the image, to 1.
         ratio: Smallest and largest width over height of the crop.
         horizontal_flip: Probability of a mirror image, 0 to 1. It mirrors the heart.
         brightness: Largest relative change of brightness, 0 to 1.
         contrast: Largest relative change of contrast, 0 to 1.
-        gamma: Largest logarithm of the exponent of the grey levels, 0 to 1.
-        resolution: Smallest and largest fraction of the pixels a side that are kept.
+        gamma: Largest absolute logarithm of the exponent of the grey levels, 0 to 1.
+        resolution: Smallest and largest resolution of the result, relative to that of its pixels,
+            above 0, to 1.
         noise: Largest standard deviation of added noise, as a fraction of white, 0 to 1.
         jpeg: Probability of JPEG compression at a quality of 20 to 90, 0 to 1.
-        erase: Probability that a grey rectangle of 2 to 15% of the image covers a part, 0 to 1.
+        erase: Probability that a grey rectangle covers 2 to 15% of the image, 0 to 1.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -79,15 +70,16 @@ class Augmentation:
     erase: float = 0.0
 
     def __post_init__(self) -> None:
-        for name, bound in _BOUNDS.items():
-            value = getattr(self, name)
-            valid = 0 <= value <= bound
-            check_setting(valid, f"data.augmentation.{name}", value, f"0 to {bound:g}")
-        for name, bound in _RANGES.items():
-            pair = list(getattr(self, name))
-            valid = len(pair) == 2 and 0 < pair[0] <= pair[1] <= bound  # noqa: PLR2004
-            expected = f"the smallest and the largest, above 0 and at most {bound:g}"
-            check_setting(valid, f"data.augmentation.{name}", pair, expected)
+        for field in fields(self):
+            value, bound = getattr(self, field.name), _MAX.get(field.name, 1.0)
+            valid, expected = True, f"0 to {bound:g}"
+            if isinstance(field.default, tuple):
+                value = list(value)
+                valid = len(value) == 2 and 0 < value[0] <= value[1] <= bound  # noqa: PLR2004
+                expected = f"the smallest and the largest, above 0 and at most {bound:g}"
+            else:
+                valid = 0 <= value <= bound
+            check_setting(valid, f"data.augmentation.{field.name}", value, expected)
 
     def __call__(self, image: Pixels, seed: int, size: int | None = None) -> Pixels:
         """Change one image.
@@ -101,15 +93,19 @@ class Augmentation:
             uint8 [S, S].
         """
         random = np.random.default_rng(seed)
-        # All numbers are drawn whatever the settings: one setting does not change the others.
+        # Geometry and grey levels are drawn first, whatever the settings.
         u = random.uniform(-1, 1, 16)
         source = Image.fromarray(image).point(_levels(image, u, self))
-        kept = _between(u[10], self.resolution)
-        if kept < 1:
+        matrix, offset = _geometry(u, self)
+        size = size or source.width
+        step = (
+            math.sqrt(abs(np.linalg.det(matrix))) * source.width / size
+        )  # of a pixel of the result
+        kept = _between(u[10], self.resolution) / step
+        if kept < _NO_ALIASING:
             side = max(8, round(kept * source.width))
             source = source.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=1.0)
-        matrix, offset = _geometry(u, self)
-        result = _warp(np.array(source), matrix, offset, size or image.shape[0])
+        result = _warp(np.array(source), matrix, offset, size)
         if random.random() < self.erase:
             _erase(result, random)
         if self.noise:
@@ -184,7 +180,9 @@ def _add_noise(pixels: Pixels, deviation: float, random: np.random.Generator) ->
         noise = _NOISE[start : start + pixels.size].reshape(pixels.shape)
     else:
         noise = random.standard_normal(pixels.shape, dtype=np.float32)
-    noisy: Pixels = (pixels + np.float32(255 * deviation) * noise).clip(0, 255).astype(np.uint8)
+    noisy: Pixels = (
+        np.rint(pixels + np.float32(255 * deviation) * noise).clip(0, 255).astype(np.uint8)
+    )
     return noisy
 
 
@@ -204,55 +202,50 @@ VAL_SHIFT = Augmentation(
     resolution=(0.35, 1.0),
     noise=0.02,
 )
-"""The shifted validation set: pose, zoom, stretch and sharpness of another department."""
+"""First shifted validation set: pose, zoom, aspect ratio, sharpness, noise of another hospital."""
 
 
-@dataclass(frozen=True)
-class ScannerShift:
-    """Changes of families that no recipe trains on: the second shifted validation set.
+def scanner_shift(image: Pixels, seed: int) -> Pixels:
+    """Second shifted validation set: kinds of change that the augmentation does not include.
 
-    Perspective, a collimated border or a tighter crop, the tone curve of another scanner, and
-    black bars of a letterbox; each by chance.
+    Perspective, a collimated border or a tighter crop, the tone curve of another scanner, and the
+    black bars of a letterbox; each applied at random.
+
+    Args:
+        image: uint8 [S, S]; not changed.
+        seed: 0 or more.
+
+    Returns:
+        uint8 [S, S].
     """
-
-    def __call__(self, image: Pixels, seed: int) -> Pixels:
-        """Change one image.
-
-        Args:
-            image: uint8 [S, S]; not changed.
-            seed: 0 or more.
-
-        Returns:
-            uint8 [S, S].
-        """
-        random = np.random.default_rng(seed)
-        side = image.shape[0]
-        levels = _tone_curve(random) if random.random() < 0.7 else np.arange(256, dtype=np.uint8)  # noqa: PLR2004
-        result = Image.fromarray(levels[image])
-        if random.random() < 0.5:  # noqa: PLR2004
-            corners = np.array([[0, 0], [0, 1], [1, 1], [1, 0]])
-            corners = side * (corners + random.uniform(-0.1, 0.1, (4, 2)))
-            quad = [float(value) for value in corners.ravel()]
-            result = result.transform(
-                (side, side), Image.Transform.QUAD, quad, Image.Resampling.BILINEAR, fillcolor=0
-            )
-        kind = random.integers(4)
-        left, top, right, bottom = (side * random.uniform(0, 0.1, 4)).round().astype(int)
-        box = (left, top, side - right, side - bottom)
-        if kind == 0:  # a collimated border
-            framed = Image.new("L", (side, side))
-            framed.paste(result.crop(box), (int(left), int(top)))
-            result = framed
-        elif kind == 1:  # a tighter crop
-            result = result.resize((side, side), Image.Resampling.BILINEAR, box)
-        elif kind == 2:  # noqa: PLR2004  a letterbox, wide or narrow
-            inner = round(side * random.uniform(0.7, 0.95))
-            wide = random.random() < 0.7  # noqa: PLR2004
-            size = (side, inner) if wide else (inner, side)
-            small = result.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
-            result = Image.new("L", (side, side))
-            result.paste(small, ((side - size[0]) // 2, (side - size[1]) // 2))
-        return np.array(result, dtype=np.uint8)
+    random = np.random.default_rng(seed)
+    side = image.shape[0]
+    levels = _tone_curve(random) if random.random() < 0.7 else np.arange(256, dtype=np.uint8)  # noqa: PLR2004
+    result = Image.fromarray(levels[image])
+    if random.random() < 0.5:  # noqa: PLR2004
+        corners = np.array([[0, 0], [0, 1], [1, 1], [1, 0]])
+        corners = side * (corners + random.uniform(-0.1, 0.1, (4, 2)))
+        quad = [float(value) for value in corners.ravel()]
+        result = result.transform(
+            (side, side), Image.Transform.QUAD, quad, Image.Resampling.BILINEAR, fillcolor=0
+        )
+    kind = random.integers(4)
+    left, top, right, bottom = (side * random.uniform(0, 0.1, 4)).round().astype(int)
+    box = (left, top, side - right, side - bottom)
+    if kind == 0:  # a collimated border
+        framed = Image.new("L", (side, side))
+        framed.paste(result.crop(box), (int(left), int(top)))
+        result = framed
+    elif kind == 1:  # a tighter crop
+        result = result.resize((side, side), Image.Resampling.BILINEAR, box)
+    elif kind == 2:  # noqa: PLR2004  a letterbox, wide or narrow
+        inner = round(side * random.uniform(0.7, 0.95))
+        wide = random.random() < 0.7  # noqa: PLR2004
+        size = (side, inner) if wide else (inner, side)
+        small = result.resize(size, Image.Resampling.BILINEAR, reducing_gap=2.0)
+        result = Image.new("L", (side, side))
+        result.paste(small, ((side - size[0]) // 2, (side - size[1]) // 2))
+    return np.array(result, dtype=np.uint8)
 
 
 def _tone_curve(random: np.random.Generator) -> NDArray[np.uint8]:

@@ -188,7 +188,7 @@ def choose_threshold(
         policy: One of `POLICIES`.
         target: As for `check_policy`.
         shifted: Probabilities of the same images under sets of changes, each of shape (n,).
-        on_shifted: Whether the threshold is chosen on these too, or they are only described.
+        on_shifted: Whether these also choose the threshold, or are only evaluated at it.
         quiet: Log no warnings.
 
     Raises:
@@ -214,6 +214,12 @@ def choose_threshold(
         warnings.append(
             f"At the threshold {threshold:.3g} the validation set has sensitivity {sensitivity:.3f}"
             f" and specificity {specificity:.3f}: no better than chance."
+        )
+    reached = {"sensitivity": sensitivity, "specificity": specificity}.get(policy, 1.0)
+    if pooled is not table and target is not None and reached < target:
+        warnings.append(
+            f"The target {policy} of {target:g} holds for clean and shifted validation images"
+            f" together; of the clean ones alone it is {reached:.3f}."
         )
     for warning in () if quiet else warnings:
         log.warning(warning)

@@ -1,4 +1,4 @@
-"""Batches over the requests that wait at the same time."""
+"""Batching of concurrent requests."""
 
 import asyncio
 from collections import deque
@@ -10,24 +10,24 @@ Result = TypeVar("Result")
 
 
 class Batcher(Generic[Item, Result]):
-    """Calls a function on what several requests wait for, while the next batch gathers.
+    """Collects the items of concurrent requests into batches.
 
-    No batch waits to be filled: what is there is computed as soon as the one before is done. A
-    request is never divided.
+    A batch starts as soon as the previous one is done, without waiting to be full. The items of
+    one request stay in one batch.
 
     Args:
         function: Takes a list of items and returns one result for each; runs in a thread.
         batch_size: Items that a batch has at most, unless a single request has more.
-        turn: Held while the function runs.
+        lock: Held while the function runs.
     """
 
     def __init__(
         self,
         function: Callable[[list[Item]], Sequence[Result]],
         batch_size: int,
-        turn: asyncio.Lock,
+        lock: asyncio.Lock,
     ) -> None:
-        self._function, self._batch_size, self._turn = function, batch_size, turn
+        self._function, self._batch_size, self._lock = function, batch_size, lock
         self._waiting: deque[tuple[Sequence[Item], asyncio.Future[Sequence[Result]]]] = deque()
         self._runner: asyncio.Task[None] | None = None
 
@@ -41,7 +41,7 @@ class Batcher(Generic[Item, Result]):
 
     async def _run(self) -> None:
         while self._waiting:
-            async with self._turn:
+            async with self._lock:
                 await self._compute(self._take())
 
     def _take(self) -> list[tuple[Sequence[Item], asyncio.Future[Sequence[Result]]]]:

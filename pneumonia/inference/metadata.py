@@ -15,7 +15,7 @@ from pneumonia.evaluation.predictions import sigmoid
 from pneumonia.evaluation.threshold import OperatingPoint
 
 SETTINGS = ("backbone", "image_size", "resize_mode", "interpolation", "tta")
-"""Hyper-parameters that say how an image is read and what reads it; old files have no `tta`."""
+"""Hyperparameters of preprocessing and network; checkpoints of earlier versions lack `tta`."""
 
 
 @dataclass(frozen=True)

@@ -37,24 +37,27 @@ BackendName = Literal["auto", "torch", "onnx"]
 def choose_file(
     path: Path, device: str | None = "auto", backend: BackendName = "auto"
 ) -> tuple[Path, str]:
-    """Choose what runs a model: torch, or ONNX Runtime, which is faster on a CPU.
+    """Choose the runtime of a model: torch, or ONNX Runtime, which is faster on a CPU.
 
     Args:
         path: A checkpoint or an exported model.
         device: As for `Predictor.load`.
-        backend: `onnx` runs the `.onnx` file beside a checkpoint, if it was exported from this
-            very checkpoint; `auto` does so where it can and no GPU is used.
+        backend: `onnx` runs the `.onnx` file beside a checkpoint, if it was exported from
+            exactly this checkpoint; `auto` does so where it can and no GPU is used.
 
     Returns:
         The file to load, and a line that says what runs it.
 
     Raises:
+        CheckpointError: If there is no such file.
         ConfigError: If the backend cannot run the model.
     """
     if path.suffix.lower() == EXPORTED:
         if backend == "torch":
             raise ConfigError(f"backend torch: {path} is an exported model. Name its checkpoint.")
         return path, f"Running {path} with ONNX Runtime"
+    if not path.is_file():
+        raise CheckpointError(f"{path} is not a file; name a model (.ckpt or .onnx).")
     exported = path.with_suffix(EXPORTED)
     reason = "" if backend == "torch" else _why_not(exported, path, device or "auto")
     if reason and backend == "onnx":

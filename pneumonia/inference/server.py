@@ -166,12 +166,12 @@ def _display_name(filename: str) -> str:
 
 
 class _Worker:
-    """Decodes on all cores, predicts in batches over requests, draws one heat map at a time."""
+    """Decodes on all cores, predicts in batches across requests, draws one heat map at a time."""
 
     def __init__(self, predictor: Predictor, checkpoint: Path) -> None:
         self._predictor, self._checkpoint = predictor, checkpoint
-        self._cores, self._turn = asyncio.Semaphore(available_cores()), asyncio.Lock()
-        self._batcher = Batcher(predictor.predict_batch, BATCH_SIZE, self._turn)
+        self._cores, self._lock = asyncio.Semaphore(available_cores()), asyncio.Lock()
+        self._batcher = Batcher(predictor.predict_batch, BATCH_SIZE, self._lock)
 
     async def predict(
         self, files: Sequence[tuple[str, bytes]], explain: bool
@@ -192,10 +192,13 @@ class _Worker:
             return await asyncio.to_thread(load_image, content, self._predictor.preprocessing, name)
 
     async def _draw(self, content: bytes) -> str:
-        async with self._turn:
-            explanation = await asyncio.to_thread(lambda: self._explainer.explain(content))
+        async with self._lock:
+            return await asyncio.to_thread(self._heat_map, content)
+
+    def _heat_map(self, content: bytes) -> str:
+        """A PNG in base64."""
         file = io.BytesIO()
-        Image.fromarray(explanation.overlay()).save(file, "PNG")
+        Image.fromarray(self._explainer.explain(content).overlay()).save(file, "PNG")
         return base64.b64encode(file.getvalue()).decode()
 
     @functools.cached_property
@@ -250,7 +253,6 @@ def create_app(
             backbone=predictor.checkpoint["hyper_parameters"].get("backbone", "unknown"),
             point=predictor.operating_point,
             max_files=limits.files,
-            torch=not isinstance(predictor.backend, OnnxBackend),
             nonce=nonce,
         )
         return HTMLResponse(html, headers={"Content-Security-Policy": _PAGE_POLICY.format(nonce)})

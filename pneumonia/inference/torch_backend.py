@@ -44,9 +44,13 @@ class TorchBackend:
         if self.network.device.type != "cpu" or not 1 < cores <= len(images):
             return self._run(images)
         parts = np.array_split(images, cores * math.ceil(len(images) / (cores * _IMAGES_AT_ONCE)))
-        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            outputs = list(pool.map(self._run, parts))
-        torch.set_num_threads(cores)  # parts of torch keep one number for all threads
+        try:
+            with ThreadPoolExecutor(
+                cores, initializer=torch.set_num_threads, initargs=(1,)
+            ) as pool:
+                outputs = list(pool.map(self._run, parts))
+        finally:
+            torch.set_num_threads(cores)  # parts of torch keep one number for all threads
         scores = [output.ood_score for output in outputs if output.ood_score is not None]
         return ModelOutput(
             np.concatenate([output.logits for output in outputs]),

@@ -42,7 +42,8 @@ class PneumoniaClassifier(LightningModule):
         tta: Test-time augmentation, a name in `pneumonia.model.network.TTA`, or None: the logits of
             several views are averaged after the fit, from finalizing on.
         mixup: Parameter of the beta distribution by which images and targets of a batch are mixed
-            (Zhang and others, ICLR 2018), 0 or more; 0: not at all.
+            (Zhang and others, ICLR 2018), 0 or more; 0: not at all. Unlike augmentation, it depends
+            on the number of processes.
         optimizer: `name` and keywords; see `build_optimizer`.
         schedule: `name` and keywords, see `build_schedule`; None: a constant learning rate.
         channels_last: Keep weights and activations in channels-last memory order.
@@ -144,6 +145,7 @@ class PneumoniaClassifier(LightningModule):
         targets = labels.float() * (1 - smoothing) + smoothing / 2
         if alpha := self.hparams["mixup"]:
             weight = torch.distributions.Beta(alpha, alpha).sample().to(targets)
+            weight = torch.maximum(weight, 1 - weight)  # so that `labels` are of the main images
             images = weight * images + (1 - weight) * images.flip(0)
             targets = weight * targets + (1 - weight) * targets.flip(0)
         logits = self.network.single_view(images)

@@ -9,12 +9,10 @@ from torchmetrics.classification import (
     BinaryF1Score,
     BinaryPrecision,
     BinaryRecall,
-    BinaryROC,
     BinarySpecificity,
+    BinarySpecificityAtSensitivity,
     BinaryStatScores,
 )
-
-_SENSITIVITY = 0.95
 
 
 class BinaryBalancedAccuracy(BinaryStatScores):
@@ -52,16 +50,16 @@ def all_metrics() -> MetricCollection:
         {
             "auroc": BinaryAUROC(validate_args=False),
             "average_precision": BinaryAveragePrecision(validate_args=False),
-            "specificity_at_95_recall": SpecificityAtSensitivity(validate_args=False),
+            "specificity_at_95_recall": SpecificityAtSensitivity(0.95, validate_args=False),
         }
     )
     return collection
 
 
-class SpecificityAtSensitivity(BinaryROC):
-    """Highest specificity at a sensitivity of at least 0.95, 0 to 1."""
+class SpecificityAtSensitivity(BinarySpecificityAtSensitivity):
+    """Highest specificity at a minimal sensitivity, 0 to 1; without PNEUMONIA 0."""
 
     def compute(self) -> Tensor:  # type: ignore[override]
-        """The value over all updates, a float32 scalar."""
-        false_positive_rate, sensitivity, _ = super().compute()
-        return 1 - false_positive_rate[sensitivity >= _SENSITIVITY].min()
+        """The value over all updates, a float32 scalar, without its threshold."""
+        specificity: Tensor = super().compute()[0]
+        return specificity

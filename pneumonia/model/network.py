@@ -24,7 +24,7 @@ _KERNEL_DIMS = 4  # out channels, in channels, height, width
 
 
 class View(NamedTuple):
-    """A changed view of an image: mirrored, enlarged, rotated, and widened by e^stretch."""
+    """One view for test-time augmentation: mirrored, zoomed, rotated, widened by e^stretch."""
 
     flip: bool = False
     zoom: float = 1.0
@@ -169,10 +169,10 @@ class PneumoniaNetwork(nn.Module):
 
 
 class Ensemble(nn.Module):
-    """Networks whose logits are averaged: at inference, in the place of a `PneumoniaNetwork`.
+    """Several networks whose logits are averaged; used like a `PneumoniaNetwork` at inference.
 
     Attributes:
-        n_views: Passes through a backbone that an image takes.
+        n_views: Forward passes through a backbone per image.
     """
 
     def __init__(self, members: Sequence[PneumoniaNetwork]) -> None:

@@ -1,4 +1,4 @@
-"""Join the networks of several runs in one checkpoint."""
+"""Combine the networks of several runs into one checkpoint."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 from sklearn.metrics import roc_auc_score
 from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import DataLoader
@@ -21,6 +22,7 @@ from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import DAMAGED, CheckpointError, DataError
 from pneumonia.evaluation.threshold import OperatingPoint
 from pneumonia.inference.metadata import ModelMetadata
+from pneumonia.inference.predictor import EXPORTED
 from pneumonia.inference.torch_backend import open_checkpoint
 from pneumonia.labels import VAL_SETS
 from pneumonia.model.checkpoint import finalize_checkpoint, read_checkpoint
@@ -34,19 +36,19 @@ _OF_MEMBERS = ("backbone", "tta")
 """Hyperparameters in which the members of an ensemble may differ."""
 _OF_DATA = (
     *("image_size", "resize_mode", "interpolation", "batch_size", "patients", "cache"),
-    *("cache_dir", "cache_size", "seed"),
+    *("cache_size", "seed"),
 )
 
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """How networks were joined.
+    """How networks were combined.
 
     Attributes:
         auroc: Of each member by its file, of `LOGITS`, and of `WEIGHTS` if they can be averaged;
             for each of `VAL_SETS` that was scored.
         method: `LOGITS` or `WEIGHTS`, whichever the new checkpoint has.
-        n_views: Passes through a backbone that it takes to predict an image.
+        n_views: Forward passes through a backbone per image.
         operating_point: The new threshold.
     """
 
@@ -59,12 +61,12 @@ class EnsembleResult:
 def ensemble_checkpoints(
     checkpoints: Sequence[str | Path], root: str | Path, out: str | Path, device: str = "auto"
 ) -> EnsembleResult:
-    """Join finalized checkpoints in one, finalized on the validation split that they share.
+    """Combine finalized checkpoints into one, finalized on the validation split that they share.
 
-    It has their averaged weights, with the statistics of BatchNorm estimated on the training split
-    (Izmailov and others, UAI 2018), if its AUROC on each shifted validation set is at least that
-    of their averaged logits; otherwise all their networks, whose logits are averaged. Settings of
-    data and operating point are those of the first member.
+    The new checkpoint has the averaged weights, with BatchNorm statistics estimated again on the
+    training split (Izmailov and others, UAI 2018), if their AUROC is at least that of the averaged
+    logits on both shifted validation sets; otherwise it has all networks, whose logits are
+    averaged. Data settings and the policy of the operating point are those of the first member.
 
     Args:
         checkpoints: Two or more `best.ckpt` of finished runs.
@@ -73,7 +75,7 @@ def ensemble_checkpoints(
         device: As for `Predictor.load`.
 
     Raises:
-        CheckpointError: If a checkpoint cannot be used, or members have other validation images,
+        CheckpointError: If a checkpoint cannot be used, or members differ in validation images,
             preprocessing or classes.
         DataError: If the data set is another one, or cannot be used.
         EvaluationError: If the validation set is too small for the operating point.
@@ -83,6 +85,8 @@ def ensemble_checkpoints(
         raise CheckpointError("an ensemble needs two or more different checkpoints.")
     if Path(out).exists() and any(Path(out).samefile(name) for name in names):
         raise CheckpointError(f"{out} is itself a member; name a new file.")
+    if Path(out).suffix.lower() == EXPORTED:
+        raise CheckpointError(f"{out} must not end in {EXPORTED}; name a checkpoint (.ckpt).")
     opened = [open_checkpoint(name, device) for name in names]
     traits = _check_members({name: each for name, (_, each) in zip(names, opened, strict=True)})
     members = [cast(PneumoniaNetwork, backend.network) for backend, _ in opened]
@@ -91,9 +95,9 @@ def ensemble_checkpoints(
     datamodule = _datamodule(config, root)
     datamodule.setup("fit")
     train, val = datamodule.splits["train"], datamodule.splits["val"]
-    known = (traits["images"], traits["validation images"] or val.fingerprint())
+    known = (traits["images"], traits["validation images"])
     if ((train + val).fingerprint(), val.fingerprint()) != known:
-        raise DataError(f"{root} holds other images than those that {names[0]} was trained with.")
+        raise DataError(f"{root} does not hold the images that {names[0]} was trained on.")
 
     loaders = datamodule.val_dataloader()
     logits = {
@@ -136,7 +140,8 @@ def ensemble_checkpoints(
         content["state_dict"] |= state
     else:
         backbones = " + ".join(one["backbone"] for one in settings)
-        content["hyper_parameters"] |= {"backbone": backbones, "members": different}
+        tta = " + ".join(one["tta"] for one in settings if one.get("tta")) or None
+        content["hyper_parameters"] |= {"backbone": backbones, "tta": tta, "members": different}
         content["state_dict"] = state
     finalize_checkpoint(out, content, **additions)
     point = OperatingPoint.from_dict(additions["operating_point"])
@@ -145,7 +150,9 @@ def ensemble_checkpoints(
 
 def _config(content: ModelMetadata) -> DictConfig:
     """The configuration of the run that a checkpoint comes from."""
-    return cast(DictConfig, OmegaConf.create(content.checkpoint["metadata"]["training"]["config"]))
+    config = OmegaConf.create(content.checkpoint["metadata"]["training"]["config"])
+    config.evaluation.threshold_on_shifted &= config.data.shifted_validation
+    return cast(DictConfig, config)
 
 
 def _check_members(contents: Mapping[str, ModelMetadata]) -> dict[str, Any]:
@@ -167,17 +174,16 @@ def _traits(content: ModelMetadata, name: str) -> dict[str, Any]:
     if "members" in content.checkpoint["hyper_parameters"]:
         raise CheckpointError(f"{name} is an ensemble itself; name its members instead.")
     try:
-        data, config = content.checkpoint["metadata"]["data"], _config(content).data
+        _config(content)  # can be read
+        data = content.checkpoint["metadata"]["data"]
         return {
             **{f"model.{key}": value for key, value in asdict(content.preprocessing).items()},
-            **{f"data.split.{key}": value for key, value in config.split.items()},
-            "data.patients": config.patients,
             "images": data["fingerprint"],
-            "validation images": data.get("validation_fingerprint"),
+            "validation images": data["validation_fingerprint"],
         }
-    except (YAMLError, *DAMAGED) as error:
+    except (YAMLError, OmegaConfBaseException, *DAMAGED) as error:
         raise CheckpointError(
-            f"{name} does not say which images trained it; name the best.ckpt of a finished run."
+            f"{name} has no record of its training images; name the best.ckpt of a finished run."
         ) from error
 
 

@@ -97,7 +97,7 @@ def calibrate(
         policy.operating_point,
         policy.target,
         shifted=shifted,
-        on_shifted=policy.get("threshold_on_shifted", True),
+        on_shifted=policy.threshold_on_shifted,
     )
     abstention = fit_abstention(
         found.labels, probabilities, patients, point.threshold, policy.alpha

@@ -154,7 +154,7 @@ def export_best(run: RunComponents, path: str) -> Path | None:
     except ExtraError:
         return None
     except Exception as error:  # noqa: BLE001  the run has succeeded, whatever this is
-        log.warning("the checkpoint was not exported: %s", sentence(error))
+        log.warning("exporting the checkpoint failed: %s", sentence(error))
         return None
 
 
@@ -197,7 +197,7 @@ def finish(
     write_run_summary(directory, summary)
     outputs = {"Checkpoint": path}
     if exported is not None:
-        outputs["The same, fast on a CPU"] = str(exported)
+        outputs["ONNX model for CPUs"] = str(exported)
     outputs["TensorBoard"] = f"tensorboard --logdir {directory}"
     if result is not None:
         report = {"Report": f"{directory}/report.html"}

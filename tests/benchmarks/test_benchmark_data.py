@@ -21,7 +21,7 @@ from pneumonia.data.image_io import Preprocessing
 from pneumonia.data.manifest import Manifest
 from pneumonia.data.parallel import parallel_map
 from pneumonia.data.samplers import TrainingSampler
-from pneumonia.data.transforms import VAL_SHIFT, Augmentation, ScannerShift
+from pneumonia.data.transforms import VAL_SHIFT, Augmentation, scanner_shift
 
 SIZE = 224
 BATCH = 32
@@ -36,7 +36,7 @@ CHANGES = {
         POSE, area=(0.4, 1.0), shear=5.0, resolution=(0.4, 1.0), noise=0.02, jpeg=0.3, erase=0.3
     ),
     "val_shift": VAL_SHIFT,
-    "val_shift_b": ScannerShift(),
+    "val_shift_b": scanner_shift,
 }
 
 

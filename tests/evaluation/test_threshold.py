@@ -54,6 +54,13 @@ def test_youden_and_cost_are_the_best_of_all_thresholds(policy, ratio):
     assert all(cost(smaller) > cost(point.threshold) + 1e-9 for smaller in p[p < point.threshold])
 
 
+def test_a_target_that_the_clean_images_miss_is_a_warning(caplog):
+    labels, p = np.repeat([0, 1], 100), np.r_[np.linspace(0, 0.6, 100), np.linspace(0.4, 1, 100)]
+    point = choose_threshold(labels, p, target=0.9, shifted=[p**0.2, p**0.2])
+    assert point.sensitivity < 0.9
+    assert "clean" in caplog.text
+
+
 @pytest.mark.parametrize("on_shifted", [True, False])
 def test_shifted_probabilities_count_beside_the_clean_ones_or_are_only_described(on_shifted):
     labels, p = drawn()

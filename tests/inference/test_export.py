@@ -14,7 +14,7 @@ import torch
 from onnx import helper
 
 from pneumonia.data.dataset import read_split
-from pneumonia.errors import ConfigError, ModelError
+from pneumonia.errors import CheckpointError, ConfigError, ModelError
 from pneumonia.inference import export as module
 from pneumonia.inference.batch_predict import model_digest
 from pneumonia.inference.export import expected_outputs, export
@@ -192,6 +192,12 @@ def test_a_cpu_predicts_a_checkpoint_with_the_model_exported_from_it(
     output, error = capsys.readouterr()
     assert f"with {runs}" in error.splitlines()[0]
     assert model_digest(pair) in output  # so that either backend can continue a table
+
+
+@pytest.mark.parametrize("name", ["missing.ckpt", "."])
+def test_a_checkpoint_that_is_no_file_is_refused(pair, name):
+    with pytest.raises(CheckpointError, match="not a file"):
+        choose_file(pair.parent / name)
 
 
 @pytest.mark.parametrize("fault", ["missing", "of another checkpoint", "damaged", "on a GPU"])

@@ -25,6 +25,10 @@ def test_batches_of_one_class_add_up():
     assert computed(threshold_metrics(), labels, probabilities) == pytest.approx(expected)
 
 
+def test_images_of_one_class_have_values():
+    assert computed(all_metrics(), [0, 0], [0.1, 0.2])["specificity_at_95_recall"] == 0
+
+
 @pytest.mark.parametrize("constant", [0.01, 0.99], ids=["all normal", "all pneumonia"])
 def test_a_constant_classifier_has_a_balanced_accuracy_of_half(constant):
     found = computed(all_metrics(), [0, 1, 1, 1], [constant] * 4)

@@ -290,11 +290,13 @@ def _check_counts(counts: Sequence[Count]) -> Iterator[Finding]:
 
 
 def _check_shortcuts(shortcuts: Sequence[Shortcut]) -> Iterator[Finding]:
-    flagged = [f"{s.attribute} {s.auroc:.2f}" for s in shortcuts if s.flagged]
+    flagged = [s for s in shortcuts if s.flagged]
     if flagged:
+        names = ", ".join(f"{s.attribute} {s.auroc:.2f}" for s in flagged)
+        varied = any(s.augmentation for s in flagged)
         message = (
-            f"properties of the training images predict the class, AUROC: {', '.join(flagged)}:"
-            " set data.augmentation"
+            f"properties of the training images predict the class, AUROC: {names}:"
+            f" {'set data.augmentation' if varied else 'images are read as grey'}"
         )
         yield Finding("warning", "shortcut", message)
 

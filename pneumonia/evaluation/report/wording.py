@@ -23,9 +23,9 @@ ESTIMATES = {"validation": "validation (optimistic)", "shifted": "shifted valida
 """Titles of the columns of `validation_estimates`."""
 
 SHIFTED = (
-    "The shifted validation estimate is that of the same images under random changes of pose, zoom,"
-    " aspect ratio, sharpness, perspective, border and grey levels, as images of another hospital"
-    " might have them. Expect new images to lie between the two estimates."
+    "The shifted validation estimate comes from the same images under simulated changes of pose,"
+    " zoom, aspect ratio, sharpness, perspective, border and grey levels, as images of another"
+    " hospital might show them. Such images may still do better or worse than either estimate."
 )
 
 _POLICY = {

@@ -33,8 +33,8 @@ MAX_DRAWN = 15
 class Figures(Callback):
     """Draw the first training batch, and after a validation its curves and worst errors.
 
-    After every validation a temperature and an operating point are fitted, as finalizing will do
-    after the fit, and logged as `operating_point/*`.
+    After every validation a temperature and an operating point are fitted to the clean images and
+    logged as `operating_point/*`. Finalizing may choose the threshold on shifted images too.
 
     Args:
         every_n_epochs: How often figures are drawn, counted in epochs that validate; None: at
