@@ -59,8 +59,7 @@ def export(checkpoint: str | Path, out: str | Path) -> Path:
         ExtraError: If onnx, onnxscript or onnxruntime is not installed.
     """
     out = Path(out)
-    if out.suffix.lower() != EXPORTED:
-        raise CheckpointError(f"{out} must end in {EXPORTED}.")
+    check_suffix(out)
     check_export_extra("pneumonia export")
     model = Predictor.load(checkpoint, "cpu")
     if not isinstance(model.backend, TorchBackend):
@@ -70,6 +69,12 @@ def export(checkpoint: str | Path, out: str | Path) -> Path:
         partial.write_bytes(_convert(model, model.backend, file_sha256(checkpoint)))
         check_parity(model, open_onnx(partial)[0])
     return out
+
+
+def check_suffix(out: Path) -> None:
+    """Raise a `CheckpointError` if the name of an exported model does not end in `.onnx`."""
+    if out.suffix.lower() != EXPORTED:
+        raise CheckpointError(f"{out} must end in {EXPORTED}.")
 
 
 def check_export_extra(what: str) -> None:
