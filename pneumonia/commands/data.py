@@ -66,10 +66,10 @@ def show_command(
     """Draw images in rows: the original, as validated, and four times as augmented."""
     from pneumonia.data.audit.contact_sheet import draw_views
     from pneumonia.data.image_io import Preprocessing
-    from pneumonia.data.transforms import Augmentation
+    from pneumonia.data.transforms import STRONG
 
     preprocessing = Preprocessing(image_size, resize_mode)  # type: ignore[arg-type]  # it checks
-    rows = draw_views(root, preprocessing, Augmentation(), images, seed, out)
+    rows = draw_views(root, preprocessing, STRONG, images, seed, out)
     typer.echo("\n".join([f"Wrote {out}, from top to bottom:", *map(printable, rows)]))
 
 

@@ -53,16 +53,16 @@ class Augmentation:
         ConfigError: If a value is out of range.
     """
 
-    degrees: float = 10.0
-    translate: float = 0.05
-    scale: Sequence[float] = (0.9, 1.1)
+    degrees: float = 0.0
+    translate: float = 0.0
+    scale: Sequence[float] = (1.0, 1.0)
     stretch: float = 0.0
     shear: float = 0.0
     area: Sequence[float] = (1.0, 1.0)
     ratio: Sequence[float] = (1.0, 1.0)
     horizontal_flip: float = 0.0
-    brightness: float = 0.1
-    contrast: float = 0.2
+    brightness: float = 0.0
+    contrast: float = 0.0
     gamma: float = 0.0
     resolution: Sequence[float] = (1.0, 1.0)
     noise: float = 0.0
@@ -192,13 +192,29 @@ def _compress(pixels: Pixels, quality: int) -> Pixels:
     return np.array(Image.open(content))
 
 
+STRONG = Augmentation(
+    degrees=15.0,
+    translate=0.05,
+    scale=(0.85, 1.15),
+    stretch=0.2,
+    shear=5.0,
+    area=(0.4, 1.0),
+    ratio=(0.8, 1.25),
+    horizontal_flip=0.5,
+    brightness=0.2,
+    contrast=0.3,
+    gamma=0.4,
+    resolution=(0.4, 1.0),
+    noise=0.02,
+    jpeg=0.3,
+)
+"""The default in training, `conf/data/augmentation/strong.yaml`."""
+
 VAL_SHIFT = Augmentation(
     degrees=15.0,
     translate=0.1,
     scale=(0.78, 1.28),
     stretch=0.25,
-    brightness=0.0,
-    contrast=0.0,
     resolution=(0.35, 1.0),
     noise=0.02,
 )

@@ -21,7 +21,7 @@ from pneumonia.data.image_io import Preprocessing
 from pneumonia.data.manifest import Manifest
 from pneumonia.data.parallel import parallel_map
 from pneumonia.data.samplers import TrainingSampler
-from pneumonia.data.transforms import VAL_SHIFT, Augmentation, scanner_shift
+from pneumonia.data.transforms import STRONG, VAL_SHIFT, Augmentation, scanner_shift
 
 SIZE = 224
 BATCH = 32
@@ -29,7 +29,7 @@ ROUNDS = 3
 TRAINING_IMAGES = 5216
 POSE = Augmentation(20.0, 0.12, (0.75, 1.35), stretch=0.25, horizontal_flip=0.5, gamma=0.2)
 CHANGES = {
-    "default": Augmentation(),
+    "strong": STRONG,
     "pose": POSE,
     "sharpness": replace(POSE, resolution=(0.4, 1.0), noise=0.02),
     "everything": replace(

@@ -13,7 +13,7 @@ from lightning import Trainer
 from pneumonia.data import datamodule as datamodule_module
 from pneumonia.data.datamodule import ChestXrayDataModule, SyntheticDataModule, TableDataModule
 from pneumonia.data.split import ValidationSplit
-from pneumonia.data.transforms import Augmentation
+from pneumonia.data.transforms import STRONG, Augmentation
 from pneumonia.errors import ConfigError, DataError, sentence
 from pneumonia.labels import VAL_SETS
 
@@ -122,7 +122,7 @@ def test_unknown_patients_are_refused_and_both_remedies_work(kaggle, write_image
 
 @pytest.mark.parametrize("sampler", [None, "balanced"])
 def test_batches_do_not_depend_on_workers_or_cache(synthetic, tmp_path, sampler):
-    settings = {"augmentation": Augmentation(), "sampler": sampler, "seed": 5}
+    settings = {"augmentation": STRONG, "sampler": sampler, "seed": 5}
     one = ready(synthetic, cache_dir=tmp_path, num_workers=1, **settings)
     assert caches(tmp_path) == 1
     other = ready(synthetic, cache=False, cache_dir=tmp_path / "none", **settings)
@@ -134,7 +134,7 @@ def test_batches_do_not_depend_on_workers_or_cache(synthetic, tmp_path, sampler)
 
 @pytest.mark.parametrize("sampler", [None, "balanced"])
 def test_batches_after_a_resume_are_those_that_were_left(synthetic, sampler):
-    settings = {"augmentation": Augmentation(), "sampler": sampler, "batch_size": 4}
+    settings = {"augmentation": STRONG, "sampler": sampler, "batch_size": 4}
     whole = list(batches(ready(synthetic, **settings), "train", epochs=2))
     resumed = ready(synthetic, **settings)
     done = len(whole) // 2
@@ -166,7 +166,7 @@ def test_training_batches_are_whole_and_others_hold_every_image_in_order(synthet
 
 
 def test_only_training_images_are_augmented(synthetic):
-    plain, augmented = (ready(synthetic, augmentation=a) for a in (None, Augmentation()))
+    plain, augmented = (ready(synthetic, augmentation=a) for a in (None, STRONG))
     for split, same in (("train", False), ("val", True)):
         one, other = (next(batches(datamodule, split)) for datamodule in (plain, augmented))
         assert torch.equal(one["index"], other["index"])
@@ -175,7 +175,7 @@ def test_only_training_images_are_augmented(synthetic):
 
 def test_the_validation_set_is_scored_as_it_is_and_under_two_fixed_sets_of_changes(synthetic):
     loaders = ready(synthetic, num_workers=1, batch_size=3).val_dataloader()
-    settings = {"batch_size": 3, "cache": False, "seed": 3, "augmentation": Augmentation()}
+    settings = {"batch_size": 3, "cache": False, "seed": 3, "augmentation": STRONG}
     again = ready(synthetic, **settings).val_dataloader()
     assert len(loaders) == len(VAL_SETS) == 3
     found = [list(loader) for loader in loaders]

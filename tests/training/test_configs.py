@@ -9,7 +9,7 @@ from hydra.errors import HydraException
 from lightning import Trainer
 from omegaconf import OmegaConf
 
-from pneumonia.data.transforms import Augmentation
+from pneumonia.data.transforms import STRONG, Augmentation
 from pneumonia.errors import ConfigError, PneumoniaError
 from pneumonia.training.config import RENAMED, check_config, refuse_renamed_keys
 from pneumonia.training.pipeline import build_run
@@ -59,6 +59,12 @@ def test_the_notebooks_recipe_depends_on_no_default(composed, tmp_path):
     assert type(optimizer) is torch.optim.Adam
     assert optimizer.defaults["lr"] == 1e-3
     assert tuple(optimizer.defaults["betas"]) == (0.9, 0.999)
+
+
+def test_training_uses_the_strong_augmentation_by_default(composed, tmp_path):
+    found = build_run(RunStart(composed(*SMALL), str(tmp_path))).datamodule.augmentation
+    ranges = {key: tuple(v) for key, v in vars(found).items() if isinstance(v, list)}
+    assert dataclasses.replace(found, **ranges) == STRONG
 
 
 def test_every_visible_callback_is_in_the_default_config(composed, tmp_path):
