@@ -13,7 +13,7 @@ from pneumonia.errors import PneumoniaError
         (["data.sampler=balanced", "model.pos_weight=balanced"], r"model\.pos_weight"),
         (["monitor=val/auc"], "val/auc.*val/auroc"),
         (["monitor=val/loss"], "mode=min"),
-        (["monitor=val_shift/auroc", "data.shifted_validation=false"], "val_shift/auroc"),
+        (["data.shifted_validation=false"], "val_shift/auroc.*val/auroc"),
         (["trainer.limit_val_batches=0"], r"trainer\.limit_val_batches"),
         (["trainer.check_val_every_n_epoch=9"], r"trainer\.check_val_every_n_epoch"),
         (["ckpt_path=last"], "last"),
