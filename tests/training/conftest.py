@@ -27,6 +27,7 @@ TINY = (
     "trainer=cpu",
     "model.backbone=resnet10t",
     "model.pretrained=false",
+    "model.tta=null",
     "data.image_size=32",
     "data.batch_size=8",
     "data.num_workers=0",

@@ -92,7 +92,8 @@ def test_a_run_stopped_within_an_epoch_ends_bit_identical(fit, tmp_path, setting
 
 
 def test_a_run_that_stopped_early_is_trained_on_only_as_a_new_run(fit, tmp_path, monkeypatch):
-    early = ("model.optimizer.lr=1e-12", "callbacks.early_stopping.patience=1", "test=false")
+    early = ("+callbacks.early_stopping.min_delta=1", "callbacks.early_stopping.patience=1")
+    early += ("test=false",)
     with pytest.raises(KeyError, match="power cut"):
         fit(*early, callback(PowerCut, epoch=1))
     monkeypatch.setenv("POWER", "1")

@@ -135,7 +135,7 @@ def test_a_trial_without_a_finite_score_has_failed(sweep):
         directory = HydraConfig.get().runtime.output_dir
         write_run_summary(directory, RunSummary(status="finished", score=math.inf))
 
-    with pytest.raises(TrainingError, match=r"sweep/1: val/auroc is inf"):
+    with pytest.raises(TrainingError, match=r"sweep/1: val_shift/auroc is inf"):
         sweep(*SEARCH, task=at(1, diverge))
 
 
