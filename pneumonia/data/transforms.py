@@ -47,7 +47,6 @@ class Augmentation:
             above 0, to 1.
         noise: Largest standard deviation of added noise, as a fraction of white, 0 to 1.
         jpeg: Probability of JPEG compression at a quality of 20 to 90, 0 to 1.
-        erase: Probability that a grey rectangle covers 2 to 15% of the image, 0 to 1.
 
     Raises:
         ConfigError: If a value is out of range.
@@ -67,7 +66,6 @@ class Augmentation:
     resolution: Sequence[float] = (1.0, 1.0)
     noise: float = 0.0
     jpeg: float = 0.0
-    erase: float = 0.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -94,20 +92,17 @@ class Augmentation:
         """
         random = np.random.default_rng(seed)
         # Geometry and grey levels are drawn first, whatever the settings.
-        u = random.uniform(-1, 1, 16)
+        u = random.uniform(-1, 1, 17)
         source = Image.fromarray(image).point(_levels(image, u, self))
         matrix, offset = _geometry(u, self)
         size = size or source.width
-        step = (
-            math.sqrt(abs(np.linalg.det(matrix))) * source.width / size
-        )  # of a pixel of the result
+        # How many source pixels lie between two pixels of the result.
+        step = math.sqrt(abs(np.linalg.det(matrix))) * source.width / size
         kept = _between(u[10], self.resolution) / step
         if kept < _NO_ALIASING:
             side = max(8, round(kept * source.width))
             source = source.resize((side, side), Image.Resampling.BILINEAR, reducing_gap=1.0)
         result = _warp(np.array(source), matrix, offset, size)
-        if random.random() < self.erase:
-            _erase(result, random)
         if self.noise:
             result = _add_noise(result, self.noise * abs(u[11]), random)
         if random.random() < self.jpeg:
@@ -164,14 +159,6 @@ def _warp(
     sampled = grid_sample(source, torch.from_numpy(grid), align_corners=False)
     pixels: Pixels = (sampled[0, 0] + 0.5).to(torch.uint8).numpy()
     return pixels
-
-
-def _erase(pixels: Pixels, random: np.random.Generator) -> None:
-    area, ratio = random.uniform(0.02, 0.15), math.exp(random.uniform(-0.7, 0.7))
-    side = len(pixels)
-    w, h = round(side * math.sqrt(area * ratio)), round(side * math.sqrt(area / ratio))
-    x, y = random.integers(side - w + 1), random.integers(side - h + 1)
-    pixels[y : y + h, x : x + w] = random.integers(256)
 
 
 def _add_noise(pixels: Pixels, deviation: float, random: np.random.Generator) -> Pixels:

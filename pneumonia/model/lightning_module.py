@@ -41,9 +41,6 @@ class PneumoniaClassifier(LightningModule):
         label_smoothing: Fraction by which training targets move towards 0.5, 0 to below 1.
         tta: Test-time augmentation, a name in `pneumonia.model.network.TTA`, or None: the logits of
             several views are averaged after the fit, from finalizing on.
-        mixup: Parameter of the beta distribution by which images and targets of a batch are mixed
-            (Zhang and others, ICLR 2018), 0 or more; 0: not at all. Unlike augmentation, it depends
-            on the number of processes.
         optimizer: `name` and keywords; see `build_optimizer`.
         schedule: `name` and keywords, see `build_schedule`; None: a constant learning rate.
         channels_last: Keep weights and activations in channels-last memory order.
@@ -68,7 +65,6 @@ class PneumoniaClassifier(LightningModule):
         drop_path_rate: float = 0.0,
         pos_weight: float | Literal["balanced"] | None = None,
         label_smoothing: float = 0.0,
-        mixup: float = 0.0,
         tta: str | None = None,
         optimizer: dict[str, Any] | None = None,
         schedule: dict[str, Any] | None = None,
@@ -83,8 +79,6 @@ class PneumoniaClassifier(LightningModule):
         ):
             if not 0 <= rate < 1:
                 raise ConfigError(f"model.{name}={rate} must be at least 0 and below 1.")
-        if not 0 <= mixup < math.inf:
-            raise ConfigError(f"model.mixup={mixup} must be a number of at least 0.")
         lr = (optimizer or {}).get("lr", 0.0)
         if isinstance(lr, bool) or not isinstance(lr, (int, float)):
             raise ConfigError(f"model.optimizer.lr={lr!r} must be a number.")
@@ -140,15 +134,10 @@ class PneumoniaClassifier(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the training loss of a batch, a scalar."""
-        labels, images = batch["label"], batch["image"]
+        labels = batch["label"]
         smoothing = self.hparams["label_smoothing"]
         targets = labels.float() * (1 - smoothing) + smoothing / 2
-        if alpha := self.hparams["mixup"]:
-            weight = torch.distributions.Beta(alpha, alpha).sample().to(targets)
-            weight = torch.maximum(weight, 1 - weight)  # so that `labels` are of the main images
-            images = weight * images + (1 - weight) * images.flip(0)
-            targets = weight * targets + (1 - weight) * targets.flip(0)
-        logits = self.network.single_view(images)
+        logits = self.network.single_view(batch["image"])
         loss = binary_cross_entropy_with_logits(logits, targets, pos_weight=self.pos_weight)
         self.train_metrics.update(torch.sigmoid(logits.detach()), labels)
         self._log("train", loss.detach(), self.train_loss, self.train_metrics, len(labels))

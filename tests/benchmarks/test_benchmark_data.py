@@ -33,7 +33,7 @@ CHANGES = {
     "pose": POSE,
     "sharpness": replace(POSE, resolution=(0.4, 1.0), noise=0.02),
     "everything": replace(
-        POSE, area=(0.4, 1.0), shear=5.0, resolution=(0.4, 1.0), noise=0.02, jpeg=0.3, erase=0.3
+        POSE, area=(0.4, 1.0), shear=5.0, resolution=(0.4, 1.0), noise=0.02, jpeg=0.3
     ),
     "val_shift": VAL_SHIFT,
     "val_shift_b": scanner_shift,

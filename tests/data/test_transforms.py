@@ -21,7 +21,6 @@ EVERYTHING = Augmentation(
     resolution=(0.4, 1.0),
     noise=0.03,
     jpeg=0.5,
-    erase=0.5,
 )
 
 
@@ -77,7 +76,7 @@ def test_nothing_changes_where_every_setting_is_neutral(heart):
         *({"degrees": 10.0}, {"translate": 0.1}, {"scale": [0.8, 0.9]}, {"stretch": 0.3}),
         *({"shear": 10.0}, {"brightness": 0.2}, {"contrast": 0.2}, {"gamma": 0.3}),
         *({"area": [0.6, 0.8]}, {"ratio": [0.6, 0.8]}, {"resolution": [0.4, 0.5]}),
-        *({"noise": 0.05}, {"jpeg": 1.0}, {"erase": 1.0}),
+        *({"noise": 0.05}, {"jpeg": 1.0}),
     ],
     ids=str,
 )

@@ -50,7 +50,7 @@ def test_the_notebooks_recipe_depends_on_no_default(composed, tmp_path):
     assert not config.evaluation.threshold_on_shifted
     assert config.callbacks.ema is None  # no averaged weights
     assert config.data.sampler is config.model.pos_weight is config.model.schedule is None
-    assert config.model.drop_rate == config.model.label_smoothing == config.model.mixup == 0
+    assert config.model.drop_rate == config.model.label_smoothing == 0
     assert config.monitor == "val/loss"
     parts = build_run(RunStart(config, str(tmp_path)))
     assert parts.datamodule.preprocessing.interpolation == "nearest"

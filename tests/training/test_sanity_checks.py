@@ -24,7 +24,6 @@ from pneumonia.errors import PneumoniaError
         (["callbacks.best=true"], r"callbacks\.best=True"),
         (["model.image_size=64"], r"model\.image_size=64.*data\.image_size=32"),
         (["seed=-1"], "seed=-1"),
-        (["model.mixup=-1"], r"model\.mixup"),
         (["data.cache_size=16"], r"data\.cache_size"),
         (["evaluation.operating_point=sensitivity"], "0.95"),
         (["evaluation.alpha=0.5"], "0.5"),
