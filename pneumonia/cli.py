@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def _message(error: PneumoniaError | OSError) -> str:
-    """What the system refused, such as a name that is too long, is not a bug either."""
+    """One sentence; of an OSError, the file and the reason."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or 'operating system'}: {error.strerror}."
     return sentence(error)

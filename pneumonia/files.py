@@ -1,4 +1,4 @@
-"""Atomic writes: a file is complete, or not there; and the digest of a file."""
+"""Atomic file writes, and SHA-256 digests."""
 
 import hashlib
 import os

@@ -14,7 +14,7 @@ UNKNOWN_SUBTYPE = "unknown"
 SPLITS: tuple[str, str, str] = ("train", "val", "test")
 
 VAL_SETS: tuple[str, str, str] = ("val", "val_shift", "val_shift_b")
-"""The validation set as it is, and under two fixed sets of changes; prefixes of metrics."""
+"""The validation set, clean and under two fixed simulated shifts; prefixes of metrics."""
 
 SPLIT_NAMES = {name: name for name in SPLITS} | {
     **dict.fromkeys(("valid", "validation", "dev"), "val"),
@@ -25,5 +25,5 @@ SPLIT_NAMES = {name: name for name in SPLITS} | {
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a file or folder is no part of a data set, by its name alone."""
+    """Whether a file or folder does not belong to a data set, by its name alone."""
     return name.startswith(".") or name == "__MACOSX"

@@ -1,4 +1,4 @@
-"""CSV files of people and programs: the reader of `data.table` and of predictions."""
+"""CSV reader for `data.table` and tables of predictions."""
 
 import codecs
 import csv

@@ -25,7 +25,7 @@ def evaluate_command(
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(help="Predict PNEUMONIA from this probability, not the model's threshold."),
+        typer.Option(help="Threshold on the probability, instead of the model's."),
     ] = None,
     probe: Annotated[
         bool, typer.Option("--probe", help="Also run the shortcut probe (lungs masked).")

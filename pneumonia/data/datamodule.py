@@ -52,8 +52,8 @@ class ChestXrayDataModule(LightningDataModule):
         cache_dir: Folder of caches; None: the user's cache folder.
         cache_size: Side at which training images are cached, pixels; above `image_size`, zoomed
             crops stay sharp. None: `image_size`.
-        shifted_validation: Whether the validation set is also scored under two fixed sets of
-            changes, `val_shift` and `val_shift_b`.
+        shifted_validation: Whether the validation set is also evaluated under two fixed simulated
+            shifts, `val_shift` and `val_shift_b`.
         seed: Seed of order and augmentation.
 
     Attributes:

@@ -169,8 +169,8 @@ def read_grey(source: Source, name: str | None = None) -> Image.Image:
         The decoded image, mode `L`. `info["warnings"]` lists what a user should know about it.
 
     Raises:
-        DataError: If it cannot be read, is no image, is damaged or too large, has several frames,
-            or is DICOM and pydicom is not installed.
+        DataError: If it cannot be read, is not an image, is damaged or too large, has several
+            frames, or is DICOM and pydicom is not installed.
     """
     if name is None and not isinstance(source, bytes):
         name = os.fspath(source)

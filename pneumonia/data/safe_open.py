@@ -26,7 +26,7 @@ def open_bounded(source: Source) -> BinaryIO:
     """Open a path or a file's content; the caller closes it.
 
     Raises:
-        ValueError: If it is no regular file, empty or too large. Pipes and devices, which could
+        ValueError: If it is not a regular file, empty or too large. Pipes and devices, which could
             block for ever, are not opened.
         OSError: If the file is missing or cannot be opened.
     """

@@ -46,7 +46,7 @@ class EvaluatedModel:
     name: str  # the file of the model or table
     data: str  # what it was tested on, in words
     is_checkpoint: bool = False  # of this project, rather than a table
-    calibration: tuple[float, float] | None = None  # sigmoid(logit / the first + the second)
+    temperature: float | None = None  # probability = sigmoid(logit / temperature)
     operating_point: OperatingPoint | None = None  # None if not chosen on any images
     abstention: Abstention | None = None  # the uncertain probabilities around its threshold
     metadata: Mapping[str, Any] = field(default_factory=dict)  # plain nested values, or missing

@@ -28,7 +28,8 @@ class OperatingPoint:
     """A threshold, how it was chosen, and the (optimistic) validation estimate there.
 
     Attributes:
-        threshold: On the calibrated probability, in [0, 1]; PNEUMONIA is predicted from there.
+        threshold: On the calibrated probability, in [0, 1]; at or above it,
+            PNEUMONIA is predicted.
         policy: One of `POLICIES`.
         target: The target of the policy, see `check_policy`.
         n_positive: PNEUMONIA images of the validation set; `n_negative`: NORMAL images.

@@ -39,7 +39,7 @@ def evaluate_checkpoint(
         root: The data set, with the folders `train`, `val` and `test`.
         directory: Where the files are written.
         split: Which split.
-        patients: How patients are identified; see `pneumonia.data.patients.identify`.
+        patients: How patients are identified; see `pneumonia.data.patients.identify_patients`.
         threshold: To use instead of the checkpoint's.
         probe: Also run the shortcut probe, which takes three more passes.
 
@@ -104,15 +104,15 @@ def describe_checkpoint(
         "pneumonia version": content.get("pneumonia_version"),
     }
     history = tuple(content.get("recalibration") or ())
-    doubts = list(warnings)
+    caveats = list(warnings)
     if tested is not None:
         fingerprint = tested.fingerprint()
         known = metadata.get("data")
         tested_images = {"fingerprint of the tested images": fingerprint}
         metadata["data"] = (known if isinstance(known, dict) else {}) | tested_images
         if any(entry.get("fingerprint") == fingerprint for entry in history):
-            doubts.append(
-                "The checkpoint was recalibrated on these very images, which chose its threshold."
+            caveats.append(
+                "The checkpoint was recalibrated on these same images, which chose its threshold."
                 " The metrics are too optimistic."
             )
     calibration = model.calibration
@@ -120,11 +120,11 @@ def describe_checkpoint(
         os.fspath(path),
         data,
         is_checkpoint=True,
-        calibration=(calibration.temperature, calibration.offset) if calibration else None,
+        temperature=calibration.temperature if calibration else None,
         operating_point=model.operating_point,
         metadata=metadata,
         history=history,
-        warnings=tuple(doubts),
+        warnings=tuple(caveats),
         abstention=model.abstention,
     )
 

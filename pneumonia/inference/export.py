@@ -97,7 +97,7 @@ class _ExportedModule(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         logits, embedding = self.network.embed(images)
-        calibrated = logits / self.calibration.temperature + self.calibration.offset
+        calibrated = logits / self.calibration.temperature
         outputs = (logits, torch.sigmoid(calibrated))
         if self.detector is None:
             return outputs

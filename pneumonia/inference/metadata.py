@@ -20,22 +20,20 @@ SETTINGS = ("backbone", "image_size", "resize_mode", "interpolation", "tta")
 
 @dataclass(frozen=True)
 class Calibration:
-    """Turns logits into probabilities: sigmoid(logit / temperature + offset).
+    """Turns logits into probabilities: sigmoid(logit / temperature).
 
     Attributes:
         temperature: Positive and finite; 1 leaves logits unchanged.
-        offset: Log odds that are added; 0 unless the checkpoint states another number.
 
     Raises:
-        ValueError: If a value is out of its range.
+        ValueError: If the temperature is not.
     """
 
     temperature: float = 1.0
-    offset: float = 0.0
 
     def __post_init__(self) -> None:
-        if not (0 < self.temperature < np.inf and np.isfinite(self.offset)):
-            raise ValueError(f"temperature {self.temperature}, offset {self.offset}")
+        if not 0 < self.temperature < np.inf:
+            raise ValueError(f"temperature {self.temperature}")
 
     def __call__(self, logits: ArrayLike) -> NDArray[np.float64]:
         """Give calibrated probabilities of PNEUMONIA.
@@ -43,7 +41,7 @@ class Calibration:
         Args:
             logits: Any shape, finite.
         """
-        return sigmoid(np.asarray(logits, np.float64) / self.temperature + self.offset)
+        return sigmoid(np.asarray(logits, np.float64) / self.temperature)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,7 +92,7 @@ class ModelMetadata:
         return ModelMetadata(
             checkpoint,
             preprocessing=parse("hyper_parameters", _preprocessing, required=True),
-            calibration=parse("calibration", _calibration),
+            calibration=parse("calibration", lambda values: Calibration(**values)),
             operating_point=parse("operating_point", OperatingPoint.from_dict),
             abstention=parse("abstention", Abstention.from_dict),
             ood_threshold=parse("ood_threshold", _finite),
@@ -103,10 +101,6 @@ class ModelMetadata:
 
 def _preprocessing(settings: Mapping[str, Any]) -> Preprocessing:
     return Preprocessing(settings["image_size"], settings["resize_mode"], settings["interpolation"])
-
-
-def _calibration(values: Mapping[str, Any]) -> Calibration:
-    return Calibration(float(values["temperature"]), float(values.get("offset", 0.0)))
 
 
 def _finite(value: Any) -> float:

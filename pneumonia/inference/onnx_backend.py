@@ -69,7 +69,7 @@ def open_onnx(path: str | Path) -> tuple[OnnxBackend, ModelMetadata]:
     No other file is opened, and the file cannot run code of its own.
 
     Raises:
-        CheckpointError: If it is no such file, is damaged, or comes from another version.
+        CheckpointError: If it is not an exported model, is damaged, or comes from another version.
         ExtraError: If onnxruntime is not installed.
     """
     path = Path(path)

@@ -35,8 +35,7 @@ class QuantizationReport:
     Attributes:
         images: Their number.
         metrics: AUROC, recall and specificity at the threshold, fraction flagged as
-            out-of-distribution, and images per second from files: of each the value of the float
-            model and that of the int8 model.
+            out-of-distribution, and images per second from files; each as (float, int8).
         agreement: Fraction of images with the same predicted class.
         max_difference: Largest difference between the two probabilities of an image.
     """
@@ -55,8 +54,8 @@ def export_int8(checkpoint: str | Path, table: str | Path, out: str | Path) -> Q
 
     Args:
         checkpoint: The `best.ckpt` of a run.
-        table: CSV file with columns `path,label`, such as `validation.csv` of the run: of some of
-            these images the ranges of activations are taken, on all both models are compared.
+        table: CSV file with columns `path,label`, such as `validation.csv` of the run. About 128 of
+            these images calibrate the ranges of activations; all compare the two models.
         out: The file to write, ending in `.onnx`; an existing one is replaced.
 
     Raises:

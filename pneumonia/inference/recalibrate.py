@@ -42,10 +42,10 @@ def recalibrate_checkpoint(
         root: The site's data set.
         out: The new checkpoint.
         split: Which split; None for all that exist.
-        patients: How patients are identified; see `pneumonia.data.patients.identify`.
-        policy: Of the operating point; None for the checkpoint's, or `sensitivity`.
-        target: Of the policy; None for the checkpoint's, if it has this policy.
-        alpha: Of the abstention; None for the checkpoint's, or 0.05.
+        patients: How patients are identified; see `pneumonia.data.patients.identify_patients`.
+        policy: Policy of the operating point; None for the checkpoint's, or `sensitivity`.
+        target: Target of the policy; None for the checkpoint's, if it has this policy.
+        alpha: Alpha of the abstention; None for the checkpoint's, or 0.05.
 
     Raises:
         CheckpointError: If the checkpoint cannot be used, or `out` cannot be written.

@@ -152,7 +152,7 @@ async def _read_files(
             raise HTTPException(422, "Expected only files, in the field 'files'.")
         name = _display_name(upload.filename or "")
         if (upload.size or 0) > limits.file_bytes:
-            raise HTTPException(413, f"{name} is larger than any radiograph.")
+            raise HTTPException(413, f"{name} is over {limits.file_bytes >> 20} MiB.")
         files.append((name, await upload.read()))
     if not parser.complete or not files:
         raise HTTPException(422, "Expected at least one file, in the field 'files'.")
@@ -230,7 +230,7 @@ def create_app(
     ) -> Response:
         origin = request.headers.get("origin")
         if origin and urlsplit(origin).netloc.lower() != request.headers["host"].lower():
-            response: Response = JSONResponse({"detail": "Requests from other sites."}, 403)
+            response: Response = JSONResponse({"detail": "Cross-origin requests are refused."}, 403)
         else:
             try:
                 response = await call_next(request)

@@ -154,7 +154,7 @@ class PneumoniaClassifier(LightningModule):
         logits = self.network.single_view(batch["image"])
         # Unweighted and unsmoothed, so that it compares across recipes.
         loss = binary_cross_entropy_with_logits(logits, labels.float())
-        # Of logits, torchmetrics would decide batch by batch whether to apply the sigmoid.
+        # Given logits, torchmetrics decides batch by batch whether to apply the sigmoid.
         metrics = cast(MetricCollection, self.val_metrics[dataloader_idx])
         metrics.update(torch.sigmoid(logits), labels)
         mean = cast(MeanMetric, self.val_losses[dataloader_idx])

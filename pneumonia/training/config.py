@@ -1,4 +1,4 @@
-"""Words of the command line, resolvers, and a check against the classes that a config names."""
+"""Command-line overrides, resolvers, and a check of a config against the signatures it names."""
 
 import contextlib
 import difflib

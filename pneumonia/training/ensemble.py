@@ -32,9 +32,9 @@ from pneumonia.training.finalize import calibrate, fit_detector
 
 LOGITS, WEIGHTS = "averaged logits", "averaged weights"
 
-_OF_MEMBERS = ("backbone", "tta")
+_MEMBER_KEYS = ("backbone", "tta")
 """Hyperparameters in which the members of an ensemble may differ."""
-_OF_DATA = (
+_DATA_KEYS = (
     *("image_size", "resize_mode", "interpolation", "batch_size", "patients", "cache"),
     *("cache_size", "seed"),
 )
@@ -106,7 +106,7 @@ def ensemble_checkpoints(
     }
     logits[LOGITS] = [np.mean(found, 0) for found in zip(*logits.values(), strict=True)]
     network: PneumoniaNetwork | Ensemble = Ensemble(members)
-    different = [{key: one.get(key) for key in _OF_MEMBERS} for one in settings]
+    different = [{key: one.get(key) for key in _MEMBER_KEYS} for one in settings]
     if all(each == different[0] for each in different):
         average = _average_weights(members, datamodule)
         logits[WEIGHTS] = [_logits(average, loader) for loader in loaders]
@@ -157,7 +157,7 @@ def _config(content: ModelMetadata) -> DictConfig:
 
 def _check_members(contents: Mapping[str, ModelMetadata]) -> dict[str, Any]:
     """Refuse members that do not belong together; returns what they have in common."""
-    (first, common), *others = [(name, _traits(each, name)) for name, each in contents.items()]
+    (first, common), *others = [(name, _settings(each, name)) for name, each in contents.items()]
     for name, found in others:
         for key in common | found:
             a, b = found.get(key), common.get(key)
@@ -169,8 +169,8 @@ def _check_members(contents: Mapping[str, ModelMetadata]) -> dict[str, Any]:
     return common
 
 
-def _traits(content: ModelMetadata, name: str) -> dict[str, Any]:
-    """What members have in common, by the name for messages."""
+def _settings(content: ModelMetadata, name: str) -> dict[str, Any]:
+    """Settings that all members must share, by their name in messages."""
     if "members" in content.checkpoint["hyper_parameters"]:
         raise CheckpointError(f"{name} is an ensemble itself; name its members instead.")
     try:
@@ -190,7 +190,7 @@ def _traits(content: ModelMetadata, name: str) -> dict[str, Any]:
 def _datamodule(config: DictConfig, root: str | Path) -> ChestXrayDataModule:
     """The data module of a run. No class that the checkpoint names is imported."""
     data = cast(dict[str, Any], OmegaConf.to_container(config.data))
-    settings = {key: data[key] for key in _OF_DATA if key in data}
+    settings = {key: data[key] for key in _DATA_KEYS if key in data}
     settings["split"] = ValidationSplit(**_arguments(data["split"]))
     if data["augmentation"] is not None:
         settings["augmentation"] = Augmentation(**_arguments(data["augmentation"]))

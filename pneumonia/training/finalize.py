@@ -76,7 +76,7 @@ def calibrate(
     """Choose temperature, threshold and abstention range on the validation set.
 
     Args:
-        sets: Its logits, of the images as they are and under each set of changes.
+        sets: Its logits, of the clean images and under each simulated shift.
         patients: Of all images of the validation set.
         policy: The section `evaluation` of the configuration.
 

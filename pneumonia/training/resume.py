@@ -82,8 +82,8 @@ def resolve_run_start(config: DictConfig, job: HydraConf) -> RunStart:
     for key, text in given.items():
         if key not in ignored and text not in record["overrides"]:
             raise ConfigError(
-                f"{text} is not among the settings of the run in {run}, which are taken as they"
-                " are. Leave it out, or start a new run"
+                f"{text} differs from the settings of the run in {run}, which resume and repeat"
+                " use. Leave it out, or start a new run"
                 f" (ckpt_path={run}/checkpoints/last.ckpt takes its weights)."
             )
     for key in free & (given.keys() | (_HARDWARE if "trainer" in given else set())):

@@ -12,6 +12,7 @@ from PIL import Image
 import pneumonia
 from pneumonia.data.dataset import ChestXrayDataset, read_split
 from pneumonia.errors import CheckpointError, ConfigError, DataError
+from pneumonia.evaluation.predictions import sigmoid
 from pneumonia.inference.metadata import Calibration
 from pneumonia.inference.predictor import Predictor
 from pneumonia.inference.types import FailedPrediction
@@ -176,11 +177,11 @@ def test_calibration_and_threshold_come_from_the_file(unfinalized_file, tmp_path
     with pytest.raises(CheckpointError, match="threshold"):
         model.predict(np.zeros((64, 64), np.uint8))
     content = torch.load(unfinalized_file, weights_only=True)
-    content |= {"calibration": {"temperature": 2.0, "offset": 1.0}}
+    content |= {"calibration": {"temperature": 2.0}}
     torch.save(content, tmp_path / "c.ckpt")
     model = Predictor.load(tmp_path / "c.ckpt", finalized=False)
-    assert model.calibration == Calibration(2.0, 1.0)
-    assert model.probabilities(-2.0) == 0.5
+    assert model.calibration == Calibration(2.0)
+    assert model.probabilities(2.0) == sigmoid(1.0)
 
 
 @pytest.mark.parametrize(
@@ -188,6 +189,7 @@ def test_calibration_and_threshold_come_from_the_file(unfinalized_file, tmp_path
     [
         ("calibration", {"temperature": 0.0}),
         ("calibration", 3),
+        ("calibration", {"temperature": 1.0, "offset": 1.0}),
         ("operating_point", {"threshold": 0.5}),
         ("abstention", {"lower": 0.5}),
         ("ood_threshold", float("nan")),

@@ -251,11 +251,11 @@ def _check_files(inventory: Inventory, entries: Sequence[Entry]) -> Iterator[Fin
     warned = [entry for entry in entries if entry.content.warnings]
     rules: tuple[tuple[Severity, str, list[str], str], ...] = (
         ("error", "empty class", inventory.empty, "missing or without images"),
-        ("error", "misplaced", inventory.misplaced, "where training refuses them: move elsewhere"),
+        ("error", "misplaced", inventory.misplaced, "not in SPLIT/CLASS: move or remove"),
         ("warning", "no split", inventory.absent, "without a folder"),
         ("warning", "ignored", inventory.ignored, "neither image nor split: not counted"),
         ("error", "unreadable", unreadable, "replace or remove"),
-        ("error", "wrong class", misfiled, "named for the other class: move or remove"),
+        ("error", "wrong class", misfiled, "file name states the other class: move or remove"),
         ("warning", "unknown name", unknown, "set --patients, data.patients"),
     )
     for severity, check, names, text in rules:
@@ -273,7 +273,7 @@ def _check_overlaps(overlaps: Sequence[Overlap]) -> Iterator[Finding]:
         kinds[overlap.kind, overlap.where, overlap.is_error].append(overlap)
     for (kind, where, is_error), found in kinds.items():
         files = [file for overlap in found for file in overlap.files]
-        advice = "keep on one side only" if is_error else "counted more than once"
+        advice = "keep in one split" if is_error else "counted more than once"
         message = f"{len(found)} x {kind} {where}: {abridge(files)}: {advice}"
         yield Finding("error" if is_error else "warning", f"{kind} {where}", message, tuple(files))
 

@@ -18,7 +18,7 @@ def audit_tables(audit: Audit) -> Iterator[RenderableType]:
         [c.split, c.label, c.subtype, c.images, c.patients, c.largest, c.published]
         for c in audit.counts
     ]
-    columns = ["split", "class", "subtype", "images", "patients", "most of one", "published"]
+    columns = ["split", "class", "subtype", "images", "patients", "max per patient", "published"]
     yield _table(f"{audit.root}: {len(audit.entries)} images", columns, counts)
     unreadable = [[e.name, e.content.problem] for e in audit.entries if e.content.problem]
     if unreadable:

@@ -92,7 +92,7 @@ def render_html(result: EvaluationResult) -> str:
     """Render the report as HTML that refers to no other file, all values escaped."""
     model, table, counts = result.model, result.table, result.confusion
     labels, probabilities = table.label, table.probability
-    logits = table.logit if model.calibration is not None else None
+    logits = table.logit if model.temperature is not None else None
     context = {
         "warnings": (*model.warnings, *result.notes),
         "confusion": counts,
@@ -201,7 +201,7 @@ def _readable(name: str, value: Any) -> tuple[str, str]:
 
 def _uncalibrated_metrics(result: EvaluationResult) -> dict[str, float]:
     """The calibration metrics of the raw logits, by name."""
-    if result.model.calibration is None or result.table.logit is None:
+    if result.model.temperature is None or result.table.logit is None:
         return {}
     values = metric_values(replace(result.table, probability=sigmoid(result.table.logit)), {})
     return {name: values[name] for name in ("brier", "log_loss", "ece")}

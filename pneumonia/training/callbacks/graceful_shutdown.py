@@ -1,4 +1,4 @@
-"""Answer a signal: finish the step, save a checkpoint, exit with the shell's code.
+"""Handle a signal: finish the step, save a checkpoint, exit with the shell's code.
 
 | signal | exit code |
 |---|---|

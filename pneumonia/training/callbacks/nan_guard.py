@@ -17,19 +17,19 @@ class NanGuard(Callback):
     """
 
     def __init__(self) -> None:
-        self._unread: list[tuple[int, float, Tensor]] = []
+        self._pending: list[tuple[int, float, Tensor]] = []
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
     ) -> None:
-        """Compare the loss; read the comparisons from time to time."""
+        """Queue a check of the loss; read the queue every `log_every_n_steps` steps."""
         rate = max(group["lr"] for group in trainer.optimizers[0].param_groups)
-        self._unread.append((trainer.global_step + 1, rate, torch.isfinite(loss.detach())))
-        if len(self._unread) >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        self._pending.append((trainer.global_step + 1, rate, torch.isfinite(loss.detach())))
+        if len(self._pending) >= trainer.log_every_n_steps:  # type: ignore[attr-defined]
             self._read(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the comparisons, so that figures are not drawn from NaN."""
+        """Read the queue, so that figures are not drawn from NaN."""
         self._read(trainer)
 
     def on_save_checkpoint(
@@ -47,14 +47,14 @@ class NanGuard(Callback):
             raise _error("the weights are", trainer.global_step, rate)
 
     def _read(self, trainer: Trainer) -> None:
-        unread, self._unread = self._unread, []
-        if not unread:
+        pending, self._pending = self._pending, []
+        if not pending:
             return
-        finite = torch.stack([one for *_, one in unread]).int()
+        finite = torch.stack([one for *_, one in pending]).int()
         if trainer.world_size > 1:  # then all processes stop at once, and rank zero records why
             finite = cast(Tensor, trainer.strategy.reduce(finite, reduce_op="min"))
-        for (step, rate, _), fine in zip(unread, finite.tolist(), strict=True):
-            if not fine:
+        for (step, rate, _), is_finite in zip(pending, finite.tolist(), strict=True):
+            if not is_finite:
                 raise _error("the loss is", step, rate)
 
 

@@ -138,6 +138,5 @@ def _check_monitor(
         )
     if mode != logged[monitor]:
         raise ConfigError(
-            f"{name} monitors {monitor} with mode={mode}, but better is {logged[monitor]}; set"
-            f" mode={logged[monitor]}."
+            f"{name} monitors {monitor} with mode={mode}; expected mode={logged[monitor]}."
         )

@@ -217,7 +217,7 @@ def _distribution(override: Override) -> BaseDistribution:
     value = override.value()
     tags = value.tags if isinstance(value, Sweep) else set()
     if tags - ({"log"} if isinstance(value, IntervalSweep) else set()):
-        raise ValueError("the only tag is log, and only an interval can have it.")
+        raise ValueError("expected no tag, or tag(log, interval(low, high)).")
     if not isinstance(value, IntervalSweep):
         words = dict.fromkeys(override.sweep_string_iterator())
         return distributions.CategoricalDistribution(list(words))
