@@ -61,7 +61,7 @@ def checkpoint(table: PredictionTable, **changes) -> EvaluatedModel:
     point = choose_threshold(table.label, table.probability, table.patient, shifted=shifted)
     fitted = fit_abstention(table.label, table.probability, table.patient, point.threshold, 0.1)
     return EvaluatedModel(
-        "best.ckpt", "split test", True, (1.5, 0.2), point, fitted, **{"metadata": {}} | changes
+        "best.ckpt", "split test", True, 1.5, point, fitted, **{"metadata": {}} | changes
     )
 
 
@@ -121,7 +121,7 @@ def test_model_card_describes_a_checkpoint(complete):
     _, _, card = complete
     for words in (
         *("## Intended use", "not a medical device", "NORMAL = 0, PNEUMONIA = 1", "CC BY 4.0"),
-        *("224 x 224 pixels", "0 (black) to 255 (white)", "sigmoid(logit / 1.5 +0.2)"),
+        *("224 x 224 pixels", "0 (black) to 255 (white)", "sigmoid(logit / 1.5)"),
         *("| fingerprint | 0f1e |", "7 images", "| strategy | blocks |", "| commit | abc |"),
         *("| torch | 2.9 |", "Validation estimate", "| specificity | 0.", "data&#124;set"),
     ):
