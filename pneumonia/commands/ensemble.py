@@ -17,7 +17,7 @@ def ensemble_command(
     out: Annotated[Path, typer.Option(help="Checkpoint (.ckpt) to write.")],
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
 ) -> None:
-    """Combine runs into one checkpoint, by averaged weights or logits, and finalize it."""
+    """Combine runs into one checkpoint that averages their logits, and finalize it."""
     from pneumonia.training.ensemble import ensemble_checkpoints
 
     result = ensemble_checkpoints(checkpoints, root, out, device)
@@ -31,5 +31,5 @@ def ensemble_command(
     typer.echo(
         f"Threshold {point.threshold:.4g}: sensitivity {point.sensitivity:.3f} and specificity"
         f" {point.specificity:.3f} on the clean validation images (optimistic)\n"
-        f"Wrote {out}: {result.method}, {result.n_views} forward passes per image"
+        f"Wrote {out}: {result.n_views} forward passes per image"
     )

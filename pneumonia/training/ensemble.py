@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from sklearn.metrics import roc_auc_score
-from torch.optim.swa_utils import AveragedModel, update_bn
 from torch.utils.data import DataLoader
 from yaml import YAMLError
 
 from pneumonia.data.datamodule import ChestXrayDataModule, TableDataModule
 from pneumonia.data.dataset import Item
 from pneumonia.data.split import ValidationSplit
-from pneumonia.data.transforms import Augmentation
 from pneumonia.errors import DAMAGED, CheckpointError, DataError
 from pneumonia.evaluation.threshold import OperatingPoint
 from pneumonia.inference.metadata import ModelMetadata
@@ -30,30 +28,24 @@ from pneumonia.model.network import Ensemble, PneumoniaNetwork
 from pneumonia.training.callbacks.logits import SplitLogits
 from pneumonia.training.finalize import calibrate, fit_detector
 
-LOGITS, WEIGHTS = "averaged logits", "averaged weights"
+MEAN = "mean of logits"
 
 _MEMBER_KEYS = ("backbone", "tta")
 """Hyperparameters in which the members of an ensemble may differ."""
-_DATA_KEYS = (
-    *("image_size", "resize_mode", "interpolation", "batch_size", "patients", "cache"),
-    *("cache_size", "seed"),
-)
+_DATA_KEYS = ("image_size", "resize_mode", "interpolation", "batch_size", "patients", "cache")
 
 
 @dataclass(frozen=True)
 class EnsembleResult:
-    """How networks were combined.
+    """What an ensemble gains.
 
     Attributes:
-        auroc: Of each member by its file, of `LOGITS`, and of `WEIGHTS` if they can be averaged;
-            for each of `VAL_SETS` that was scored.
-        method: `LOGITS` or `WEIGHTS`, whichever the new checkpoint has.
+        auroc: Of each member by its file, and of `MEAN`; for each of `VAL_SETS` that was scored.
         n_views: Forward passes through a backbone per image.
         operating_point: The new threshold.
     """
 
     auroc: dict[str, dict[str, float]]
-    method: str
     n_views: int
     operating_point: OperatingPoint
 
@@ -63,10 +55,8 @@ def ensemble_checkpoints(
 ) -> EnsembleResult:
     """Combine finalized checkpoints into one, finalized on the validation split that they share.
 
-    The new checkpoint has the averaged weights, with BatchNorm statistics estimated again on the
-    training split (Izmailov and others, UAI 2018), if their AUROC is at least that of the averaged
-    logits on both shifted validation sets; otherwise it has all networks, whose logits are
-    averaged. Data settings and the policy of the operating point are those of the first member.
+    The new checkpoint has all networks, whose logits are averaged. Data settings and the policy of
+    the operating point are those of the first member.
 
     Args:
         checkpoints: Two or more `best.ckpt` of finished runs.
@@ -88,14 +78,14 @@ def ensemble_checkpoints(
     if Path(out).suffix.lower() == EXPORTED:
         raise CheckpointError(f"{out} must not end in {EXPORTED}; name a checkpoint (.ckpt).")
     opened = [open_checkpoint(name, device) for name in names]
-    traits = _check_members({name: each for name, (_, each) in zip(names, opened, strict=True)})
+    common = _check_members({name: each for name, (_, each) in zip(names, opened, strict=True)})
     members = [cast(PneumoniaNetwork, backend.network) for backend, _ in opened]
     settings = [content.checkpoint["hyper_parameters"] for _, content in opened]
     config = _config(opened[0][1])
     datamodule = _datamodule(config, root)
     datamodule.setup("fit")
     train, val = datamodule.splits["train"], datamodule.splits["val"]
-    known = (traits["images"], traits["validation images"])
+    known = (common["images"], common["validation images"])
     if ((train + val).fingerprint(), val.fingerprint()) != known:
         raise DataError(f"{root} does not hold the images that {names[0]} was trained on.")
 
@@ -104,12 +94,8 @@ def ensemble_checkpoints(
         name: [_logits(member, loader) for loader in loaders]
         for name, member in zip(names, members, strict=True)
     }
-    logits[LOGITS] = [np.mean(found, 0) for found in zip(*logits.values(), strict=True)]
-    network: PneumoniaNetwork | Ensemble = Ensemble(members)
-    different = [{key: one.get(key) for key in _MEMBER_KEYS} for one in settings]
-    if all(each == different[0] for each in different):
-        average = _average_weights(members, datamodule)
-        logits[WEIGHTS] = [_logits(average, loader) for loader in loaders]
+    logits[MEAN] = [np.mean(found, 0) for found in zip(*logits.values(), strict=True)]
+    network = Ensemble(members)
     auroc = {
         name: {
             key: float(roc_auc_score(val.labels, scores))
@@ -117,12 +103,9 @@ def ensemble_checkpoints(
         }
         for name, found in logits.items()
     }
-    method = LOGITS
-    if WEIGHTS in auroc and all(auroc[WEIGHTS][k] >= auroc[LOGITS][k] for k in VAL_SETS[1:]):
-        network, method = average, WEIGHTS
 
     rows = np.arange(len(val))
-    sets = [SplitLogits(rows, val.labels, scores) for scores in logits[method]]
+    sets = [SplitLogits(rows, val.labels, scores) for scores in logits[MEAN]]
     additions = calibrate(sets, val.patients, config.evaluation)
     additions |= fit_detector(network, datamodule, network.device)
     runs = [content.checkpoint["metadata"]["training"] for _, content in opened]
@@ -130,22 +113,21 @@ def ensemble_checkpoints(
     additions["metadata"] = metadata | {
         "training": runs[0]
         | {
-            "ensemble": f"{method} of runs started {', '.join(run['started'] for run in runs)}",
+            "ensemble": f"{MEAN} of runs started {', '.join(run['started'] for run in runs)}",
             "seconds": sum(run["seconds"] for run in runs),
         }
     }
     content = read_checkpoint(names[0])
     state = {f"network.{key}": value.cpu() for key, value in network.state_dict().items()}
-    if method == WEIGHTS:
-        content["state_dict"] |= state
-    else:
-        backbones = " + ".join(one["backbone"] for one in settings)
-        tta = " + ".join(one["tta"] for one in settings if one.get("tta")) or None
-        content["hyper_parameters"] |= {"backbone": backbones, "tta": tta, "members": different}
-        content["state_dict"] = state
+    content["hyper_parameters"] |= {
+        "backbone": " + ".join(one["backbone"] for one in settings),
+        "tta": " + ".join(one["tta"] for one in settings if one.get("tta")) or None,
+        "members": [{key: one.get(key) for key in _MEMBER_KEYS} for one in settings],
+    }
+    content["state_dict"] = state
     finalize_checkpoint(out, content, **additions)
     point = OperatingPoint.from_dict(additions["operating_point"])
-    return EnsembleResult(auroc, method, network.n_views, point)
+    return EnsembleResult(auroc, network.n_views, point)
 
 
 def _config(content: ModelMetadata) -> DictConfig:
@@ -191,34 +173,14 @@ def _datamodule(config: DictConfig, root: str | Path) -> ChestXrayDataModule:
     """The data module of a run. No class that the checkpoint names is imported."""
     data = cast(dict[str, Any], OmegaConf.to_container(config.data))
     settings = {key: data[key] for key in _DATA_KEYS if key in data}
-    settings["split"] = ValidationSplit(**_arguments(data["split"]))
-    if data["augmentation"] is not None:
-        settings["augmentation"] = Augmentation(**_arguments(data["augmentation"]))
+    del data["split"]["_target_"]
+    settings["split"] = ValidationSplit(**data["split"])
     if "table" in data:
         return TableDataModule(root, data["root"], **settings)
     return ChestXrayDataModule(root, **settings)
 
 
-def _arguments(node: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in node.items() if key != "_target_"}
-
-
-def _average_weights(
-    members: Sequence[PneumoniaNetwork], datamodule: ChestXrayDataModule
-) -> PneumoniaNetwork:
-    average = AveragedModel(members[0])
-    for member in members:
-        average.update_parameters(member)
-    network = cast(PneumoniaNetwork, average.module)
-    batches = datamodule.train_dataloader()
-    update_bn(
-        (network.normalise(batch["image"].to(network.device)) for batch in batches),
-        network.backbone,
-    )
-    return network
-
-
-def _logits(network: PneumoniaNetwork | Ensemble, loader: DataLoader[Item]) -> NDArray[np.float64]:
+def _logits(network: PneumoniaNetwork, loader: DataLoader[Item]) -> NDArray[np.float64]:
     with torch.inference_mode():
         found = [network(batch["image"].to(network.device)).cpu() for batch in loader]
     return torch.cat(found).double().numpy()

@@ -12,11 +12,7 @@ from pneumonia.data.dataset import read_split
 from pneumonia.errors import CheckpointError, DataError
 from pneumonia.inference.export import export
 from pneumonia.inference.predictor import Predictor
-from pneumonia.model.lightning_module import PneumoniaClassifier
-from pneumonia.training import ensemble as module
-from pneumonia.training.ensemble import LOGITS, WEIGHTS, ensemble_checkpoints
-
-BATCH_NORM = "network.backbone.layer1.0.bn1.running_var"
+from pneumonia.training.ensemble import MEAN, ensemble_checkpoints
 
 
 @pytest.fixture(scope="module", name="members")
@@ -48,9 +44,8 @@ def paths_fixture(synthetic):
 
 def test_logits_are_the_mean_of_the_members(joined, members, paths):
     result, out = joined
-    assert result.method == LOGITS
     assert result.n_views == 3
-    assert set(result.auroc) == {*map(str, members), LOGITS}
+    assert set(result.auroc) == {*map(str, members), MEAN}
     a, b = (Predictor.load(member).logits(paths) for member in members)
     np.testing.assert_allclose(Predictor.load(out).logits(paths), (a + b) / 2, atol=1e-5)
     assert np.abs(a - b).max() > 0.01
@@ -62,7 +57,7 @@ def test_it_is_finalized_on_the_validation_split_of_the_members(joined, members)
     assert model.operating_point == point
     for name in ("n_positive", "n_negative", "policy"):
         assert getattr(point, name) == getattr(member.operating_point, name)
-    assert point.auroc == pytest.approx(joined[0].auroc[LOGITS]["val"])
+    assert point.auroc == pytest.approx(joined[0].auroc[MEAN]["val"])
     assert model.abstention is not None
 
 
@@ -73,22 +68,6 @@ def test_it_is_exported_and_explained(joined, paths, tmp_path):
         assert a.probability == pytest.approx(b.probability, abs=1e-4)
     heat = model.explain(paths[0]).heat
     assert np.nanmax(heat) == pytest.approx(1, abs=0.05)
-
-
-def test_weights_are_averaged_where_that_is_as_good(finished, synthetic, paths, tmp_path):
-    files = [shutil.copy(finished / "checkpoints/best.ckpt", tmp_path / n) for n in "ab"]
-    member = torch.load(files[0], weights_only=True)["state_dict"]
-    out = tmp_path / "e.ckpt"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "roc_auc_score", lambda *_: 0.5)
-        result = ensemble_checkpoints(files, synthetic, out)
-    assert result.method == WEIGHTS
-    assert result.n_views == 1
-    averaged = PneumoniaClassifier.load_from_checkpoint(out, weights_only=True).state_dict()
-    assert all(torch.allclose(averaged[key], member[key]) for key in member if "conv2" in key)
-    # The statistics of BatchNorm are those of the training images, not the mean of the members'.
-    assert not torch.allclose(averaged[BATCH_NORM], member[BATCH_NORM], rtol=1e-3)
-    assert np.isfinite(Predictor.load(out).logits(paths)).all()
 
 
 def change(content, key, value):
