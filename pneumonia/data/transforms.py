@@ -91,7 +91,7 @@ class Augmentation:
             uint8 [S, S].
         """
         random = np.random.default_rng(seed)
-        # Geometry and grey levels are drawn first, whatever the settings.
+        # Geometry and grey levels are drawn first, whatever the settings; one draw is spare.
         u = random.uniform(-1, 1, 17)
         source = Image.fromarray(image).point(_levels(image, u, self))
         matrix, offset = _geometry(u, self)

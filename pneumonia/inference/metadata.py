@@ -26,7 +26,7 @@ class Calibration:
         temperature: Positive and finite; 1 leaves logits unchanged.
 
     Raises:
-        ValueError: If the temperature is not.
+        ValueError: If the temperature is not positive and finite.
     """
 
     temperature: float = 1.0
